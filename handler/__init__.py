@@ -1,0 +1,1 @@
+"""Everything that runs inside a TorchServe worker, and the same predictor without a server."""

@@ -1,0 +1,1 @@
+"""The page that shows the masks, and the thin server behind it. The command line is ``python -m web_client``."""
