@@ -1,7 +1,7 @@
 """The balloon set of Matterport's Mask R-CNN: 61 + 13 photos, 255 + 50 polygons.
 
-https://github.com/matterport/Mask_RCNN/releases/tag/v2.1 . The 13 photos of its official ``val`` are our ``test``:
-never trained on, never used to choose a checkpoint. 20 % of its official ``train`` are our ``val``.
+https://github.com/matterport/Mask_RCNN/releases/tag/v2.1 . The 13 photos of its official ``val`` are our
+``test``: never trained on, never used to choose a checkpoint. 20 % of its official ``train`` are our ``val``.
 """
 
 import stat
@@ -93,7 +93,7 @@ def _convert(folder: Path, root: Path, source: str, seed: int, force: bool) -> d
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Unpack a zip from a stranger: no path out of ``folder``, no links, no more than MAX_BYTES and MAX_FILES.
+    """Unpack a zip from a stranger: no path out of ``folder``, no links, at most MAX_BYTES and MAX_FILES.
 
     Raises:
         UserError: it is damaged, or not to be trusted.

@@ -18,7 +18,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def _make_command(commands: argparse._SubParsersAction, name: str, text: str) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(
-        name, help=text, description=text.capitalize() + "."
+        name, help=text, description=text[0].upper() + text[1:]
     )
     parser.add_argument("--force", action="store_true", help="replace the data set that lies at --root")
     return parser

@@ -2,9 +2,9 @@
 
 ::
 
-    DIR/dataset.json                    {"name", "classes": [...], "source", "splits": {"train": 49, "val": 12, "test": 13}}
-    DIR/train.json  val.json  test.json COCO JSON, file_name relative to DIR, category ids 1.. in the order of "classes"
-    DIR/images/*.jpg|png
+    DIR/dataset.json       {"name", "classes": [...], "source", "splits": {"train": 49, "val": 12, "test":
+    13}} DIR/train.json         COCO JSON: file_name relative to DIR, category ids 1.. in the order of
+    "classes" DIR/val.json test.json DIR/images/*.jpg|png
 
 Photos stand upright (no EXIF orientation); ids of images and annotations are unique over the whole data set.
 """
@@ -28,7 +28,7 @@ SPLITS = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class Instance:
-    """One object. ``class_id`` counts from 0; ``segmentation`` has been cleaned by ``finetune.data.masks``."""
+    """One object; ``class_id`` counts from 0, ``segmentation`` went through ``finetune.data.masks``."""
 
     class_id: int
     segmentation: Segmentation
@@ -37,7 +37,8 @@ class Instance:
 
 @dataclass(frozen=True)
 class Photo:
-    """One image and its objects: ``image`` is a file to copy, or an encoded image; sizes in pixels, upright."""
+    """One image and its objects: ``image`` is a file to copy, or an encoded image; sizes in pixels,
+    upright."""
 
     name: str
     image: Path | bytes
@@ -46,7 +47,7 @@ class Photo:
     instances: Sequence[Instance] = ()
 
 
-# --- reading ---------------------------------------------------------------------------------------------------------
+# --- reading ------------------------------------------------------------------------------------------------
 
 
 def read_json(path: Path) -> Any:
@@ -105,9 +106,10 @@ def load_split(root: Path | str, split: str) -> list[dict[str, Any]]:
     """Read one split as Detectron2's standard dataset dicts.
 
     Returns:
-        One dict per photo: ``file_name`` (absolute), ``image_id``, ``height``, ``width``, ``annotations``, each with
-        ``bbox`` (XYXY_ABS, pixels), ``bbox_mode``, ``category_id`` (from 0), ``iscrowd``, ``segmentation`` (polygons,
-        or compressed RLE: train with ``INPUT.MASK_FORMAT = "bitmask"``, which takes both).
+        One dict per photo: ``file_name`` (absolute), ``image_id``, ``height``, ``width``, ``annotations``,
+        each with ``bbox`` (XYXY_ABS, pixels), ``bbox_mode``, ``category_id`` (from 0), ``iscrowd``,
+        ``segmentation`` (polygons, or compressed RLE: train with ``INPUT.MASK_FORMAT = "bitmask"``, which
+        takes both).
 
     Raises:
         UserError: the split is missing, has no photos, or names a class that the data set does not have.
@@ -149,7 +151,7 @@ def load_split(root: Path | str, split: str) -> list[dict[str, Any]]:
     return list(photos.values())
 
 
-# --- writing ---------------------------------------------------------------------------------------------------------
+# --- writing ------------------------------------------------------------------------------------------------
 
 
 def already_made(root: Path, source: str) -> bool:
@@ -259,7 +261,7 @@ def write_dataset(
 
 
 def _free_name(name: str, taken: set[str]) -> str:
-    """A file name for ``images/`` that no other photo has (nor differs only in case: some file systems fold it)."""
+    """A file name for ``images/`` that no other photo has, not even in other case (some systems fold it)."""
     path = Path(re.sub(r"[^\w.\-]+", "_", name.replace("\\", "/").replace("/", "_"), flags=re.ASCII))
     free, number = path.name.lstrip(".") or "photo", 1
     while free.lower() in taken:

@@ -1,10 +1,9 @@
 """Polygons and masks of one object, in the form that COCO files hold.
 
-A *segmentation* is a list of polygons, each ``[x0, y0, x1, y1, …]`` in pixels (continuous coordinates: the first pixel
-spans 0..1), or a compressed RLE ``{"size": [height, width], "counts": str}``.
+A *segmentation* is a list of polygons, each ``[x0, y0, x1, y1, …]`` in pixels (continuous coordinates: the
+first pixel spans 0..1), or a compressed RLE ``{"size": [height, width], "counts": str}``.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -112,10 +111,10 @@ def to_rle(segmentation: Segmentation, width: int, height: int) -> dict[str, Any
 
 
 def check_counts(counts: Any, pixels: int) -> bytes:
-    """Check that compressed RLE text unpacks to this number of pixels; pycocotools itself trusts it and may crash.
+    """Check that compressed RLE text unpacks to this number of pixels; pycocotools trusts it and may crash.
 
-    The text holds run lengths in groups of 5 bits, lowest first, from the third on as the difference to the run
-    before the last (pycocotools, common/maskApi.c, ``rleFrString``).
+    The text holds run lengths in groups of 5 bits, lowest first, from the fourth on as the difference to the
+    run before the last (pycocotools, common/maskApi.c, ``rleFrString``).
 
     Raises:
         ValueError: it does not.
@@ -147,7 +146,7 @@ def check_counts(counts: Any, pixels: int) -> bytes:
 
 
 def box_and_area(segmentation: Segmentation, width: int, height: int) -> tuple[list[float], float]:
-    """The box (XYWH, pixels) and the area (pixels of the drawn mask) of a segmentation, as COCO files hold them."""
+    """The box (XYWH, pixels) and area (pixels of the drawn mask) of a segmentation, as in COCO files."""
     rle = to_rle(segmentation, width, height)
     area = float(coco_mask.area(rle))
     if isinstance(segmentation, dict):

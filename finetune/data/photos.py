@@ -1,8 +1,9 @@
 """Photo files from strangers: opened with Pillow, a fixed list of formats and a cap on pixels.
 
-Orientation: cameras store a photo lying on its side and say so in its EXIF data. Detectron2 turns it upright when it
-reads it, and so do browsers, in which VIA runs. So a data set of ours holds upright photos only: one with an
-orientation other than 1 is turned and saved again without that tag, all others are copied byte by byte.
+Orientation: cameras store a photo lying on its side and say so in its EXIF data. Detectron2 turns it upright
+when it reads it, and so do browsers, in which VIA runs. So a data set of ours holds upright photos only: one
+with an orientation other than 1 is turned and saved again without that tag, all others are copied as they
+are.
 """
 
 import shutil

@@ -11,7 +11,7 @@ def split_names(names: Sequence[str], share: float, seed: int) -> tuple[list[str
     """Split names into (rest, drawn), both sorted.
 
     The names are sorted first, so the order of a folder does not matter, and drawn as scikit-learn's
-    ``train_test_split`` draws them: ``RandomState(seed).permutation``, which numpy has promised never to change.
+    ``train_test_split`` draws them: ``RandomState(seed).permutation``, a stream that numpy keeps for good.
 
     Args:
         share: 0..1; a share above 0 draws at least one name and leaves at least one.

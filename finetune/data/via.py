@@ -1,7 +1,7 @@
 """VGG Image Annotator (VIA) 1 and 2: annotation exports and project files, into the layout.
 
-https://www.robots.ox.ac.uk/~vgg/software/via/ . VIA's coordinates are whole pixels; half a pixel is added, as in
-Detectron2's balloon tutorial, because COCO's coordinates are continuous (the first pixel's centre is 0.5).
+https://www.robots.ox.ac.uk/~vgg/software/via/ . VIA's coordinates are whole pixels; half a pixel is added, as
+in Detectron2's balloon tutorial, because COCO's coordinates are continuous (the first pixel's centre is 0.5).
 """
 
 import math
@@ -95,9 +95,9 @@ def shape_points(shape: Mapping[str, Any]) -> np.ndarray:
             rx, ry = (float(shape["r" if kind == "circle" else key]) for key in ("rx", "ry"))
             theta = float(shape.get("theta", 0))  # radians, since VIA 2.0.9
             angles = np.linspace(0, 2 * math.pi, CURVE_POINTS, endpoint=False)
-            x, y = rx * np.cos(angles), ry * np.sin(angles)
-            turned = (x * math.cos(theta) - y * math.sin(theta), x * math.sin(theta) + y * math.cos(theta))
-            return np.stack(turned, axis=1) + (cx, cy) + 0.5
+            xs, ys = rx * np.cos(angles), ry * np.sin(angles)
+            cos, sin = math.cos(theta), math.sin(theta)
+            return np.stack([xs * cos - ys * sin + cx, xs * sin + ys * cos + cy], axis=1) + 0.5
     except KeyError as error:
         raise ValueError(f"has no {error.args[0]}") from None
     except TypeError:
