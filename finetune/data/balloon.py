@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from finetune.data.download import download, sha256_of
-from finetune.data.layout import already_made, check_target, read_card, write_dataset
+from finetune.data.layout import already_made, write_dataset
 from finetune.data.split import split_names
 from finetune.data.via import read_via, to_photos
 from finetune.errors import UserError
@@ -46,21 +46,20 @@ def make_balloon(
         UserError: it cannot be fetched, or is not the balloon set.
     """
     source = f"Matterport balloon v2.1, val = 20 % of official train (seed {seed}), test = official val"
-    if not force and already_made(root, source):
-        return read_card(root)
-    check_target(root, force)
+    if card := already_made(root, source, force):
+        return card
     if origin is None:
         try:
             origin = download(url, CACHE, max_bytes=MAX_BYTES)
         except UserError as error:
             raise UserError(f"{error}, or pass it with --from") from None
     if origin.is_dir():
-        return _convert(_balloon_folder(origin), root, source, seed, force)
+        return _convert(_balloon_folder(origin), root, source, seed)
     if not origin.is_file():
         raise UserError(f"{origin} is not there: give --from the balloon folder or its zip")
     with tempfile.TemporaryDirectory(prefix="balloon-") as scratch:
         unpack(origin, Path(scratch))
-        return _convert(_balloon_folder(Path(scratch)), root, source, seed, force)
+        return _convert(_balloon_folder(Path(scratch)), root, source, seed)
 
 
 def _balloon_folder(folder: Path) -> Path:
@@ -70,7 +69,7 @@ def _balloon_folder(folder: Path) -> Path:
     raise UserError(f"{folder} is not the balloon set: it needs train/ and val/ with via_region_data.json")
 
 
-def _convert(folder: Path, root: Path, source: str, seed: int, force: bool) -> dict[str, Any]:
+def _convert(folder: Path, root: Path, source: str, seed: int) -> dict[str, Any]:
     for split, expected in SHA256.items():
         path = folder / split / "via_region_data.json"
         if sha256_of(path) != expected:
@@ -89,7 +88,7 @@ def _convert(folder: Path, root: Path, source: str, seed: int, force: bool) -> d
         "val": to_photos(folder / "train", train, drawn, ["balloon"], class_of),
         "test": to_photos(folder / "val", test, sorted(test), ["balloon"], class_of),
     }
-    return write_dataset(root, name="balloon", classes=["balloon"], source=source, splits=splits, force=force)
+    return write_dataset(root, name="balloon", classes=["balloon"], source=source, splits=splits)
 
 
 def unpack(archive: Path, folder: Path) -> None:

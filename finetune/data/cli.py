@@ -25,9 +25,8 @@ def _make_command(commands: argparse._SubParsersAction, name: str, text: str) ->
 
 
 def _report(root: Path, card: dict[str, Any]) -> int:
-    state = "already there" if card.get("already_made") else "made"
     counts = ", ".join(f"{split} {count}" for split, count in card["splits"].items())
-    print(f"{card['name']}, {state}: {counts} photos; classes: {', '.join(card['classes'])}")
+    print(f"{card['name']}: {counts} photos; classes: {', '.join(card['classes'])}")
     print(root)
     return 0
 

@@ -4,10 +4,8 @@ A rubber balloon is a surface of revolution. Along its axis t = -1 (top) … 1 (
 
     R(t) = c (1 + t)^0.5 (1 - t)^p
 
-with p from 0.5 (an ellipse) to 0.85 (a pear with a conical neck). So the normal of every visible point, and with it all
-light, is known in closed form, and the outline is antialiased by its distance in pixels instead of by supersampling.
-
-Images here are float32 RGB in 0..1; x points right, y down, z to the eye.
+with p from 0.5 (an ellipse) to 0.85 (a pear with a conical neck). So the normal of every visible point, and
+with it all light, is known in closed form, and the outline is antialiased by its distance in pixels.
 """
 
 import math
@@ -16,17 +14,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-Color = np.ndarray  # (3,) float32, RGB in 0..1
-
-
-@dataclass(frozen=True)
-class Light:
-    """The light of a scene: one key light, sky above, bounce from below."""
-
-    direction: np.ndarray  # (3,) unit vector from the object to the lamp
-    key: Color
-    sky: Color
-    ground: Color
+from finetune.data.drawing.canvas import Color, Light, hsv, smoothstep
 
 
 @dataclass(frozen=True)
@@ -41,18 +29,6 @@ class Patch:
         np.ndarray
     )  # (h, w) float32, how much of each pixel lies inside the outline: what the mask is made of
     knot: tuple[float, float]  # where the string is tied
-
-
-def smoothstep(low: float, high: float, x: np.ndarray) -> np.ndarray:
-    """0 below ``low``, 1 above ``high``, smooth between."""
-    t = np.clip((x - low) / (high - low), 0, 1)
-    return t * t * (3 - 2 * t)
-
-
-def hsv(hue: float, saturation: float, value: float) -> Color:
-    """A colour by hue, saturation and value, each 0..1."""
-    pixel = np.array([[[hue % 1 * 360, saturation, value]]], dtype=np.float32)
-    return cv2.cvtColor(pixel, cv2.COLOR_HSV2RGB)[0, 0]
 
 
 def balloon_color(rng: np.random.Generator) -> Color:
@@ -135,7 +111,7 @@ def draw_balloon(
 def shade(
     rng: np.random.Generator, rubber: np.ndarray, normal: tuple[np.ndarray, ...], light: Light
 ) -> np.ndarray:
-    """Light a glossy, slightly translucent skin. ``rubber`` is (3,) or (h, w, 3), ``normal`` three (h, w) arrays."""
+    """Light a glossy, thin skin: ``rubber`` is (3,) or (h, w, 3), ``normal`` three arrays (h, w)."""
     nx, ny, nz = normal
     lx, ly, lz = (float(v) for v in light.direction)
     facing = nx * lx + ny * ly + nz * lz
@@ -191,9 +167,8 @@ def pattern(rng: np.random.Generator, around: np.ndarray, along: np.ndarray, rad
         return smoothstep(-soft, soft, -np.minimum(np.minimum(ring, eyes), mouth))
     count = rng.integers(12, 40)  # confetti
     distance = np.full(along.shape, 9.0, dtype=np.float32)
-    for u, v, size in zip(
-        rng.uniform(-0.5, 0.5, count), rng.uniform(-0.9, 0.8, count), rng.uniform(0.02, 0.08, count)
-    ):
+    spots = rng.uniform((-0.5, -0.9, 0.02), (0.5, 0.8, 0.08), (count, 3))
+    for u, v, size in spots.tolist():
         distance = np.minimum(distance, np.hypot((around - u) * 2, along - v) - size)
     return smoothstep(-soft, soft, -distance)
 

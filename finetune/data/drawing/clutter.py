@@ -9,52 +9,14 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from finetune.data.balloon_art import Light, hsv
-from finetune.data.scenery import bgr8, foliage
-
-Shape = tuple[np.ndarray, np.ndarray]  # canvas (h, w, 3) uint8 and its outline (h, w) uint8
-
-
-class Stencil:
-    """A canvas and, drawn with the same strokes, the outline of what is on it."""
-
-    def __init__(self, height: int, width: int) -> None:
-        self.color = np.zeros((height, width, 3), dtype=np.uint8)
-        self.cover = np.zeros((height, width), dtype=np.uint8)
-
-    def polygon(self, points: list[tuple[float, float]], color: np.ndarray) -> None:
-        fixed = [np.round(np.array(points) * 16).astype(np.int32)]
-        cv2.fillPoly(self.color, fixed, bgr8(color), cv2.LINE_AA, 4)
-        cv2.fillPoly(self.cover, fixed, 255, cv2.LINE_AA, 4)
-
-    def limb(self, points: list[tuple[float, float]], thickness: float, color: np.ndarray) -> None:
-        fixed = [np.round(np.array(points)).astype(np.int32)]
-        width = max(int(thickness), 1)
-        cv2.polylines(self.color, fixed, False, bgr8(color), width, cv2.LINE_AA)
-        cv2.polylines(self.cover, fixed, False, 255, width, cv2.LINE_AA)
-
-    def ellipse(self, x: float, y: float, rx: float, ry: float, color: np.ndarray, angle: float = 0) -> None:
-        center, axes = (int(x), int(y)), (max(int(rx), 1), max(int(ry), 1))
-        cv2.ellipse(self.color, center, axes, angle, 0, 360, bgr8(color), -1, cv2.LINE_AA)
-        cv2.ellipse(self.cover, center, axes, angle, 0, 360, 255, -1, cv2.LINE_AA)
-
-
-def emboss(stencil: Stencil, light: Light, depth: float) -> np.ndarray:
-    """Shade flat shapes as if they bulged: (h, w, 3) float32. ``depth`` is the width of the bulge in pixels."""
-    size = max(int(depth) | 1, 3)
-    height = cv2.blur(stencil.cover.astype(np.float32) / 255, (size, size))
-    height += cv2.blur(cv2.cvtColor(stencil.color, cv2.COLOR_RGB2GRAY).astype(np.float32) / 255, (5, 5)) * 0.3
-    toward = cv2.Sobel(height, cv2.CV_32F, 1, 0) * float(light.direction[0])
-    toward += cv2.Sobel(height, cv2.CV_32F, 0, 1) * float(light.direction[1])
-    shading = np.clip(0.85 - toward * depth / 9, 0.3, 1.25)
-    tint = light.key * 0.75 + light.sky * 0.45 + light.ground * 0.2
-    return np.clip(stencil.color.astype(np.float32) / 255 * shading[..., None] * tint, 0, 1)
+from finetune.data.drawing.canvas import Stencil, bgr8, hsv
+from finetune.data.drawing.outdoors import foliage
 
 
 def person(
     stencil: Stencil, rng: np.random.Generator, x: float, feet: float, size: float
 ) -> tuple[float, float]:
-    """A person seen from the front, one arm raised; returns where that hand is. ``size`` is the height in pixels."""
+    """A person seen from the front, ``size`` pixels tall, one arm raised; returns where that hand is."""
     skin = hsv(rng.uniform(0.04, 0.09), rng.uniform(0.3, 0.6), rng.uniform(0.35, 0.95))
     shirt = hsv(rng.random(), rng.uniform(0, 0.85), rng.uniform(0.15, 0.95))
     trousers = hsv(rng.uniform(0.55, 0.7), rng.uniform(0, 0.6), rng.uniform(0.12, 0.6))
@@ -89,9 +51,9 @@ def person(
     stencil.limb([(x + side * half * 0.85, shoulder + size * 0.04), elbow], size * 0.062, shirt)
     stencil.limb([elbow, hand], size * 0.045, skin)
     stencil.ellipse(*hand, size * 0.028, size * 0.032, skin)
-    stencil.limb([(x, shoulder + size * 0.01), (x, head)], size * 0.055, skin * 0.9)
-    if rng.random() < 0.5:
-        stencil.ellipse(x, head + size * 0.02, size * 0.068, size * 0.1, hair)
+    if rng.random() < 0.5:  # long hair, behind the neck
+        stencil.ellipse(x, head + size * 0.015, size * 0.07, size * 0.095, hair)
+    stencil.limb([(x, shoulder + size * 0.01), (x, head)], size * 0.06, skin * 0.9)
     stencil.ellipse(x, head, size * 0.052, size * 0.07, skin)
     cap = [
         (x - size * 0.06, head),
