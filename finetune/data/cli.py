@@ -14,6 +14,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     commands = data.add_subparsers(metavar="KIND", required=True)
     _add_balloon(commands)
     _add_synthetic(commands)
+    _add_via(commands)
+    _add_coco(commands)
+    _add_check(commands)
 
 
 def _make_command(commands: argparse._SubParsersAction, name: str, text: str) -> argparse.ArgumentParser:
@@ -76,3 +79,102 @@ def _run_synthetic(args: argparse.Namespace) -> int:
         args.root, images=args.images, seed=args.seed, size=args.size, force=args.force
     )
     return _report(args.root, card)
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1
+    if not 0 <= share < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a share from 0 to below 1, such as 0.2")
+    return share
+
+
+def _add_conversion_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--root", type=Path, required=True, help="the folder to make")
+    text = "share of the photos for this split, where it has no annotations of its own; default: %(default)s"
+    parser.add_argument("--val", type=_share, default=0.2, metavar="SHARE", help=text)
+    parser.add_argument("--test", type=_share, default=0.2, metavar="SHARE", help=text)
+    parser.add_argument("--seed", type=int, default=0, help="draws these photos; default: %(default)s")
+    parser.add_argument(
+        "--skip-bad", action="store_true", help="leave out shapes that cannot be used, and say so"
+    )
+
+
+def _add_via(commands: argparse._SubParsersAction) -> None:
+    parser = _make_command(commands, "via", "your own photos, annotated with VIA")
+    text = "photos and their VIA file, or the folders train, val and test with their own"
+    parser.add_argument("folder", type=Path, metavar="DIR", help=text)
+    _add_conversion_options(parser)
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--class", dest="class_name", metavar="NAME", help="the one class of all regions")
+    which.add_argument("--class-attribute", metavar="NAME", help="the region attribute that names the class")
+    parser.add_argument("--keep-empty", action="store_true", help="keep photos that have no region")
+    parser.set_defaults(run=_run_via)
+
+
+def _run_via(args: argparse.Namespace) -> int:
+    from finetune.data import via
+
+    card = via.make_via(
+        args.folder,
+        args.root,
+        class_name=args.class_name,
+        class_attribute=args.class_attribute,
+        val=args.val,
+        test=args.test,
+        seed=args.seed,
+        keep_empty=args.keep_empty,
+        skip_bad=args.skip_bad,
+        force=args.force,
+    )
+    return _report(args.root, card)
+
+
+def _add_coco(commands: argparse._SubParsersAction) -> None:
+    parser = _make_command(commands, "coco", "your own photos, with COCO annotations")
+    parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="the folder of the images")
+    parser.add_argument("--annotations", type=Path, required=True, metavar="FILE", help="the COCO JSON")
+    for split in ("val", "test"):
+        parser.add_argument(
+            f"--annotations-{split}", type=Path, metavar="FILE", help=f"that of {split}, if it has one"
+        )
+        parser.add_argument(f"--images-{split}", type=Path, metavar="DIR", help="default: that of --images")
+    _add_conversion_options(parser)
+    parser.set_defaults(run=_run_coco)
+
+
+def _run_coco(args: argparse.Namespace) -> int:
+    from finetune.data import coco
+
+    given = {"train": args.annotations, "val": args.annotations_val, "test": args.annotations_test}
+    folders = {"train": args.images, "val": args.images_val, "test": args.images_test}
+    annotations = {split: path for split, path in given.items() if path}
+    card = coco.make_coco(
+        annotations,
+        {split: folders[split] or args.images for split in annotations},
+        args.root,
+        val=args.val,
+        test=args.test,
+        seed=args.seed,
+        skip_bad=args.skip_bad,
+        force=args.force,
+    )
+    return _report(args.root, card)
+
+
+def _add_check(commands: argparse._SubParsersAction) -> None:
+    text = "look a data set over; exit status 1 if something is wrong"
+    parser = commands.add_parser("check", help=text, description=text[0].upper() + text[1:])
+    parser.add_argument("root", type=Path, metavar="DIR", help="a data set made by one of the other commands")
+    parser.set_defaults(run=_run_check)
+
+
+def _run_check(args: argparse.Namespace) -> int:
+    from finetune.data import check
+
+    report = check.check_dataset(args.root)
+    check.print_report(report)
+    print(args.root)
+    return 1 if report.errors else 0

@@ -50,7 +50,7 @@ def make_synthetic(
 
         def draw(first: int, count: int, split: str) -> Iterator[Photo]:
             for number in range(first, first + count):
-                empty = split == "train" and number % EMPTY_EVERY == EMPTY_EVERY - 1
+                empty = split == "train" and number % EMPTY_EVERY == EMPTY_EVERY // 2
                 yield _photo(seed, number, width, height, empty)
                 bar.update()
 
