@@ -178,7 +178,7 @@ def _check_annotation(
 
 
 def segmentation_problem(segmentation: Any, width: int, height: int) -> tuple[str, float]:
-    """What makes a segmentation useless ("" if nothing), and how far it reaches out of the image in pixels."""
+    """What makes a segmentation useless ("" if nothing), and how many pixels it reaches outside."""
     if isinstance(segmentation, dict):
         try:
             mask = to_rle(segmentation, width, height)

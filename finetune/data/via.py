@@ -64,7 +64,7 @@ def make_via(
             for name in [name for name, regions in photos.items() if not regions]:
                 print(f"left out: {name} has no region in {path.name} (--keep-empty keeps such photos)")
                 del photos[name]
-    regions = [region for photos in files.values() for each in photos.values() for region in each]
+    regions = [region for photo in files["train"].values() for region in photo]
     if not regions:
         raise UserError(f"{paths['train']} holds no regions: annotate some objects in VIA and export again")
     class_of, classes = _classes(regions, class_name, class_attribute, paths["train"])
@@ -89,7 +89,7 @@ def make_via(
 def _classes(
     regions: list[dict[str, Any]], class_name: str | None, class_attribute: str | None, path: Path
 ) -> tuple[Callable[[Mapping[str, Any]], str], list[str]]:
-    """How to tell a region's class, and all class names, sorted."""
+    """How to tell a region's class, and the class names of the training regions, sorted."""
     if class_name and not class_attribute:
         return lambda region: class_name, [class_name]
     found = sorted({key for region in regions for key in region.get("region_attributes") or {}})
@@ -243,7 +243,9 @@ def to_photos(
                 polygons = [clean_polygon(shape_points(shape), width, height)]
                 if box_and_area(polygons, width, height)[1] == 0:
                     raise ValueError("covers no pixel")
-                instances.append(Instance(classes.index(class_of(region)), polygons))
+                if (name_of_class := class_of(region)) not in classes:
+                    raise ValueError(f"has the class {name_of_class!r}, which no training photo has")
+                instances.append(Instance(classes.index(name_of_class), polygons))
             except ValueError as error:
                 trouble = f"{shape.get('name', 'shape')} {number} of {path} {error}"
                 if skipped is None:
