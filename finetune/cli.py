@@ -1,0 +1,39 @@
+"""The command line ``python -m finetune COMMAND``.
+
+Every command lives in a module of its own that offers ``add_parser(subparsers)``. Heavy imports wait until a
+command runs, so that ``--help`` answers at once.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+import finetune.data.cli
+from finetune.errors import UserError
+
+COMMANDS = (finetune.data.cli,)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands; ``args.run`` is the chosen one, a function ``(args) -> exit status``."""
+    parser = argparse.ArgumentParser(
+        prog="python -m finetune",
+        description="Fine-tune Detectron2's Mask R-CNN on a small data set and package it for TorchServe.",
+    )
+    subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
+    for command in COMMANDS:
+        command.add_parser(subparsers)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command. Exit status: 0 done, 1 an error that the user can mend, 2 wrong usage, 130 Ctrl-C."""
+    args = build_parser().parse_args(argv)
+    try:
+        return args.run(args)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
