@@ -9,9 +9,10 @@ import sys
 from collections.abc import Sequence
 
 import finetune.data.cli
+import finetune.train
 from finetune.errors import UserError
 
-COMMANDS = (finetune.data.cli,)
+COMMANDS = (finetune.data.cli, finetune.train)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -28,12 +29,17 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Exit status: 0 done, 1 an error that the user can mend, 2 wrong usage, 130 Ctrl-C."""
-    args = build_parser().parse_args(argv)
+    parser = build_parser()
+    args, rest = parser.parse_known_args(argv)
+    if not hasattr(args, "overrides") or any(argument.startswith("--") for argument in rest):
+        args = parser.parse_args(argv)  # complains of what it does not know
+    else:
+        args.overrides += rest  # argparse leaves the KEY VALUE pairs that stand behind an option
     try:
         return args.run(args)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print(interrupt or "stopped", file=sys.stderr)
         return 130
