@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
+MAX_COORDINATE = 1e9  # pixels; keeps the arithmetic of clipping from overflowing
+
 Segmentation = list[list[float]] | dict[str, Any]
 
 
@@ -70,8 +72,8 @@ def clean_polygon(points: Any, width: int, height: int) -> list[float]:
         array = np.asarray(points, dtype=np.float64).reshape(-1, 2)
     except (TypeError, ValueError):
         raise ValueError("has coordinates that are not numbers in pairs") from None
-    if not np.isfinite(array).all():
-        raise ValueError("has coordinates that are not finite numbers")
+    if not (np.abs(array) < MAX_COORDINATE).all():  # not a number is not less either
+        raise ValueError("has coordinates that are infinite or no numbers")
     array = _without_repeats(array)
     if len(array) < 3:
         raise ValueError(f"has {len(array)} different points and needs at least 3")

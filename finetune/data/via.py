@@ -15,7 +15,7 @@ import numpy as np
 
 from finetune.data.download import sha256_of
 from finetune.data.layout import SPLITS, Instance, Photo, already_made, read_json, write_dataset
-from finetune.data.masks import box_and_area, clean_polygon
+from finetune.data.masks import MAX_COORDINATE, box_and_area, clean_polygon
 from finetune.data.photos import open_photo, photo_path, upright_size
 from finetune.data.split import plan_splits
 from finetune.errors import UserError
@@ -178,26 +178,34 @@ def shape_points(shape: Mapping[str, Any]) -> np.ndarray:
     try:
         if kind in ("polygon", "polyline"):
             xs, ys = shape["all_points_x"], shape["all_points_y"]
+            if not isinstance(xs, list) or not isinstance(ys, list):
+                raise ValueError("has coordinates that are no lists")
             if len(xs) != len(ys):
                 raise ValueError(f"has {len(xs)} x but {len(ys)} y coordinates")
-            return np.array([(float(x), float(y)) for x, y in zip(xs, ys, strict=True)]).reshape(-1, 2) + 0.5
+            return (
+                np.array([(_number(x), _number(y)) for x, y in zip(xs, ys, strict=True)]).reshape(-1, 2) + 0.5
+            )
         if kind == "rect":
-            x, y, width, height = (float(shape[key]) for key in ("x", "y", "width", "height"))
+            x, y, width, height = (_number(shape[key]) for key in ("x", "y", "width", "height"))
             corners = [(x, y), (x + width, y), (x + width, y + height), (x, y + height)]
             return np.array(corners) + 0.5
         if kind in ("circle", "ellipse"):
-            cx, cy = float(shape["cx"]), float(shape["cy"])
-            rx, ry = (float(shape["r" if kind == "circle" else key]) for key in ("rx", "ry"))
-            theta = float(shape.get("theta", 0))  # radians, since VIA 2.0.9
+            cx, cy = _number(shape["cx"]), _number(shape["cy"])
+            rx, ry = (_number(shape["r" if kind == "circle" else key]) for key in ("rx", "ry"))
+            theta = _number(shape.get("theta", 0))  # radians, since VIA 2.0.9
             angles = np.linspace(0, 2 * math.pi, CURVE_POINTS, endpoint=False)
             xs, ys = rx * np.cos(angles), ry * np.sin(angles)
             cos, sin = math.cos(theta), math.sin(theta)
             return np.stack([xs * cos - ys * sin + cx, xs * sin + ys * cos + cy], axis=1) + 0.5
     except KeyError as error:
         raise ValueError(f"has no {error.args[0]}") from None
-    except TypeError:
-        raise ValueError("has coordinates that are not numbers") from None
     raise ValueError(f"is a {kind}, which has no area")
+
+
+def _number(value: Any) -> float:
+    if not isinstance(value, int | float) or not abs(value) < MAX_COORDINATE:
+        raise ValueError(f"has the coordinate {value!r}, which is no number of pixels")
+    return float(value)
 
 
 def class_from_attribute(attribute: str, region: Mapping[str, Any]) -> str:

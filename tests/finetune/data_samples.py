@@ -1,6 +1,7 @@
 """Small photos and annotation files for the tests of the data room."""
 
 import json
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +40,11 @@ def via_entry(name: str, *shapes: dict[str, Any], as_dict: bool = False, **attri
 
 def save_via(folder: Path, *entries: dict[str, Any], name: str = "via_region_data.json") -> Path:
     """A VIA export in ``folder``; photos that are not there yet are made."""
-    for number, entry in enumerate(entries):
+    for entry in entries:
         if not (folder / entry["filename"]).exists():
-            save_photo(folder / entry["filename"], seed=hash(str(folder)) % 1000 + number)
+            save_photo(
+                folder / entry["filename"], seed=zlib.crc32(f"{folder.name}/{entry['filename']}".encode())
+            )
     path = folder / name
     path.write_text(json.dumps({entry["filename"] + "1": entry for entry in entries}))
     return path

@@ -1,6 +1,7 @@
 """`data coco`: polygons, both kinds of RLE, categories, EXIF, and what is refused."""
 
 import json
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ def coco_file(path: Path, count: int = 5, segmentation: Any = SQUARE, **changes:
     path.parent.mkdir(parents=True, exist_ok=True)
     names = [f"{path.stem}{i}.png" for i in range(count)]
     for i, name in enumerate(names):
-        save_photo(path.parent / name, seed=len(str(path)) * 100 + i)
+        save_photo(path.parent / name, seed=zlib.crc32(f"{path.name}{i}".encode()))
     data = {
         "images": [
             {"id": 70 + i, "file_name": name, "width": 40, "height": 30} for i, name in enumerate(names)
@@ -97,6 +98,7 @@ def test_files_of_their_own_for_val_and_test(tmp_path: Path) -> None:
     options = ("--annotations-val", tmp_path / "b" / "b.json", "--images-val", tmp_path / "b")
     options += ("--annotations-test", tmp_path / "c" / "c.json", "--images-test", tmp_path / "c")
     assert convert(tmp_path / "a", tmp_path / "set", *options) == 0
+    assert run("data", "check", tmp_path / "set") == 0
     for split, letter in (("train", "a"), ("val", "b"), ("test", "c")):
         assert [Path(photo["file_name"]).name[0] for photo in load_split(tmp_path / "set", split)] == [
             letter

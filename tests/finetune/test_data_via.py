@@ -187,10 +187,14 @@ BAD = {
         "is a point, which has no area",
     ),
     "no radius": (_entries(via_entry("1.jpg", {"name": "circle", "cx": 1, "cy": 1})), "circle 1 of"),
-    "not numbers": (_entries(via_entry("1.jpg", polygon(("a", 1), (2, 2), (3, 1)))), "polygon 1 of"),  # type: ignore[arg-type]
+    "not numbers": (_entries(via_entry("1.jpg", polygon(("a", 1), (2, 2), (3, 1)))), "the coordinate 'a'"),  # type: ignore[arg-type]
     "null": (
         _entries(via_entry("1.jpg", {"name": "rect", "x": None, "y": 1, "width": 1, "height": 1})),
-        "not numbers",
+        "the coordinate None",
+    ),
+    "no lists": (
+        _entries(via_entry("1.jpg", {"name": "polygon", "all_points_x": 1, "all_points_y": 1})),
+        "coordinates that are no lists",
     ),
     "outside": (
         _entries(via_entry("1.jpg", polygon((50, 5), (60, 5), (60, 9)))),

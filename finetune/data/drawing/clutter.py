@@ -193,11 +193,6 @@ def leaves(stencil: Stencil, rng: np.random.Generator, x: float, y: float, size:
     stencil.cover[np.any(stencil.color != before, axis=2)] = 255
 
 
-THINGS: tuple[Callable[[Stencil, np.random.Generator, float, float, float], None], ...] = (
-    box,
-    disc,
-    ball,
-    lamp,
-    flags,
-    leaves,
-)
+Thing = Callable[[Stencil, np.random.Generator, float, float, float], None]
+INDOORS: tuple[Thing, ...] = (box, disc, ball, lamp, flags, leaves)
+OUTDOORS: tuple[Thing, ...] = (box, box, ball, flags, leaves)

@@ -19,9 +19,8 @@ BACKGROUNDS = (
     outdoors.street,
     outdoors.night,
 )
-MIN_VISIBLE = (
-    0.12  # a balloon of which less can be seen is left out of the picture, so that none goes unlabelled
-)
+# A balloon of which less can be seen is left out of the picture, so that none goes unlabelled.
+MIN_VISIBLE = 0.12  # of its area
 MIN_PIXELS = 40
 
 
@@ -42,7 +41,8 @@ def draw_scene(
     background = BACKGROUNDS[int(rng.integers(len(BACKGROUNDS)))]
     light = scene_light(rng, dark=background is outdoors.night)
     canvas = background(rng, height, width)
-    hands = _clutter(canvas, rng, light)
+    things = clutter.OUTDOORS if background in (outdoors.park, outdoors.street) else clutter.INDOORS
+    hands = _clutter(canvas, rng, light, things)
     focus = rng.choice([0.0, 0.6, 1.5, 3.0]) * height / 480
     if focus:
         canvas = cv2.GaussianBlur(canvas, (0, 0), focus)
@@ -67,8 +67,8 @@ def scene_light(rng: np.random.Generator, *, dark: bool) -> Light:
     direction = np.array([rng.uniform(-0.8, 0.8), rng.uniform(-0.9, -0.15), rng.uniform(0.35, 0.9)])
     warmth = rng.uniform(-0.06, 0.08)
     tint = np.array([1 + warmth, 1, 1 - warmth], dtype=np.float32)
-    level = rng.uniform(0.3, 0.5) if dark else rng.uniform(0.6, 0.85)
-    soft = rng.uniform(0.25, 0.5) * (0.7 if dark else 1)
+    level = rng.uniform(0.45, 0.75) if dark else rng.uniform(0.6, 0.85)
+    soft = rng.uniform(0.25, 0.5)
     return Light(
         direction / np.linalg.norm(direction),
         (level * tint).astype(np.float32),
@@ -107,12 +107,14 @@ def _place(
 # --- what is around them ------------------------------------------------------------------------------------
 
 
-def _clutter(canvas: np.ndarray, rng: np.random.Generator, light: Light) -> list[tuple[float, float]]:
+def _clutter(
+    canvas: np.ndarray, rng: np.random.Generator, light: Light, things: Sequence[clutter.Thing]
+) -> list[tuple[float, float]]:
     """Put people and things into the background, in place; returns where the people's raised hands are."""
     height, width = canvas.shape[:2]
     hands, stencil = [], Stencil(height, width)
     for _ in range(int(rng.choice([0, 1, 2, 4]))):
-        thing = clutter.THINGS[int(rng.integers(len(clutter.THINGS)))]
+        thing = things[int(rng.integers(len(things)))]
         size = height * rng.uniform(0.08, 0.25)
         thing(stencil, rng, rng.uniform(0, 1) * width, rng.uniform(0.6, 0.92) * height, size)
     if rng.random() < 0.5:
@@ -187,7 +189,7 @@ def _expose(picture: np.ndarray, rng: np.random.Generator, *, dark: bool) -> np.
     slope_x, slope_y = rng.uniform(-0.18, 0.18, 2).tolist()
     falloff = 1 + slope_x * x + slope_y * y - rng.uniform(0, 0.18) * (x * x + y * y)
     balance = np.array([1 + rng.normal(0, 0.04), 1, 1 + rng.normal(0, 0.04)], dtype=np.float32)
-    picture = picture * (falloff[..., None] * (balance * rng.uniform(0.85, 1.12)))
+    picture = picture * (falloff[..., None] * (balance * rng.uniform(0.92, 1.22)))
     kind = rng.random()
     if kind < 0.4:
         picture = cv2.GaussianBlur(picture, (0, 0), rng.uniform(0.4, 1.1) * height / 480)
