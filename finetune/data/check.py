@@ -50,9 +50,14 @@ def check_dataset(root: Path) -> Report:
             _check_split(root, split, report, image_ids, contents)
         except UserError as error:
             report.errors.append(str(error))
-        except (TypeError, ValueError) as error:  # an id that is a list, a width that is a word, …
+        except (
+            TypeError,
+            ValueError,
+            OverflowError,
+        ) as error:  # an id that is a list, a width that is a word, …
             report.errors.append(f"{split}.json is damaged ({error}): make the data set again")
-        listed = (report.card.get("splits") or {}).get(split)
+        splits = report.card.get("splits")
+        listed = splits.get(split) if isinstance(splits, dict) else None
         if listed != report.photos[split]:
             report.warnings.append(f"dataset.json counts {listed} photos in {split}: correct it")
     for name in report.card["classes"]:

@@ -80,6 +80,8 @@ def read_card(root: Path | str) -> dict[str, Any]:
     classes = card.get("classes") if isinstance(card, dict) else None
     if not isinstance(classes, list) or not classes or not all(isinstance(name, str) for name in classes):
         raise UserError(f"{root / 'dataset.json'} lists no classes: make the data set again")
+    if len(set(classes)) < len(classes):
+        raise UserError(f"{root / 'dataset.json'} lists a class twice: make the data set again")
     return card
 
 

@@ -75,6 +75,7 @@ EDITS: dict[str, tuple[Callable[[Coco], object], str]] = {
     "other size": (_image(width=41), "says 41x30 pixels for images/"),
     "no lists": (lambda coco: coco.pop("images"), "lacks one of the lists"),
     "damaged": (_image(width="wide"), "train.json is damaged"),
+    "infinite": (_image(width=float("inf")), "train.json is damaged"),
     "no photos": (lambda coco: coco.update(images=[], annotations=[]), "train.json has no photos"),
 }
 
@@ -142,7 +143,9 @@ def test_a_class_that_is_never_seen_in_training(root: Path, capsys: pytest.Captu
     assert "no object of class 'cup' in train" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("card", ["{", "[]", '{"classes": []}', '{"classes": [1]}'])
+@pytest.mark.parametrize(
+    "card", ["{", "[]", '{"classes": []}', '{"classes": [1]}', '{"classes": ["a", "a"]}']
+)
 def test_no_data_set(root: Path, capsys: pytest.CaptureFixture[str], card: str) -> None:
     (root / "dataset.json").write_text(card)
     assert run("data", "check", root) == 1
