@@ -26,10 +26,6 @@ class Client:
     def __init__(self, home: Home, ports: dict[str, int] | None = None) -> None:
         self.home = home
         self.ports = ports or State.load(home).ports
-        self.session = requests.Session()
-        self.session.trust_env = (
-            False  # a proxy from the environment has no business between us and 127.0.0.1
-        )
 
     def url(self, kind: Kind | Literal["metrics"], path: str) -> str:
         if kind not in self.ports:
@@ -51,8 +47,7 @@ class Client:
         return response
 
     def json(self, kind: Kind, method: str, path: str, *, timeout: float = 60, **options: Any) -> Any:
-        """The JSON of a successful answer. Raises Refused for any other answer, ServeError if "
-        "there is none."""
+        """The JSON of a good answer. Raises Refused for any other, ServeError if there is none."""
         response = self.request(kind, method, path, timeout=timeout, **options)
         if not response.ok:
             raise Refused(response)
@@ -106,7 +101,9 @@ class Client:
     def _send(self, method: str, url: str, key: str, timeout: float, **options: Any) -> requests.Response:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         try:
-            return self.session.request(method, url, headers=headers, timeout=(5, timeout), **options)
+            with requests.Session() as session:
+                session.trust_env = False  # no proxy from the environment between us and 127.0.0.1
+                return session.request(method, url, headers=headers, timeout=(5, timeout), **options)
         except requests.ConnectionError as error:
             raise ServeError(not_running(self.home)) from error
         except requests.Timeout as error:

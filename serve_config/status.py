@@ -46,7 +46,8 @@ class VersionStatus:
 class Status:
     """Memory in bytes, ``uptime`` in seconds. ``problem`` says why ``healthy`` is false.
 
-    ``requests`` counts predictions since the start by the version in their URL; those without one are "default".
+    ``requests`` counts predictions since the start by the version in their URL; those without one are
+    "default".
     """
 
     home: str
@@ -207,8 +208,7 @@ def as_text(status: Status) -> str:
 
 
 def models_table(client: Client, as_json: bool) -> str:
-    """Registered versions first, then the archives in the store that could be registered. Raises "
-    "ServeError."""
+    """Registered versions, then the archives in the store that could be registered. Raises ServeError."""
     store = Path(State.load(client.home).store)
     default = default_version(client)
     entries: list[dict[str, Any]] = []

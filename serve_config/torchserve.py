@@ -105,6 +105,7 @@ def _launch(home: Home, state: State, settings: Settings, store: Path) -> Client
             state.save(home)
             client = Client(home, ports)
             _wait_answering(client, process)
+            process.returncode = 0  # it outlives this object, which need not warn about that
             return client
         except BaseException as error:
             processes.end(state)
