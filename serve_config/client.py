@@ -104,10 +104,15 @@ class Client:
             with requests.Session() as session:
                 session.trust_env = False  # no proxy from the environment between us and 127.0.0.1
                 return session.request(method, url, headers=headers, timeout=(5, timeout), **options)
-        except requests.ConnectionError as error:
-            raise ServeError(not_running(self.home)) from error
         except requests.Timeout as error:
             raise ServeError(f"TorchServe did not answer within {timeout:.0f} s: look at `status`") from error
+        except requests.RequestException as error:
+            if "Connection refused" in str(error):
+                raise ServeError(not_running(self.home)) from error
+            raise ServeError(
+                "TorchServe closed the connection: it has ended, or the request is longer than the max_request_size "
+                f"in {self.home.config}"
+            ) from error
 
 
 class Refused(ServeError):

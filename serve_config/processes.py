@@ -109,7 +109,7 @@ def _is_zombie(pid: int) -> bool:
         return False
 
 
-def end(state: State, patience: float = 15.0) -> None:
+def end(state: State, patience: float = 8.0) -> None:
     """End the frontend, which ends its workers, then whatever is left. ``patience`` in seconds.
 
     Returns when no process of the session lives any more; that takes 2 × ``patience`` at most, as SIGKILL is

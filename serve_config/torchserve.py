@@ -58,7 +58,7 @@ def start(home: Home, settings: Settings, store: Path, models: list[str] | None,
             wanted_default = state.default if restore else None
             done = _register_all(client, archives, wanted_default, restore, say)
         except BaseException:  # Ctrl-C included: half a start is none
-            processes.end(State.load(home))
+            processes.end(State.load(home), patience=2)
             _clean(home)
             former.save(home)  # what was to be brought back can still be
             raise
@@ -108,7 +108,7 @@ def _launch(home: Home, state: State, settings: Settings, store: Path) -> Client
             process.returncode = 0  # it outlives this object, which need not warn about that
             return client
         except BaseException as error:
-            processes.end(state)
+            processes.end(state, patience=2)
             process.poll()
             _clean(home)
             if attempt == attempts or not (isinstance(error, ServeError) and "in use" in str(error)):
