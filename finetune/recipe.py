@@ -109,7 +109,7 @@ def _fine_tune(job: Job, cfg: CfgNode) -> None:
         "backbone": job.backbone,
         "classes": classes,
         "data": json.loads((job.data / "dataset.json").read_text(encoding="utf-8")),
-        "init": loaded.as_dict(),
+        "init": loaded.to_dict(),
         "iterations": start,
         "planned_iterations": end,
         "seed": cfg.SEED,
@@ -177,7 +177,8 @@ def _fine_tune(job: Job, cfg: CfgNode) -> None:
             if evaluated:
                 if main:
                     with average.applied_to(model) if cfg.FINETUNE.EMA_DECAY else contextlib.nullcontext():
-                        result = evaluate_model(model, val_set, classes, cfg)
+                        with torch.autocast(cfg.MODEL.DEVICE, dtype, enabled=dtype != torch.float32):
+                            result = evaluate_model(model, val_set, classes, cfg)
                         better = best is None or _score(result) > best["segm_AP"]
                         since_best = 0 if better else since_best + 1
                         if better:
