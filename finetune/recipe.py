@@ -182,11 +182,17 @@ def _fine_tune(job: Job, cfg: CfgNode) -> None:
                         better = best is None or _score(result) > best["segm_AP"]
                         since_best = 0 if better else since_best + 1
                         if better:
-                            best = {"iteration": done, "segm_AP": _score(result), "bbox_AP": result["bbox"]["AP"]}
+                            best = {
+                                "iteration": done,
+                                "segm_AP": _score(result),
+                                "bbox_AP": result["bbox"]["AP"],
+                            }
                             save_best(job.run, model.state_dict())
                     storage.put_scalar("val/segm_AP", _score(result), smoothing_hint=False)
                     storage.put_scalar("val/bbox_AP", result["bbox"]["AP"], smoothing_hint=False)
-                    progress.say(f"step {done}: val segm AP {_score(result):.1f}{' (best)' if better else ''}")
+                    progress.say(
+                        f"step {done}: val segm AP {_score(result):.1f}{' (best)' if better else ''}"
+                    )
                     trained.train()
                 since_best = comm.all_gather(since_best)[0]
             patience = cfg.FINETUNE.PATIENCE
@@ -195,7 +201,9 @@ def _fine_tune(job: Job, cfg: CfgNode) -> None:
             if main and (done % LOG_PERIOD == 0 or evaluated or finished or interrupted or done == stop):
                 for writer in writers:
                     writer.write()
-            if main and (_due(done, cfg.SOLVER.CHECKPOINT_PERIOD, end) or finished or interrupted or done == stop):
+            if main and (
+                _due(done, cfg.SOLVER.CHECKPOINT_PERIOD, end) or finished or interrupted or done == stop
+            ):
                 state = {
                     "step": done,
                     "model": model.state_dict(),

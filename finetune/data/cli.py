@@ -41,7 +41,7 @@ def _add_balloon(commands: argparse._SubParsersAction) -> None:
         "--from", dest="origin", type=Path, metavar="DIR|ZIP", help="take it from here instead of downloading"
     )
     parser.add_argument("--url", help="where to download it (default: the release on GitHub)")
-    parser.add_argument("--seed", type=int, default=1997, help="draws the val photos; default: %(default)s")
+    parser.add_argument("--seed", type=_seed, default=1997, help="draws the val photos; default: %(default)s")
     parser.set_defaults(run=_run_balloon)
 
 
@@ -58,11 +58,17 @@ def _add_synthetic(commands: argparse._SubParsersAction) -> None:
     parser = _make_command(commands, "synthetic", "drawn balloons with exact masks: no download")
     parser.add_argument("--root", type=Path, required=True, help="the folder to make")
     parser.add_argument("--images", type=int, default=60, help="how many pictures; default: %(default)s")
-    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    parser.add_argument("--seed", type=_seed, default=0, help="default: %(default)s")
     parser.add_argument(
         "--size", type=_size, default=(640, 480), metavar="WxH", help="in pixels; default: 640x480"
     )
     parser.set_defaults(run=_run_synthetic)
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal() or int(text) >= 2**32:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to 4294967295")
+    return int(text)
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -96,7 +102,7 @@ def _add_conversion_options(parser: argparse.ArgumentParser) -> None:
     text = "share of the photos for this split, where it has no annotations of its own; default: %(default)s"
     parser.add_argument("--val", type=_share, default=0.2, metavar="SHARE", help=text)
     parser.add_argument("--test", type=_share, default=0.2, metavar="SHARE", help=text)
-    parser.add_argument("--seed", type=int, default=0, help="draws these photos; default: %(default)s")
+    parser.add_argument("--seed", type=_seed, default=0, help="draws these photos; default: %(default)s")
     parser.add_argument(
         "--skip-bad", action="store_true", help="leave out shapes that cannot be used, and say so"
     )

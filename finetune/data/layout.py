@@ -122,7 +122,9 @@ def load_split(root: Path | str, split: str) -> list[dict[str, Any]]:
         for category in coco["categories"]:
             if category["name"] not in names:
                 listed = ", ".join(names)
-                raise UserError(f"{path} has the class {category['name']!r} that dataset.json lacks ({listed})")
+                raise UserError(
+                    f"{path} has the class {category['name']!r} that dataset.json lacks ({listed})"
+                )
         class_ids = {category["id"]: names.index(category["name"]) for category in coco["categories"]}
         photos = {
             image["id"]: {

@@ -41,7 +41,13 @@ def plan_splits(
 
     Returns:
         Split → (the split whose file and folder its photos come from, their names).
+
+    Raises:
+        UserError: too few photos for these shares.
     """
+    drawn_share = sum(share for split, share in (("val", val), ("test", test)) if split not in files)
+    if drawn_share >= 1:
+        raise UserError(f"--val {val} and --test {test} leave nothing to train on: choose smaller shares")
     train = sorted(files["train"])
     count = len(train)
     plan: dict[str, tuple[str, list[str]]] = {}

@@ -46,7 +46,7 @@ def make_synthetic(
     held_out = max(round(images * 0.15), 1)
     counts = {"train": images - 2 * held_out, "val": held_out, "test": held_out}
 
-    with tqdm(total=images, desc="drawing", unit="picture", leave=False) as bar:
+    with tqdm(total=images, desc="drawing", unit="picture", leave=False, disable=None) as bar:
 
         def draw(first: int, count: int, split: str) -> Iterator[Photo]:
             for number in range(first, first + count):

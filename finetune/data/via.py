@@ -137,7 +137,9 @@ def read_via(path: Path) -> Regions:
     data = read_json(path)
     data = data.get("_via_img_metadata", data) if isinstance(data, dict) else None
     entries = list(data.values()) if isinstance(data, dict) else []
-    if not all(isinstance(entry, dict) and isinstance(entry.get("filename"), str) for entry in entries):
+    if not isinstance(data, dict) or not all(
+        isinstance(entry, dict) and isinstance(entry.get("filename"), str) for entry in entries
+    ):
         raise UserError(
             f"{path} is not a VIA file: export the annotations as JSON in VIA, or save its project"
         )

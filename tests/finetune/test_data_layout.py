@@ -44,7 +44,9 @@ def test_round_trip(tmp_path: Path) -> None:
     assert len({train["image_id"], val["image_id"], test["image_id"]}) == 3
 
 
-def test_the_files_are_coco_as_pycocotools_reads_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_files_are_coco_as_pycocotools_reads_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     from pycocotools.coco import COCO
 
     write(tmp_path / "set", tmp_path)
@@ -65,7 +67,12 @@ def test_detectron2_reads_polygons_and_rle_as_bitmasks(tmp_path: Path) -> None:
     instances = annotations_to_instances([annotation], (30, 40), mask_format="bitmask")
     assert (instances.gt_masks.tensor[0].numpy() == MASK).all()
     (photo,) = load_split(tmp_path / "set", "train")
-    assert annotations_to_instances(photo["annotations"], (30, 40), mask_format="bitmask").gt_masks.tensor[0].sum() == 100
+    assert (
+        annotations_to_instances(photo["annotations"], (30, 40), mask_format="bitmask")
+        .gt_masks.tensor[0]
+        .sum()
+        == 100
+    )
 
 
 def test_names_from_strangers_stay_inside_and_apart(tmp_path: Path) -> None:

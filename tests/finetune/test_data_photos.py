@@ -36,7 +36,9 @@ def test_an_upright_photo_is_copied_byte_by_byte(tmp_path: Path) -> None:
     assert source.read_bytes() == (tmp_path / "b.jpg").read_bytes()
 
 
-def test_truncated_foreign_and_huge_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_truncated_foreign_and_huge_files_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = save_photo(tmp_path / "a.jpg", 200, 200).read_bytes()
     (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(UnreadableImage, match="truncated"):
@@ -63,8 +65,9 @@ def test_a_decompression_bomb_is_refused_by_its_header(tmp_path: Path) -> None:
 def test_names_may_not_lead_out_of_the_folder(tmp_path: Path) -> None:
     save_photo(tmp_path / "secret.png")
     save_photo(tmp_path / "photos" / "a.png")
-    assert photo_path(tmp_path / "photos", "a.png").is_file()
     (tmp_path / "photos" / "link.png").symlink_to(tmp_path / "secret.png")
-    for name in ("../secret.png", str(tmp_path / "secret.png"), "link.png"):
+    assert photo_path(tmp_path / "photos", "a.png").is_file()
+    assert photo_path(tmp_path / "photos", "link.png").is_file()
+    for name in ("../secret.png", "..\\secret.png", "x/../../secret.png", str(tmp_path / "secret.png")):
         with pytest.raises(UserError, match="outside"):
             photo_path(tmp_path / "photos", name)
