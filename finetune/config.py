@@ -57,6 +57,15 @@ def get_config(backbone: str, overrides: Sequence[str] = ()) -> CfgNode:
     return cfg
 
 
+def read_config(path: Path) -> CfgNode:
+    """Return the config that a run folder's ``config.yaml`` holds."""
+    cfg = get_cfg()
+    add_backbone_config(cfg)
+    add_finetune_config(cfg)
+    cfg.merge_from_file(str(path), allow_unsafe=False)
+    return cfg
+
+
 def override(cfg: CfgNode, overrides: Sequence[str]) -> None:
     """Apply a ``KEY VALUE KEY VALUE …`` list to ``cfg``, in place.
 
