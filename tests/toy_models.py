@@ -76,12 +76,13 @@ def random_model(cfg, *, detections: int = 10, seed: int = 0) -> nn.Module:  # t
     handle = predictor.register_forward_pre_hook(lambda _module, args: inputs.update(x=args[0]))
     model.inference([{"image": pixels}], do_postprocess=False)
     handle.remove()
-    margins = predictor.cls_score(inputs["x"])[:, 0] - predictor.cls_score(inputs["x"])[:, -1]
-    predictor.cls_score.weight *= 2.5 / margins.std()
-    margins = predictor.cls_score(inputs["x"])[:, 0] - predictor.cls_score(inputs["x"])[:, -1]
-    # boxes that overlap are suppressed: several times as many must pass for so many to stay
-    passing = min(4 * detections, len(margins) - 1)
-    predictor.cls_score.bias[-1] = margins.sort(descending=True).values[passing] + 2.94  # logit of 0.05
+    scores = predictor.cls_score(inputs["x"])
+    predictor.cls_score.weight *= 2.5 / (scores[:, 0] - scores[:, -1]).std()
+    scores = predictor.cls_score(inputs["x"])
+    margins = (scores[:, :-1].max(dim=1).values - scores[:, -1]).sort(descending=True).values
+    # overlapping boxes are suppressed: about twice as many must pass the threshold for so many to stay
+    passing = min(2 * detections, len(margins) - 1)
+    predictor.cls_score.bias[-1] = margins[passing] + 2.94  # the logit of 0.95: scores there become 0.05
     mask_head = model.roi_heads.mask_head
     mask_head.predictor.weight *= 500
     return model.requires_grad_(False)
