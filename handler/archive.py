@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from detectron2.config import CfgNode
 
 FORMAT = 1
-"""The layout of the archive that this code reads and ``finetune.export`` writes (``archive.json``: ``format``)."""
+"""The archive layout that this code reads and ``finetune.export`` writes (``format`` in ``archive.json``)."""
 
 
 class ArchiveError(Exception):
@@ -24,7 +24,7 @@ class ArchiveError(Exception):
 
 @dataclass(frozen=True)
 class Archive:
-    """What an archive says: who the model is (``card``), how it is built (``cfg``), what it learned (``weights``)."""
+    """Who the model is (``card``), how it is built (``cfg``), what it learned (``weights``)."""
 
     folder: Path
     card: dict[str, Any]
@@ -36,7 +36,8 @@ def open_archive(folder: Path) -> Archive:
     """Open an unpacked archive and verify the weights against the SHA-256 in its card.
 
     Raises:
-        ArchiveError: a part is missing, unreadable, of another format, or the weights are not the recorded ones.
+        ArchiveError: a part is missing, unreadable, of another format, or the weights are not the recorded
+        ones.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load
@@ -47,9 +48,13 @@ def open_archive(folder: Path) -> Archive:
     try:
         data = (folder / "model.safetensors").read_bytes()
     except OSError as error:
-        raise ArchiveError(f"the archive has no readable model.safetensors ({error.strerror}): export it again") from error
+        raise ArchiveError(
+            f"the archive has no readable model.safetensors ({error.strerror}): export it again"
+        ) from error
     if hashlib.sha256(data).hexdigest() != card["weights_sha256"]:
-        raise ArchiveError("model.safetensors is not the file whose SHA-256 archive.json records: export it again")
+        raise ArchiveError(
+            "model.safetensors is not the file whose SHA-256 archive.json records: export it again"
+        )
     try:
         weights = load(data)
     except SafetensorError as error:
@@ -70,11 +75,15 @@ def _read_card(path: Path) -> dict[str, Any]:
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ArchiveError(f"this is no model archive of ours: it has no archive.json ({error.strerror})") from error
+        raise ArchiveError(
+            f"this is no model archive of ours: it has no archive.json ({error.strerror})"
+        ) from error
     except ValueError as error:
         raise ArchiveError(f"archive.json is not JSON ({error}): export the archive again") from error
     if not isinstance(card, dict) or card.get("format") != FORMAT:
-        raise ArchiveError(f"archive.json is not of format {FORMAT}, the one this handler reads: export it again")
+        raise ArchiveError(
+            f"archive.json is not of format {FORMAT}, the one this handler reads: export it again"
+        )
     if missing := {"name", "version", "backbone", "classes", "weights_sha256"} - card.keys():
         raise ArchiveError(f"archive.json lacks {', '.join(sorted(missing))}: export the archive again")
     return card

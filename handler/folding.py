@@ -1,8 +1,8 @@
 """Fold frozen batch norms into the convolutions before them.
 
-A frozen norm is an affine map per channel, y = (x - mean) · weight / √(var + eps) + bias, and a convolution is
-linear: scaling its filters and moving its bias gives the same result with one pass over the feature map less.
-Equal in exact arithmetic; in fp32 to rounding (a test holds it to 1e-5 of the largest feature).
+A frozen norm is an affine map per channel, y = (x - mean) · weight / √(var + eps) + bias, and a convolution
+is linear: scaling its filters and moving its bias gives the same result with one pass over the feature map
+less. Equal in exact arithmetic; in fp32 to rounding (a test holds it to 1e-5 of the largest feature).
 """
 
 from __future__ import annotations
@@ -21,10 +21,12 @@ def fold_frozen_norms(module: nn.Module) -> nn.Module:
     """
     for child in list(module.modules()):
         if isinstance(child, nn.Conv2d) and isinstance(getattr(child, "norm", None), FrozenBatchNorm2d):
-            _fold(child, child.norm)  # type: ignore[arg-type]
-            child.norm = None  # type: ignore[assignment]
+            _fold(child, child.norm)
+            child.register_module("norm", None)
         elif isinstance(child, nn.Sequential):
-            for before, (name, after) in zip(child.children(), list(child.named_children())[1:], strict=False):
+            for before, (name, after) in zip(
+                child.children(), list(child.named_children())[1:], strict=False
+            ):
                 if isinstance(before, nn.Conv2d) and isinstance(after, FrozenBatchNorm2d):
                     _fold(before, after)
                     child.add_module(name, nn.Identity())  # same name, same place

@@ -29,8 +29,8 @@ def choose_dtype(precision: str, device: torch.device) -> torch.dtype:
     """Turn ``auto | fp32 | bf16 | fp16`` into a dtype for ``device``.
 
     ``auto`` is fp16 on a GPU, bf16 on a processor with AMX or AVX512-BF16, else fp32. An explicit ``bf16`` is
-    always obeyed (it is emulated, and slow, where the processor lacks it); ``fp16`` on a processor without fp16
-    arithmetic is refused, since there torch would answer in minutes.
+    always obeyed (it is emulated, and slow, where the processor lacks it); ``fp16`` on a processor without
+    fp16 arithmetic is refused, since there torch would answer in minutes.
 
     Raises:
         PrecisionError

@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from detectron2.modeling import GeneralizedRCNN
+from detectron2.modeling import build_model as build
 from detectron2.structures import Instances
-from torch import nn
 
 from handler.archive import Archive, ArchiveError, open_archive
 from handler.detections import Detections
@@ -58,7 +59,7 @@ class Predictor:
         self._lock = threading.Lock()  # engines answer from buffers of their own
 
         model = build_model(archive)
-        model.roi_heads.box_predictor.test_topk_per_image = max_detections  # type: ignore[union-attr]
+        model.roi_heads.box_predictor.test_topk_per_image = max_detections
         trunk = Trunk(model)
         self._engine: Engine
         if engine == "openvino":
@@ -68,8 +69,8 @@ class Predictor:
         else:
             self._engine = TorchEngine(trunk, device, dtype)
         self.engine = self._engine.name
-        self._propose = ProposalGenerator(model.proposal_generator.to(device=device))  # type: ignore[operator, union-attr]
-        self._roi_heads = RoiHeads(model.roi_heads, device, dtype)  # type: ignore[arg-type]
+        self._propose = ProposalGenerator(model.proposal_generator.to(device=device))
+        self._roi_heads = RoiHeads(model.roi_heads, device, dtype)
 
         cfg = archive.cfg
         self._short_side, self._long_side = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
@@ -77,7 +78,7 @@ class Predictor:
             cfg.MODEL.PIXEL_MEAN,
             cfg.MODEL.PIXEL_STD,
             bgr=cfg.INPUT.FORMAT == "BGR",
-            multiple=model.backbone.size_divisibility,  # type: ignore[union-attr, arg-type]
+            multiple=model.backbone.size_divisibility,
         )
 
     @classmethod
@@ -119,13 +120,16 @@ class Predictor:
             images: each (H, W, 3) uint8 RGB.
 
         Returns:
-            One :class:`Detections` per image, in pixels of that image: scores above the model's test threshold
-            (0.05), at most 300.
+            One :class:`Detections` per image, in pixels of that image: scores above the model's test
+            threshold (0.05), at most 300.
 
         Raises:
             torch.OutOfMemoryError: the batch does not fit into GPU memory; fewer images at once may.
         """
-        shapes = [resized_shape(*image.shape[:2], self._short_side, self._long_side) for image in images]
+        shapes = [
+            resized_shape(image.shape[0], image.shape[1], self._short_side, self._long_side)
+            for image in images
+        ]
         results: dict[int, Detections] = {}
         with self._lock:
             for group in self._groups(shapes):
@@ -146,14 +150,12 @@ class Predictor:
         return self._roi_heads(trunk.features, proposals)
 
 
-def build_model(archive: Archive) -> nn.Module:
+def build_model(archive: Archive) -> GeneralizedRCNN:
     """Detectron2's model of the archive's config with the archive's weights, on the CPU, for inference.
 
     Raises:
         ArchiveError: the weights do not fit the config.
     """
-    from detectron2.modeling import build_model as build
-
     cfg = archive.cfg.clone()
     cfg.MODEL.DEVICE = "cpu"
     model = build(cfg)
@@ -161,12 +163,14 @@ def build_model(archive: Archive) -> nn.Module:
         model.load_state_dict(archive.weights, strict=True)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:300]
-        raise ArchiveError(f"model.safetensors does not fit config.yaml ({reason}): export it again") from error
+        raise ArchiveError(
+            f"model.safetensors does not fit config.yaml ({reason}): export it again"
+        ) from error
     return model.eval().requires_grad_(False)
 
 
 def _in_photo_pixels(found: Instances, shape: tuple[int, int]) -> Detections:
-    """Scale boxes from the resized image to the photo, clip them, drop empty ones: ``detector_postprocess``."""
+    """Boxes scaled to the photo and clipped, empty ones dropped, as ``detector_postprocess`` does."""
     boxes = found.pred_boxes
     boxes.scale(shape[1] / found.image_size[1], shape[0] / found.image_size[0])
     boxes.clip(shape)

@@ -1,7 +1,8 @@
 """Region proposals from an engine's raw RPN outputs: Detectron2's, but only the best anchors are decoded.
 
-Detectron2 decodes all ~200,000 anchors of an 800-pixel image and then keeps 1000 per level. The best are known
-before decoding, so here the order is turned round; clipping, NMS and the final cut are Detectron2's own code.
+Detectron2 decodes all ~200,000 anchors of an 800-pixel image and then keeps 1000 per level. The best are
+known before decoding, so here the order is turned round; clipping, NMS and the final cut are Detectron2's own
+code.
 """
 
 from __future__ import annotations
@@ -9,9 +10,9 @@ from __future__ import annotations
 import warnings
 
 import torch
+from detectron2.modeling.proposal_generator import RPN
 from detectron2.modeling.proposal_generator.proposal_utils import find_top_rpn_proposals
 from detectron2.structures import Instances
-from torch import nn
 
 from handler.engines import TrunkOutput
 
@@ -21,7 +22,7 @@ _CACHED_GRIDS = 8
 class ProposalGenerator:
     """Wraps a Detectron2 ``RPN``: its anchors, its box transform and its test-time limits."""
 
-    def __init__(self, rpn: nn.Module) -> None:
+    def __init__(self, rpn: RPN) -> None:
         self._rpn = rpn
         self._anchors: dict[tuple, list[torch.Tensor]] = {}
 
@@ -33,8 +34,8 @@ class ProposalGenerator:
             image_sizes: (height, width) of each image without its padding, pixels.
 
         Returns:
-            N ``Instances`` with ``proposal_boxes`` (XYXY, pixels of the resized image) and ``objectness_logits``,
-            by falling logit.
+            N ``Instances`` with ``proposal_boxes`` (XYXY, pixels of the resized image) and
+            ``objectness_logits``, by falling logit.
         """
         rpn = self._rpn
         most = rpn.pre_nms_topk[False]
@@ -59,7 +60,7 @@ class ProposalGenerator:
         )
 
     def _grid(self, logits: list[torch.Tensor]) -> list[torch.Tensor]:
-        """Anchors of each level, (Hi Wi A, 4); kept for the last few sizes, since cameras repeat themselves."""
+        """Anchors of each level, (Hi Wi A, 4); kept for the last few sizes, since cameras repeat them."""
         key = tuple(level.shape[-2:] for level in logits)
         if key not in self._anchors:
             if len(self._anchors) >= _CACHED_GRIDS:

@@ -8,7 +8,7 @@ from PIL import Image
 
 
 def resized_shape(height: int, width: int, short_side: int, long_side: int) -> tuple[int, int]:
-    """(height, width) after Detectron2's ``ResizeShortestEdge``: short side as asked unless the long one overflows.
+    """(height, width) after Detectron2's ``ResizeShortestEdge``: short side as asked, if the long one fits.
 
     >>> resized_shape(1536, 2048, 800, 1333)
     (800, 1067)
@@ -25,7 +25,7 @@ def resized_shape(height: int, width: int, short_side: int, long_side: int) -> t
 
 
 def resize(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Resize (H, W, 3) uint8 to ``shape`` (height, width) with Pillow's bilinear filter, Detectron2's choice."""
+    """Resize (H, W, 3) uint8 to ``shape`` (height, width) by Pillow's bilinear filter, as Detectron2 does."""
     if image.shape[:2] == shape:
         return image
     return np.asarray(Image.fromarray(image).resize(shape[::-1], Image.Resampling.BILINEAR))

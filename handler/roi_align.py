@@ -1,9 +1,10 @@
-"""ROI Align (He et al. 2017, https://arxiv.org/abs/1703.06870) for processors: an order faster, the same numbers.
+"""ROI Align (He et al. 2017, https://arxiv.org/abs/1703.06870) for processors, an order faster.
 
-torchvision's CPU kernel runs on one core, one channel at a time, over planar maps. But an output cell is only a
-weighted sum of a few feature vectors, the weights are a product of a vertical and a horizontal part, and with
-channels_last maps a feature vector is one contiguous row. That is what ``embedding_bag`` computes, vectorised
-and on all cores: rows are feature cells, bags are output cells. A test holds it to torchvision's results.
+torchvision's CPU kernel runs on one core, one channel at a time, over planar maps. But an output cell is only
+a weighted sum of a few feature vectors, the weights are a product of a vertical and a horizontal part, and
+with channels_last maps a feature vector is one contiguous row. That is what ``embedding_bag`` computes,
+vectorised and on all cores: rows are feature cells, bags are output cells. A test holds it to torchvision's
+results.
 
 On a GPU torchvision's kernel is the right one and is used.
 """
@@ -62,7 +63,12 @@ class RoiAlign:
 
 
 def _align_level(
-    feature: torch.Tensor, rois: torch.Tensor, scale: float, size: int, output: torch.Tensor, where: torch.Tensor
+    feature: torch.Tensor,
+    rois: torch.Tensor,
+    scale: float,
+    size: int,
+    output: torch.Tensor,
+    where: torch.Tensor,
 ) -> None:
     """Pool ``rois`` (r, 5) from one map (N, C, H, W) into ``output[where]`` (R, size, size, C)."""
     height, width = feature.shape[-2:]
@@ -88,7 +94,9 @@ def _align_level(
         output[where[inside]] = pooled.view(-1, size, size, table.shape[1])
 
 
-def _axis(start: torch.Tensor, extent: torch.Tensor, size: int, length: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _axis(
+    start: torch.Tensor, extent: torch.Tensor, size: int, length: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Which cells of one axis make up each output cell, and with what weight.
 
     Args:
@@ -97,7 +105,8 @@ def _axis(start: torch.Tensor, extent: torch.Tensor, size: int, length: int) -> 
         length: cells of the map along this axis.
 
     Returns:
-        Cell numbers (r, size, K) int32 and weights (r, size, K) fp32. K is one more than the samples per output cell.
+        Cell numbers (r, size, K) int32 and weights (r, size, K) fp32. K is one more than the samples per
+        output cell.
     """
     bin_size = extent / size
     count = bin_size.ceil()  # samples per output cell, chosen per box: about one per cell of the map

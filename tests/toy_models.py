@@ -1,8 +1,8 @@
-"""Random Mask R-CNNs whose features, scores and boxes spread like a trained model's, and archives made of them.
+"""Random Mask R-CNNs whose features, scores and boxes spread like a trained one's, and archives of them.
 
 A freshly initialised detector with frozen norms either explodes or answers the same for every box. Here each
-frozen norm is given the statistics of what flows through it (what a batch norm would have learned), and the last
-layers are scaled so that objectness, scores and boxes differ and a handful of boxes stand out.
+frozen norm is given the statistics of what flows through it (what a batch norm would have learned), and the
+last layers are scaled so that objectness, scores and boxes differ and a handful of boxes stand out.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from detectron2.config import CfgNode
 from detectron2.layers import FrozenBatchNorm2d
 from detectron2.modeling import build_model
 from safetensors.torch import save_file
@@ -25,7 +27,14 @@ from torch import nn
 from finetune.config import get_config
 
 TINY = (
-    *("MODEL.FPN.OUT_CHANNELS", "32", "MODEL.ROI_BOX_HEAD.FC_DIM", "64", "MODEL.ROI_MASK_HEAD.CONV_DIM", "32"),
+    *(
+        "MODEL.FPN.OUT_CHANNELS",
+        "32",
+        "MODEL.ROI_BOX_HEAD.FC_DIM",
+        "64",
+        "MODEL.ROI_MASK_HEAD.CONV_DIM",
+        "32",
+    ),
     *("MODEL.ROI_MASK_HEAD.NUM_CONV", "1", "INPUT.MIN_SIZE_TEST", "96", "INPUT.MAX_SIZE_TEST", "160"),
     *("MODEL.ANCHOR_GENERATOR.SIZES", "[[8],[16],[32],[64],[128]]", "MODEL.RPN.POST_NMS_TOPK_TEST", "100"),
 )
@@ -54,7 +63,7 @@ def quiet_detectron2() -> Iterator[None]:
 
 @quiet_detectron2()
 @torch.no_grad()
-def random_model(cfg, *, detections: int = 10, seed: int = 0) -> nn.Module:  # type: ignore[no-untyped-def]
+def random_model(cfg: CfgNode, *, detections: int = 10, seed: int = 0) -> nn.Module:
     """A model of ``cfg`` with random weights that finds about ``detections`` objects in :func:`photo`."""
     torch.manual_seed(seed)
     cfg = cfg.clone()
@@ -121,7 +130,7 @@ def write_run(
     return model
 
 
-def write_unpacked_archive(folder: Path, backbone: str = "mobilenetv2_fpn", **kwargs) -> nn.Module:  # type: ignore[no-untyped-def]
+def write_unpacked_archive(folder: Path, backbone: str = "mobilenetv2_fpn", **kwargs: Any) -> nn.Module:
     """Write what a predictor needs of an unpacked archive, without OpenVINO's files; return the model."""
     model = write_run(folder, backbone, **kwargs)
     weights = folder / "model.safetensors"

@@ -6,6 +6,7 @@ outputs; everything after that (proposals, box head, masks) is the same code for
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -63,9 +64,9 @@ def _why_no_openvino(device: torch.device, folder: Path) -> str | None:
     if device.type != "cpu":
         return f"engine openvino runs on the CPU, not on {device}: choose engine auto or torch"
     if not (folder / IR_NAME).is_file():
-        return "the archive carries no OpenVINO model: export it with --engine openvino, or choose engine torch"
-    try:
-        import openvino  # noqa: F401
-    except ImportError:
+        return (
+            "the archive carries no OpenVINO model: export it with --engine openvino, or choose engine torch"
+        )
+    if find_spec("openvino") is None:
         return "openvino is not installed: install it, or choose engine auto or torch"
     return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from detectron2.modeling import GeneralizedRCNN
 from torch import nn
 
 from handler.engines import TrunkOutput
@@ -15,12 +16,12 @@ class Trunk(nn.Module):
     It shares its modules with ``model`` and changes them in place.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: GeneralizedRCNN) -> None:
         super().__init__()
-        self.backbone = fold_frozen_norms(model.backbone)  # type: ignore[arg-type]
-        self.rpn_head = model.proposal_generator.rpn_head  # type: ignore[union-attr]
-        self.rpn_in_features = list(model.proposal_generator.in_features)  # type: ignore[union-attr, arg-type]
-        self.roi_in_features = list(model.roi_heads.box_in_features)  # type: ignore[union-attr, arg-type]
+        self.backbone = fold_frozen_norms(model.backbone)
+        self.rpn_head = model.proposal_generator.rpn_head
+        self.rpn_in_features = list(model.proposal_generator.in_features)
+        self.roi_in_features = list(model.roi_heads.box_in_features)
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """(N, 3, H, W) to p2..p5, then logits of p2..p6, then deltas of p2..p6: a flat tuple, for tracers."""
@@ -42,7 +43,7 @@ class TorchEngine:
     def __init__(self, trunk: Trunk, device: torch.device, dtype: torch.dtype) -> None:
         self._levels = len(trunk.rpn_in_features)
         self._dtype = dtype
-        self._trunk = trunk.to(device=device, dtype=dtype, memory_format=torch.channels_last)
+        self._trunk = trunk.to(device=device, dtype=dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def __call__(self, images: torch.Tensor) -> TrunkOutput:
         images = images.to(dtype=self._dtype, memory_format=torch.channels_last)

@@ -33,7 +33,10 @@ def _flip_a_bit(folder: Path) -> None:
         (lambda folder: (folder / "archive.json").write_text("{"), "not JSON"),
         (_edit_card(format=2), "format 1"),
         (_edit_card(classes=["a", "b"]), "2 classes"),
-        (lambda folder: (folder / "config.yaml").write_text("MODEL: {NOPE: 1}"), r"config\.yaml cannot be read"),
+        (
+            lambda folder: (folder / "config.yaml").write_text("MODEL: {NOPE: 1}"),
+            r"config\.yaml cannot be read",
+        ),
         (
             lambda folder: (folder / "config.yaml").write_text(
                 (folder / "config.yaml").read_text().replace("OUT_CHANNELS: 32", "OUT_CHANNELS: 64")

@@ -11,7 +11,9 @@ from handler.folding import fold_frozen_norms
 
 @pytest.mark.parametrize("backbone", ["resnet50_fpn", "mobilenetv2_fpn", "vovnet19_fpn"])
 def test_folding_removes_every_norm_and_keeps_the_features(backbone: str) -> None:
-    cfg = get_config(backbone, ["MODEL.DEVICE", "cpu", "MODEL.FPN.OUT_CHANNELS", "16", "MODEL.ROI_BOX_HEAD.FC_DIM", "8"])
+    cfg = get_config(
+        backbone, ["MODEL.DEVICE", "cpu", "MODEL.FPN.OUT_CHANNELS", "16", "MODEL.ROI_BOX_HEAD.FC_DIM", "8"]
+    )
     torch.manual_seed(0)
     plain = build_model(cfg).backbone.eval()
     for norm in plain.modules():

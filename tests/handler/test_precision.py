@@ -20,7 +20,9 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda")
         (set(), "bf16", GPU, torch.bfloat16),
     ],
 )
-def test_choice(monkeypatch: pytest.MonkeyPatch, flags: set, asked: str, device: torch.device, dtype: torch.dtype) -> None:
+def test_choice(
+    monkeypatch: pytest.MonkeyPatch, flags: set, asked: str, device: torch.device, dtype: torch.dtype
+) -> None:
     monkeypatch.setattr(precision, "cpu_flags", lambda: frozenset(flags))
     assert choose_dtype(asked, device) is dtype
 

@@ -8,10 +8,13 @@ from tests.toy_models import photo
 
 
 @pytest.mark.parametrize(
-    ("height", "width"), [(1536, 2048), (2048, 1536), (300, 300), (100, 4000), (7, 5), (801, 1333), (683, 1024)]
+    ("height", "width"),
+    [(1536, 2048), (2048, 1536), (300, 300), (100, 4000), (7, 5), (801, 1333), (683, 1024)],
 )
 def test_shapes_are_detectron2s(height: int, width: int) -> None:
-    assert resized_shape(height, width, 800, 1333) == ResizeShortestEdge.get_output_shape(height, width, 800, 1333)
+    assert resized_shape(height, width, 800, 1333) == ResizeShortestEdge.get_output_shape(
+        height, width, 800, 1333
+    )
 
 
 @pytest.mark.parametrize(("height", "width"), [(90, 120), (240, 170), (64, 64)])
@@ -27,7 +30,9 @@ def test_batches_are_normalised_in_bgr_and_padded_with_zero() -> None:
     assert batch.shape == (2, 3, 64, 64)
     assert batch.is_contiguous(memory_format=torch.channels_last)
     assert batch[0, :, 39, 49].tolist() == [29.0, 18.0, 3.5]
-    assert batch[0, :, 40:].abs().sum() == batch[1, :, 33:].abs().sum() == batch[:, :, :, 50:].abs().sum() == 0
+    assert (
+        batch[0, :, 40:].abs().sum() == batch[1, :, 33:].abs().sum() == batch[:, :, :, 50:].abs().sum() == 0
+    )
 
 
 def test_every_image_is_in_one_group_and_groups_waste_little() -> None:
