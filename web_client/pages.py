@@ -15,7 +15,7 @@ from web_client.uploads import Picture, check_picture
 blueprint = Blueprint("pages", __name__)
 
 # static/samples/NAME.webp, drawn by the project itself, and what the page calls them
-SAMPLES = {"one": "A few", "two": "Some hidden", "three": "A crowd"}
+SAMPLES = {"room": "At home", "street": "In the street", "garden": "In the garden"}
 
 
 @blueprint.app_context_processor

@@ -43,7 +43,7 @@ export function showFigures(run, { threshold, highlight }) {
 }
 
 function row(instance, act) {
-  const name = `${instance.class_name} ${instance.index}`;
+  const name = `${instance.class_name} ${instance.number}`;
   const shown = make("input", { type: "checkbox", checked: true, ariaLabel: `Show ${name}` });
   shown.addEventListener("change", () => act.toggle(instance, shown.checked));
   const colour = make("input", { type: "color", value: instance.colour, ariaLabel: `Colour of ${name}` });

@@ -12,7 +12,7 @@ export class Scene {
       .sort((a, b) => b.score - a.score)
       .map((instance, index) => {
         const counts = decodeCounts(instance.mask.counts);
-        return { ...instance, counts, crop: bounds(counts, this.height), colour: COLOURS[index % COLOURS.length], shown: true };
+        return { ...instance, number: index + 1, counts, crop: bounds(counts, this.height), colour: COLOURS[index % COLOURS.length], shown: true };
       });
     this.owner = new Uint16Array(this.width * this.height);
     this.refresh();
