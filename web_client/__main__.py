@@ -47,8 +47,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         server = create_server(create_app(config), behind_proxy=options.public)
     except (OSError, ValueError) as error:
-        address = f"{options.HOST}:{options.PORT}"
-        print(f"error: cannot listen on {address} ({error}); choose another --port", file=sys.stderr)
+        wanted = f"{options.HOST}:{options.PORT}"
+        print(f"error: cannot listen on {wanted} ({error}); choose another --port", file=sys.stderr)
         return 1
     host, port = address(server)
     print(f"The page: http://{host}:{port}/", flush=True)

@@ -21,7 +21,7 @@ class JsonErrorTask(ErrorTask):  # type: ignore[misc]
     """What waitress answers when a request never reaches the app: broken HTTP, or far too large."""
 
     def execute(self) -> None:
-        max_bytes = self.channel.server.application.config["MAX_BYTES"]
+        max_bytes = self.channel.server.max_picture_bytes
         error = self.request.error
         refused = refused_by_waitress(error.code, max_bytes)
         body = json.dumps(refused.as_dict()).encode()
@@ -73,6 +73,7 @@ def create_server(app: Flask, behind_proxy: bool = False) -> Any:
     for listener in sockets.values():
         if hasattr(listener, "channel_class"):
             listener.channel_class = _Channel
+            listener.max_picture_bytes = app.config["MAX_BYTES"]
     return server
 
 

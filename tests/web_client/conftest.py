@@ -63,8 +63,3 @@ def serving(app: Flask) -> Iterator[str]:
 @pytest.fixture
 def serve() -> Callable[[Flask], Any]:
     return serving
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    # pycocotools 2.0.11 with numpy 2: harmless, and not ours
-    config.addinivalue_line("filterwarnings", "ignore:__array__ implementation:DeprecationWarning")
