@@ -143,7 +143,7 @@ def bootstrap(
     values = [_headline(ap) for draw in draws if (ap := average_precision(matches[""], draw)) is not None]
     if not values:
         return dict.fromkeys(METRICS[:3])
-    low, high = np.percentile(np.array(values, dtype=float), [2.5, 97.5], axis=0).round(2)
+    low, high = np.percentile(np.array(values, dtype=float), [2.5, 97.5], axis=0).round(3)
     return {name: [float(low[i]), float(high[i])] for i, name in enumerate(METRICS[:3])}
 
 
@@ -151,4 +151,4 @@ def _headline(ap: np.ndarray | None) -> list[float | None]:
     """AP, AP50, AP75 in percent."""
     if ap is None:
         return [None, None, None]
-    return [round(100 * float(value), 2) for value in (ap.mean(), ap[0], ap[5])]
+    return [round(100 * float(value), 3) for value in (ap.mean(), ap[0], ap[5])]

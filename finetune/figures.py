@@ -21,7 +21,7 @@ BLUE, ORANGE, GREEN, VERMILION, PURPLE, BLACK = (
     "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#000000",
 )  # fmt: skip
 KIND_NAMES = {"segm": "masks", "bbox": "boxes"}
-PANEL = 640  # longest side of a drawn photo, pixels
+PANEL = 720  # longest side of a drawn photo, pixels
 BAND = 34  # height of the caption above it
 
 
@@ -31,7 +31,7 @@ def draw_precision_recall(curves: dict[str, dict[str, np.ndarray]], title: str, 
     Args:
         curves: kind → label → precision (101,) at recalls 0, 0.01, … 1.
     """
-    figure = Figure(figsize=(10, 4.4), layout="constrained")
+    figure = Figure(figsize=(10, 5.6), layout="constrained")
     for axes, (kind, lines) in zip(figure.subplots(1, 2), curves.items(), strict=True):
         for (label, precision), colour, dashes in zip(
             lines.items(), (BLUE, VERMILION, BLACK), ("-", "--", ":"), strict=False
@@ -48,8 +48,8 @@ def draw_precision_recall(curves: dict[str, dict[str, np.ndarray]], title: str, 
         axes.set(title=KIND_NAMES[kind], xlabel="recall", ylabel="precision", xlim=(0, 1.01), ylim=(0, 1.03))
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-        if lines:
-            axes.legend(title="average precision (%)", loc="lower left")
+        if lines:  # below the axes, where it covers no curve
+            axes.legend(title="average precision (%)", loc="upper center", bbox_to_anchor=(0.5, -0.17))
     figure.suptitle(title)
     figure.savefig(path, format="png", dpi=120)
 
@@ -61,7 +61,7 @@ def draw_truth_and_prediction(
     score: ImageScore,
     classes: Sequence[str],
 ) -> Image.Image:
-    """Draw a photo twice: annotated objects left, detections right; blue is right, orange filled is wrong.
+    """Draw a photo twice: annotated objects left, detections right; blue is right, striped is wrong.
 
     Args:
         record: the photo's standard dict.
@@ -108,15 +108,16 @@ def draw_truth_and_prediction(
 
 
 def _with_masks(photo: np.ndarray, objects: Sequence[tuple[dict, bool, str]]) -> Image.Image:
-    """Outline each mask on a copy of the (H, W, 3) photo; fill the wrong ones; write the labels."""
+    """Outline each mask on a copy of the (H, W, 3) photo; stripe the wrong ones; write the labels."""
     canvas = photo.copy()
     height, width = photo.shape[:2]
+    stripes = np.add.outer(np.arange(height), np.arange(width)) % 12 < 4
     labels = []
     for rle, right, label in objects:
         mask = cv2.resize(coco_mask.decode(rle), (width, height), interpolation=cv2.INTER_NEAREST)
-        colour = _rgb(BLUE if right else ORANGE)
+        colour = _rgb(BLUE if right else VERMILION)
         if not right:
-            canvas[mask > 0] = canvas[mask > 0] // 2 + np.array(colour, dtype=np.uint8) // 2
+            canvas[(mask > 0) & stripes] = colour
         contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
         cv2.drawContours(canvas, contours, -1, (255, 255, 255), 4)  # a white rim shows on any ground
         cv2.drawContours(canvas, contours, -1, colour, 2)
@@ -140,7 +141,11 @@ def draw_comparison(rows: Sequence[dict[str, Any]], title: str, latency_label: s
     Args:
         rows: as ``finetune.compare.compare`` makes them.
     """
-    points = [row for row in rows if row["latency_ms"] is not None and row["segm"]["AP50"] is not None]
+    points = [
+        row
+        for row in rows
+        if row["latency_ms"] is not None and row["segm"] and row["segm"]["AP50"] is not None
+    ]
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
     shapes = "os^DvPX*"

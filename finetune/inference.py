@@ -1,5 +1,6 @@
 """A model over the photos of a data set: COCO results and times. (The service has its own, faster path.)"""
 
+import logging
 import time
 import warnings
 from collections.abc import Sequence
@@ -40,6 +41,8 @@ def predict(
         ``segmentation`` as compressed RLE), at most 100 a photo; and for each photo the seconds that the
         network took, from resized tensor to boxes and 28 × 28 masks.
     """
+    # torch logs, in every process, that a function that Detectron2 calls will change its meaning
+    logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
     was_training = model.training
     model.eval()
     results: list[dict[str, Any]] = []

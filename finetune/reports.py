@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from finetune.errors import UserError
 from finetune.evaluation import KINDS, METRICS
@@ -74,6 +75,11 @@ def write_report(folder: Path, report: dict[str, Any]) -> None:
     (folder / "report.md").write_text(_markdown(report), encoding="utf-8")
 
 
+def origin(weights: str | None) -> str:
+    """``imagenet``, ``coco`` … as they are; of a file or URL its name."""
+    return Path(urlsplit(weights).path).name if weights else "unknown"
+
+
 def _markdown(report: dict[str, Any]) -> str:
     at, latency, data, training = report["at_score"], report["latency_ms"], report["data"], report["training"]
     lines = [
@@ -96,7 +102,7 @@ def _markdown(report: dict[str, Any]) -> str:
     if training:
         init = training.get("init", {})
         lines.append(
-            f"- Training: {report['backbone']} from {init.get('weights', 'unknown')} weights,"
+            f"- Training: {report['backbone']} from {origin(init.get('weights'))} weights,"
             f" {training.get('iterations', '?')} steps, seed {training.get('seed', '?')},"
             f" {training.get('seconds', 0) / 60:.0f} min on {training.get('machine', 'an unknown machine')}."
         )
@@ -110,8 +116,8 @@ def _markdown(report: dict[str, Any]) -> str:
         lines += [
             "## The worst photos",
             "",
-            "By panoptic quality: F1 × mean mask IoU of what was found. Blue is right; orange was missed, or is"
-            " false.",
+            "By panoptic quality: F1 × mean mask IoU of what was found."
+            " Blue is right; striped was missed, or is false.",
             "",
         ]
     for entry in report["worst"]:

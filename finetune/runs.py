@@ -91,8 +91,8 @@ def load_model(run: Run) -> GeneralizedRCNN:
     report = load_weights(model, str(run.weights), run.backbone)
     if unfilled := report.missing + report.replaced:
         raise UserError(
-            f"{run.weights} does not fit its config: {len(unfilled)} tensors such as {unfilled[0]} are missing"
-            " or of another shape; use the config.yaml that it was trained with"
+            f"{run.weights} does not fit its config: {len(unfilled)} tensors such as {unfilled[0]} are"
+            " missing or of another shape; use the config.yaml that it was trained with"
         )
     return model
 
