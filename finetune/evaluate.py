@@ -53,12 +53,13 @@ def run(args: argparse.Namespace) -> int:
     import numpy as np
     from tabulate import tabulate
 
+    from finetune.data.download import sha256_of
     from finetune.data.layout import class_names, load_split, read_card
     from finetune.evaluation import evaluate_results
     from finetune.inference import predict
     from finetune.machine import describe_machine, package_versions
     from finetune.reports import new_folder, report_rows, write_report
-    from finetune.runs import load_model, open_run, sha256
+    from finetune.runs import load_model, open_run
 
     if not 0 <= args.score <= 1:
         raise UserError(f"--score is a probability, not {args.score}: give a number from 0 to 1")
@@ -90,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
             "input": {"min_size": inputs.MIN_SIZE_TEST, "max_size": inputs.MAX_SIZE_TEST},
             "proposals": trained.config.MODEL.RPN.POST_NMS_TOPK_TEST,
             "overrides": args.overrides,
-            "weights_sha256": sha256(trained.weights),
+            "weights_sha256": sha256_of(trained.weights),
             "machine": describe_machine(),
             "versions": package_versions(),
             "training": trained.record,

@@ -1,6 +1,5 @@
 """Open what training leaves: a run folder, or a checkpoint that carries its config."""
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,9 +16,9 @@ from finetune.backbones import load_config
 from finetune.checkpoints import read_metadata
 from finetune.config import override
 from finetune.errors import UserError
+from finetune.run_folder import BEST
 from finetune.weights import load_weights
 
-BEST = "model_best.safetensors"
 _BY_BUILDER = {
     "build_mobilenetv2_fpn_backbone": "mobilenetv2_fpn",
     "build_vovnet_fpn_backbone": "vovnet19_fpn",
@@ -106,12 +105,6 @@ def backbone_of(config: CfgNode) -> str:
     raise UserError(
         f"{config.MODEL.BACKBONE.NAME} builds none of our backbones: use a config of this project"
     )
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _text(path: Path) -> str:
