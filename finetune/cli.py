@@ -8,12 +8,14 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+import finetune.compare
 import finetune.data.cli
+import finetune.evaluate
 import finetune.export
 import finetune.train
 from finetune.errors import UserError
 
-COMMANDS = (finetune.data.cli, finetune.train, finetune.export)
+COMMANDS = (finetune.data.cli, finetune.train, finetune.evaluate, finetune.export, finetune.compare)
 
 
 def build_parser() -> argparse.ArgumentParser:

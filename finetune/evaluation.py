@@ -38,7 +38,7 @@ def evaluate_results(
     *,
     score: float = 0.5,
     resamples: int = 1000,
-) -> tuple[dict[str, Any], list[ImageScore]]:
+) -> tuple[dict[str, Any], list[ImageScore], dict[str, dict[str, np.ndarray]]]:
     """Everything that a report says of a list of COCO results (``finetune.inference.predict``).
 
     Args:
@@ -46,10 +46,11 @@ def evaluate_results(
         resamples: of the photos, for the 95 % intervals.
 
     Returns:
-        A JSON-ready dict, and one score per photo in the order of ``dataset_dicts``. Percentages; None where
-        a size class has no objects.
+        A JSON-ready dict (percentages; None where a size class has no objects); one score per photo in the
+        order of ``dataset_dicts``; and kind → label → precision (101,) at recalls 0, 0.01, … 1.
     """
     truth = ground_truth(dataset_dicts, classes)
+    curves: dict[str, dict[str, np.ndarray]] = {}
     report: dict[str, Any] = {"images": len(dataset_dicts), "objects": len(truth.anns)}
     for kind in KINDS:
         matches, evaluator = match(truth, results, kind)
@@ -60,9 +61,10 @@ def evaluate_results(
                 name: summarize({size: [per_class[i]] for size, per_class in matches.items()})
                 for i, name in enumerate(classes)
             }
-        report[kind]["precision_at_recall"] = {
-            name: _rounded(mean_precision(matches[""], threshold))
-            for name, threshold in (("IoU 0.5", 0), ("IoU 0.75", 5), ("mean of IoU 0.5..0.95", None))
+        curves[kind] = {
+            label: curve
+            for label, threshold in (("IoU 0.5", 0), ("IoU 0.75", 5), ("mean of IoU 0.5 … 0.95", None))
+            if (curve := mean_precision(matches[""], threshold)) is not None
         }
         if kind == "segm":
             scores = image_scores(evaluator, [d["image_id"] for d in dataset_dicts], score)
@@ -77,7 +79,7 @@ def evaluate_results(
         "recall": round(100 * found / objects, 2) if objects else None,
         "mean_iou": round(100 * sum(s.mean_iou * s.found for s in scores) / found, 2) if found else None,
     }
-    return report, scores
+    return report, scores, curves
 
 
 def precision_at_recalls(matches: Matches, weights: np.ndarray | None = None) -> np.ndarray | None:
@@ -141,7 +143,7 @@ def bootstrap(
     values = [_headline(ap) for draw in draws if (ap := average_precision(matches[""], draw)) is not None]
     if not values:
         return dict.fromkeys(METRICS[:3])
-    low, high = np.percentile(np.array(values, dtype=float), [2.5, 97.5], axis=0).round(2)
+    low, high = np.percentile(np.array(values, dtype=float), [2.5, 97.5], axis=0).round(3)
     return {name: [float(low[i]), float(high[i])] for i, name in enumerate(METRICS[:3])}
 
 
@@ -149,8 +151,4 @@ def _headline(ap: np.ndarray | None) -> list[float | None]:
     """AP, AP50, AP75 in percent."""
     if ap is None:
         return [None, None, None]
-    return [round(100 * float(value), 2) for value in (ap.mean(), ap[0], ap[5])]
-
-
-def _rounded(values: np.ndarray | None) -> list[float] | None:
-    return None if values is None else [round(float(value), 4) for value in values]
+    return [round(100 * float(value), 3) for value in (ap.mean(), ap[0], ap[5])]

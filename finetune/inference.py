@@ -1,6 +1,8 @@
 """A model over the photos of a data set: COCO results and times. (The service has its own, faster path.)"""
 
+import logging
 import time
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,30 +16,40 @@ from detectron2.modeling import GeneralizedRCNN
 from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Instances
 from pycocotools import mask as coco_mask
+from tqdm import tqdm
 
 MAX_DETECTIONS = 100  # COCO's AP looks at no more, and masks cost time
 
 
 def predict(
-    model: GeneralizedRCNN, dataset_dicts: Sequence[dict[str, Any]], cfg: CfgNode, *, warm_up: bool = False
+    model: GeneralizedRCNN,
+    dataset_dicts: Sequence[dict[str, Any]],
+    cfg: CfgNode,
+    *,
+    warm_up: bool = False,
+    progress: bool = False,
 ) -> tuple[list[dict[str, Any]], list[float]]:
     """Run a Mask R-CNN over photos, one at a time, resized as ``cfg.INPUT.MIN_SIZE_TEST`` says.
 
     Args:
         dataset_dicts: Detectron2's standard dicts.
         warm_up: run the first photo once before, so that no time includes what happens only once.
+        progress: show a bar.
 
     Returns:
         COCO results (``image_id``, ``category_id`` from 1, ``bbox`` XYWH in pixels of the photo, ``score``,
         ``segmentation`` as compressed RLE), at most 100 a photo; and for each photo the seconds that the
         network took, from resized tensor to boxes and 28 × 28 masks.
     """
+    # torch logs, in every process, that a function that Detectron2 calls will change its meaning
+    logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
     was_training = model.training
     model.eval()
     results: list[dict[str, Any]] = []
     seconds: list[float] = []
-    with torch.no_grad():
-        for i, record in enumerate(dataset_dicts):
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.meshgrid", UserWarning)  # Detectron2 calls it the old way
+        for i, record in enumerate(tqdm(dataset_dicts, unit="photo", leave=False, disable=not progress)):
             inputs = [{"image": read_resized(record["file_name"], cfg)}]
             if warm_up and i == 0:
                 model.inference(inputs, do_postprocess=False)

@@ -37,10 +37,18 @@ class ImageScore:
 
     image_id: int
     objects: int
-    found: int
-    false: int  # detections without an object
+    found_ids: tuple[int, ...]  # annotations that were found: ids of ``ground_truth``
+    right: tuple[int, ...]  # the results that found them: indices into the list of results
+    wrong: tuple[int, ...]  # results that found none
     mean_iou: float  # of the found objects' masks; 0 without any
-    found_ids: tuple[int, ...]  # the ground truth annotations found, ids from 1 in dataset order
+
+    @property
+    def found(self) -> int:
+        return len(self.right)
+
+    @property
+    def false(self) -> int:
+        return len(self.wrong)
 
     @property
     def missed(self) -> int:
@@ -145,23 +153,23 @@ def image_scores(evaluator: COCOeval, image_ids: Sequence[int], score: float) ->
             for entry in evaluator.evalImgs
             if entry is not None and entry["image_id"] == image_id and entry["aRng"] == SIZES[""]
         ]
-        ious, found_ids, objects, false = [], [], 0, 0
+        objects, ious, found_ids, right, wrong = 0, [], [], [], []
         for entry in entries:
             objects += int(np.count_nonzero(np.asarray(entry["gtIgnore"]) == 0))
             table = evaluator.ious[image_id, entry["category_id"]]
             columns = [gt["id"] for gt in evaluator._gts[image_id, entry["category_id"]]]
-            for row, (s, gt_id, ignored) in enumerate(
-                zip(entry["dtScores"], entry["dtMatches"][0], entry["dtIgnore"][0], strict=True)
-            ):
-                if s < score or ignored:
+            for row, dt_id in enumerate(entry["dtIds"]):
+                gt_id = int(entry["dtMatches"][0, row])
+                if entry["dtScores"][row] < score or entry["dtIgnore"][0, row]:
                     continue
                 if gt_id:
-                    ious.append(table[row][columns.index(int(gt_id))])
-                    found_ids.append(int(gt_id))
+                    ious.append(table[row][columns.index(gt_id)])
+                    found_ids.append(gt_id)
+                    right.append(dt_id - 1)
                 else:
-                    false += 1
+                    wrong.append(dt_id - 1)
         mean_iou = float(np.mean(ious)) if ious else 0.0
-        scores.append(ImageScore(image_id, objects, len(ious), false, mean_iou, tuple(found_ids)))
+        scores.append(ImageScore(image_id, objects, tuple(found_ids), tuple(right), tuple(wrong), mean_iou))
     return scores
 
 

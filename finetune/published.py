@@ -1,12 +1,11 @@
 """Where published checkpoints lie, and how they get here: downloaded once, checked, kept in a cache."""
 
 import hashlib
-import os
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from finetune.data.download import download
+from finetune.data.download import cache_folder, download
 from finetune.errors import UserError
 
 _ZOO = "https://dl.fbaipublicfiles.com/detectron2/"
@@ -41,11 +40,6 @@ CHECKSUMS = {
 }
 
 MAX_BYTES = 4 << 30  # no checkpoint of these models comes near
-
-
-def cache_folder() -> Path:
-    """``$MASKRCNN_CACHE``, else ``~/.cache/maskrcnn``."""
-    return Path(os.environ.get("MASKRCNN_CACHE") or Path.home() / ".cache" / "maskrcnn")
 
 
 def fetch(spec: str, backbone: str) -> Path:

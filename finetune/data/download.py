@@ -65,6 +65,7 @@ def _fetch(url: str, part: Path, max_bytes: int) -> None:
     try:
         response = urllib.request.urlopen(request, timeout=TIMEOUT)  # noqa: S310
     except urllib.error.HTTPError as error:
+        error.close()  # it holds the connection
         if error.code != 416 or not have:  # 416: our part is as long as the file, or of an older file
             raise
         part.unlink()

@@ -143,7 +143,7 @@ def test_weights_are_repeated_photos():
 
 def test_perfect_predictions():
     records = dataset(np.random.default_rng(0))
-    report, scores = evaluate_results(records, list(perfect(records)), ["a", "b"], resamples=50)
+    report, scores, _ = evaluate_results(records, list(perfect(records)), ["a", "b"], resamples=50)
     for kind in ("segm", "bbox"):
         assert report[kind]["AP"] == report[kind]["AP50"] == report[kind]["AP75"] == 100
         assert report[kind]["intervals"]["AP"] == [100, 100]
@@ -154,7 +154,7 @@ def test_perfect_predictions():
 
 def test_nothing_predicted():
     records = dataset(np.random.default_rng(0))
-    report, scores = evaluate_results(records, [], ["a", "b"], resamples=50)
+    report, scores, _ = evaluate_results(records, [], ["a", "b"], resamples=50)
     assert report["segm"]["AP"] == 0
     assert report["at_score"]["recall"] == 0
     assert report["at_score"]["precision"] is None
@@ -163,13 +163,13 @@ def test_nothing_predicted():
 
 def test_empty_size_class_is_none():
     records = dataset(np.random.default_rng(0), sizes=(100, 150))  # 100² is large already
-    report, _ = evaluate_results(records, list(perfect(records)), ["a", "b"], resamples=10)
+    report, _, _ = evaluate_results(records, list(perfect(records)), ["a", "b"], resamples=10)
     assert (report["segm"]["APs"], report["segm"]["APm"], report["segm"]["APl"]) == (None, None, 100)
 
 
 def test_no_objects_at_all():
     records = [record | {"annotations": []} for record in dataset(np.random.default_rng(0))]
-    report, _ = evaluate_results(records, [], ["a"], resamples=10)
+    report, _, _ = evaluate_results(records, [], ["a"], resamples=10)
     assert report["segm"]["AP"] is None
     assert report["segm"]["intervals"]["AP"] is None
 
@@ -198,12 +198,12 @@ def test_image_scores_by_hand():
         result(record, 150, 0, 50, 50, 0, 0.8),  # finds nothing
         result(record, 120, 120, 100, 100, 0, 0.4),  # too unsure
     ]
-    report, [score] = evaluate_results([record], results, ["a"], score=0.5, resamples=5)
+    report, [score], _ = evaluate_results([record], results, ["a"], score=0.5, resamples=5)
     assert (score.objects, score.found, score.missed, score.false) == (2, 1, 1, 1)
     assert score.mean_iou == pytest.approx(0.8)
     assert score.f1 == 0.5
     assert score.quality == pytest.approx(0.4)
-    assert score.found_ids == (1,)
+    assert (score.found_ids, score.right, score.wrong) == ((1,), (0,), (1,))
     assert report["at_score"] == {
         "score": 0.5, "found": 1, "missed": 1, "false": 1, "precision": 50, "recall": 50, "mean_iou": 80,
     }  # fmt: skip
@@ -213,7 +213,9 @@ def test_crowds_are_neither_objects_nor_errors():
     [record] = dataset(np.random.default_rng(0), images=1)
     box = {"bbox": [0, 0, 100, 100], "category_id": 0, "segmentation": rectangle(0, 0, 100, 100)}
     record["annotations"] = [box | {"iscrowd": 1}]
-    report, [score] = evaluate_results([record], [result(record, 0, 0, 100, 100, 0, 0.9)], ["a"], resamples=5)
+    report, [score], _ = evaluate_results(
+        [record], [result(record, 0, 0, 100, 100, 0, 0.9)], ["a"], resamples=5
+    )
     assert (score.objects, score.false) == (0, 0)
     assert report["segm"]["AP"] is None
 
