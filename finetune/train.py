@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+import secrets
 import shlex
 import sys
 from pathlib import Path
@@ -151,6 +152,8 @@ def prepare(args: argparse.Namespace) -> Job:
         if "MODEL.DEVICE" not in args.overrides:
             defaults += ["MODEL.DEVICE", "cuda" if torch.cuda.is_available() else "cpu"]
         cfg = get_config(args.backbone, [*defaults, *args.overrides])
+        if cfg.SEED < 0:
+            cfg.SEED = secrets.randbelow(2**31)
     if cfg.MODEL.ROI_HEADS.NUM_CLASSES != len(classes):
         raise UserError(
             f"MODEL.ROI_HEADS.NUM_CLASSES is {cfg.MODEL.ROI_HEADS.NUM_CLASSES}, but {args.data} has {len(classes)} "
