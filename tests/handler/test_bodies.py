@@ -119,6 +119,7 @@ REFUSED: list[tuple[dict[str, Any], str, int, str, str | None]] = [
     ({"image": {"a": 1}}, FORM, 400, "missing_image", "image"),
     ({"image": None}, FORM, 400, "missing_image", "image"),
     ({"body": PICTURE}, FORM, 400, "missing_image", "image"),  # a field called body
+    ({"body": PICTURE}, "multipart/form-data", 400, "invalid_form", None),
     ({"image": PICTURE}, "application/x-www-form-urlencoded", 415, "unsupported_media_type", None),
     ({"x\xd8": b""}, "Application/X-WWW-Form-Urlencoded; charset=x", 415, "unsupported_media_type", None),
     ({"body": b"x" * 1001}, "", 413, "image_too_large", "image"),
