@@ -16,7 +16,7 @@ CONFIG = """
 minWorkers: 1
 maxWorkers: 1
 batchSize: 4
-maxBatchDelay: 300
+maxBatchDelay: 100
 deviceType: cpu
 handler:
   engine: torch

@@ -75,6 +75,7 @@ def test_every_kind_of_body(parts: dict[str, Any], content_type: str) -> None:
         ({"classes": " kite , 0"}, Options(classes=frozenset({0, 1}))),
         ({"classes": ["kite", 0]}, Options(classes=frozenset({0, 1}))),
         ({"classes": 3}, Options(classes=frozenset({3}))),
+        ({"classes": [0.0, 1]}, Options(classes=frozenset({0, 1}))),
         ({"classes": "7"}, Options(classes=frozenset({2}))),  # a name wins over an id
         ({"classes": ["a, b"]}, Options(classes=frozenset({3}))),
         ({"mask_format": "polygon"}, Options(mask_format="polygon")),
@@ -214,7 +215,7 @@ REFUSED: list[tuple[dict[str, Any], str, int, str, str | None]] = [
             4,
             -1,
             True,
-            0.0,
+            0.5,
             None,
             {},
             [[0]],
