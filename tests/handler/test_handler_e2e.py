@@ -137,7 +137,7 @@ def test_a_request_without_a_key_is_refused(served: RunningTorchServe) -> None:
 
 
 def test_one_bad_request_of_a_batch_harms_no_other(served: RunningTorchServe) -> None:
-    """Four requests at a time fall into one batch: two sizes of picture, one broken, one with a wrong option."""
+    """Four requests at a time fall into one batch: two sizes of picture, one broken, one wrong option."""
     tall = save(Image.fromarray(photo(200, 90)), "PNG")
     asked: list[dict[str, Any]] = [
         {"data": JPEG},
