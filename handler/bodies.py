@@ -53,6 +53,8 @@ def parse_body(parts: Mapping[str, object], content_type: str, max_bytes: int) -
             "unsupported_media_type",
             "A url-encoded form cannot hold a picture; with curl use -T FILE or -F image=@FILE.",
         )
+    if mime == "multipart/form-data" and "boundary=" not in content_type.lower():
+        raise BadRequest("invalid_form", "The multipart form has no boundary in its Content-Type.")
     if "body" in parts and mime != "multipart/form-data":
         body = _whole_body(parts["body"], mime)
     else:

@@ -99,7 +99,7 @@ def _decode_jpeg(data: bytes) -> np.ndarray | None:
     """A complete three-channel JPEG → (H, W, 3) uint8; None where Pillow shall look more closely.
 
     OpenCV and Pillow call the same library, but OpenCV has it write straight into the array: twice as fast.
-    It also takes a file that is cut short for a whole one, so the end-of-image marker must stand behind the
+    OpenCV 4 takes a file that is cut short for a whole one, so the end-of-image marker must stand behind the
     last start-of-scan (ITU-T T.81, B.1.1.2: entropy-coded data never hold a marker; a thumbnail in the
     metadata ends before the scan).
     """

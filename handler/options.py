@@ -102,6 +102,8 @@ def _class_id(name: str, item: object, classes: Sequence[str]) -> int:
             return list(classes).index(text)
         if re.fullmatch(r"\d{1,9}", text, re.ASCII):
             item = int(text)
+    if isinstance(item, float) and item.is_integer():  # JSON knows one kind of number: 1.0 is 1
+        item = int(item)
     if isinstance(item, int) and not isinstance(item, bool) and 0 <= item < len(classes):
         return item
     known = ", ".join(classes[:20]) + (", …" if len(classes) > 20 else "")

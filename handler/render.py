@@ -6,7 +6,10 @@ Instances are painted from one label map, made crop by crop, so that memory does
 from __future__ import annotations
 
 import colorsys
+import functools
+import importlib.util
 from collections.abc import Sequence
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -83,8 +86,9 @@ def _draw_labels(image: np.ndarray, detections: Detections, classes: Sequence[st
     height, width = image.shape[:2]
     picture = Image.fromarray(image)
     draw = ImageDraw.Draw(picture)
-    font = ImageFont.load_default(size=max(11, round(min(height, width) / 45)))
-    pad = max(2, round(font.size / 5)) if isinstance(font, ImageFont.FreeTypeFont) else 2
+    size = max(11, round(min(height, width) / 45))
+    font = label_font(size)
+    pad = max(2, round(size / 5))
     taken: list[tuple[float, float, float, float]] = []
     for i, (x0, y0, _, y1) in enumerate(detections.boxes.tolist()):
         text = f"{classes[int(detections.class_ids[i])]} {detections.scores[i]:.0%}"
@@ -97,8 +101,7 @@ def _draw_labels(image: np.ndarray, detections: Detections, classes: Sequence[st
                 taken.append(place)
                 fill = colour(i)
                 draw.rectangle(place, fill=fill)
-                ink = "black" if _luminance(fill) > 0.36 else "white"
-                draw.text((x + pad - left, y + pad - top), text, fill=ink, font=font)
+                draw.text((x + pad - left, y + pad - top), text, fill=ink(fill), font=font)
                 break
     return np.asarray(picture)
 
@@ -107,6 +110,18 @@ def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
-def _luminance(rgb: tuple[int, int, int]) -> float:
-    """Roughly WCAG's relative luminance."""
-    return float(np.dot((0.2126, 0.7152, 0.0722), (np.array(rgb) / 255) ** 2.2))
+def ink(fill: tuple[int, int, int]) -> str:
+    """Black or white, whichever contrasts more with ``fill`` (WCAG 2.1: black above luminance 0.179)."""
+    luminance = np.dot((0.2126, 0.7152, 0.0722), (np.array(fill) / 255) ** 2.2)
+    return "black" if luminance > 0.179 else "white"
+
+
+@functools.cache
+def label_font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """DejaVu Sans, which comes with matplotlib and writes most alphabets; else Pillow's own, for English."""
+    matplotlib = importlib.util.find_spec("matplotlib")  # looked up, not imported: that takes a second
+    folder = Path(matplotlib.origin).parent if matplotlib and matplotlib.origin else Path()
+    try:
+        return ImageFont.truetype(folder / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf", size)
+    except OSError:
+        return ImageFont.load_default(size)

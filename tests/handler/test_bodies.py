@@ -75,6 +75,7 @@ def test_every_kind_of_body(parts: dict[str, Any], content_type: str) -> None:
         ({"classes": " kite , 0"}, Options(classes=frozenset({0, 1}))),
         ({"classes": ["kite", 0]}, Options(classes=frozenset({0, 1}))),
         ({"classes": 3}, Options(classes=frozenset({3}))),
+        ({"classes": [0.0, 1]}, Options(classes=frozenset({0, 1}))),
         ({"classes": "7"}, Options(classes=frozenset({2}))),  # a name wins over an id
         ({"classes": ["a, b"]}, Options(classes=frozenset({3}))),
         ({"mask_format": "polygon"}, Options(mask_format="polygon")),
@@ -119,6 +120,7 @@ REFUSED: list[tuple[dict[str, Any], str, int, str, str | None]] = [
     ({"image": {"a": 1}}, FORM, 400, "missing_image", "image"),
     ({"image": None}, FORM, 400, "missing_image", "image"),
     ({"body": PICTURE}, FORM, 400, "missing_image", "image"),  # a field called body
+    ({"body": PICTURE}, "multipart/form-data", 400, "invalid_form", None),
     ({"image": PICTURE}, "application/x-www-form-urlencoded", 415, "unsupported_media_type", None),
     ({"x\xd8": b""}, "Application/X-WWW-Form-Urlencoded; charset=x", 415, "unsupported_media_type", None),
     ({"body": b"x" * 1001}, "", 413, "image_too_large", "image"),
@@ -213,7 +215,7 @@ REFUSED: list[tuple[dict[str, Any], str, int, str, str | None]] = [
             4,
             -1,
             True,
-            0.0,
+            0.5,
             None,
             {},
             [[0]],

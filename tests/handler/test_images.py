@@ -166,6 +166,17 @@ def test_corrupt_metadata_do_not_spoil_a_good_picture() -> None:
         assert decode_image(data, **CAPS).shape == (40, 60, 3)
 
 
+@pytest.mark.parametrize("name", ["JPEG", "progressive JPEG", "JPEG with a thumbnail"])
+def test_a_cut_jpeg_is_refused_with_an_opencv_that_would_take_it(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OpenCV 4 fills the missing part with gray, OpenCV 5 refuses."""
+    monkeypatch.setattr("cv2.imdecode", lambda *_: np.zeros((40, 60, 3), np.uint8))
+    decode_image(GOOD[name], **CAPS)
+    with pytest.raises(RequestError):
+        decode_image(cut(GOOD[name], 0.95), **CAPS)
+
+
 def test_jpegs_decode_as_pillow_decodes_them() -> None:
     rng = np.random.default_rng(0)
     noise = Image.fromarray(rng.integers(0, 256, (333, 517, 3), dtype=np.uint8)).resize((1034, 666))

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import yaml
+
 from handler import maskrcnn_handler
 from handler.maskrcnn_handler import MaskRCNNHandler
 from handler.metrics import METRICS
@@ -219,9 +220,7 @@ def test_a_description_is_answered_inside_a_batch(predictor: FakePredictor, fold
     assert json.loads(description["body"])["classes"] == ["balloon"]
     assert json.loads(description["body"])["running"]["device"] == "cpu"
     assert len(json.loads(prediction["body"])["instances"]) == 2
-    (spoofed,) = worker.ask(
-        raw(bytearray(JPEG)) | {"headers": describe["headers"] + message()["headers"]}
-    )
+    (spoofed,) = worker.ask(raw(bytearray(JPEG)) | {"headers": describe["headers"] + message()["headers"]})
     assert "instances" in json.loads(
         spoofed["body"]
     )  # a client's own header does not turn a prediction around

@@ -37,7 +37,7 @@ ask = {"image": b"", "max_detections": b"300"} | {name: value.encode() for name,
 def answer(size):
     picture = Image.effect_noise(size, 40).convert("RGB")
     ask["image"] = save(picture, "JPEG")
-    (answer,) = service.answer([Request(ask, "multipart/form-data")])
+    (answer,) = service.answer([Request(ask, "multipart/form-data; boundary=x")])
     assert answer.status == 200, answer.body
     assert answer.instances == 300, answer.instances
 

@@ -71,6 +71,16 @@ def test_overlapping_masks_count_once() -> None:
     )
 
 
+def test_a_mask_does_not_uncover_what_lies_under_its_box() -> None:
+    class Two(FakePredictor):
+        def predict(self, images: Sequence[np.ndarray]) -> list[Detections]:
+            boxes = np.array([[0, 0, WIDTH, HEIGHT], [5, 5, 30, 30]], np.float32)
+            masks = np.stack([np.ones((28, 28)), np.zeros((28, 28))]).astype(np.float32)
+            return [Detections(boxes, np.array([0.9, 0.8], np.float32), np.zeros(2, np.int64), masks)]
+
+    assert ask(Service(Two(), Settings()), form())["mask_fraction"] == 1.0
+
+
 def test_nothing_found_is_an_answer_in_every_output() -> None:
     service = Service(FakePredictor(0), Settings())
     assert ask(service, form())["instances"] == []
