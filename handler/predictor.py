@@ -142,11 +142,11 @@ class Predictor:
         # a processor gains nothing from batches (measured: two images together take longer than one by one)
         return group_like_sized(shapes) if self.device.type != "cpu" else [[i] for i in range(len(shapes))]
 
-    def _run(self, images: list[np.ndarray]) -> list[Instances]:
+    def _run(self, images: list[torch.Tensor]) -> list[Instances]:
         on_gpu = self.device.type == "cuda"
         batch = self._normalize(images, pin=on_gpu).to(self.device, non_blocking=on_gpu)
         trunk = self._engine(batch)
-        proposals = self._propose(trunk, [image.shape[:2] for image in images])
+        proposals = self._propose(trunk, [(image.shape[0], image.shape[1]) for image in images])
         return self._roi_heads(trunk.features, proposals)
 
 

@@ -57,7 +57,7 @@ def test_results_do_not_live_in_the_engines_buffers(openvino_fp32: Predictor) ->
 
 def test_bf16_features_are_close_to_fp32s(converted: Path, openvino_fp32: Predictor) -> None:
     bf16 = Predictor.load(converted, device="cpu", precision="bf16", engine="openvino")
-    batch = bf16._normalize([PHOTOS[0]])
+    batch = bf16._normalize([torch.from_numpy(PHOTOS[0])])
     exact = openvino_fp32._engine(batch).features[1].float()
     rounded = bf16._engine(batch).features[1].float()
     assert torch.corrcoef(torch.stack([exact.flatten(), rounded.flatten()]))[0, 1] > 0.9
