@@ -122,10 +122,9 @@ def _form(parts: Mapping[str, object]) -> Body:
         raise BadRequest(
             "two_images", "The form has both image and data; send one picture a request.", "data"
         )
-    options = {name: _form_value(name, value) for name, value in parts.items() if name not in IMAGE_FIELDS}
     if not named:
-        unknown = [name for name in options if name not in OPTION_NAMES]
-        hint = f" The form has a field {quoted(unknown[0])} instead." if unknown else ""
+        unknown = next((name for name in parts if name not in OPTION_NAMES), None)
+        hint = f" The form has a field {quoted(unknown)} instead." if unknown is not None else ""
         raise BadRequest("missing_image", f"There is no picture in this request. {_HOW}{hint}", "image")
     image = parts[named[0]]
     if isinstance(
@@ -134,6 +133,7 @@ def _form(parts: Mapping[str, object]) -> Body:
         image = image.encode()
     if not isinstance(image, bytes | bytearray):
         raise BadRequest("missing_image", f"The field {named[0]} must hold the picture's file.", named[0])
+    options = {name: _form_value(name, value) for name, value in parts.items() if name not in IMAGE_FIELDS}
     return Body(bytes(image), options)
 
 

@@ -3,10 +3,10 @@
 Detectron2's ``paste_masks_in_image`` makes an (N, H, W) array, 3.6 GB for 300 instances on 12 megapixels.
 Here the largest thing is one crop in float32, and callers go through the instances one after another.
 
-A crop is sampled exactly as ``paste_masks_in_image`` does (bilinear ``grid_sample`` with
-``align_corners=False`` and zero padding, at pixel centres, threshold 0.5, in float32). Bilinear sampling on a
-grid is separable, so it is two small matrix products, ``Y @ mask @ X.T``, with two non-zero weights in each
-row of Y and X; a processor does them faster than any gather.
+A crop is sampled exactly as ``paste_masks_in_image`` does: bilinear ``grid_sample`` with
+``align_corners=False`` and zero padding, at pixel centres, threshold 0.5, in float32. Bilinear sampling on a
+grid is separable: the mask is stretched along y once, and then each pixel column is a blend of two columns of
+that.
 """
 
 from __future__ import annotations
@@ -76,39 +76,46 @@ def paste_mask(mask: np.ndarray, box: np.ndarray, height: int, width: int) -> Cr
     top, bottom = _clip(np.floor(y0), height), _clip(np.ceil(y1), height)
     if not (x1 > x0 and y1 > y0 and right > left and bottom > top):
         return nothing
-    x_weights = _bilinear_weights(left, right, x0, x1, mask.shape[1])
-    y_weights = _bilinear_weights(top, bottom, y0, y1, mask.shape[0])
-    # OpenCV's product stays on this thread; NumPy's BLAS wakes a pool of its own, which stumbles over the
-    # network's threads
-    columns = cv2.gemm(
-        cv2.gemm(x_weights, mask, 1, None, 0, flags=cv2.GEMM_2_T), y_weights, 1, None, 0, flags=cv2.GEMM_2_T
-    )
-    return Crop(columns >= MASK_THRESHOLD, left, top)
+    padded = np.pad(mask.T, ((1, 2), (1, 2)))  # (x, y): cells -1, and M and M + 1 beyond the mask, are zero
+    cell_y, upper, lower = _positions(top, bottom, y0, y1, mask.shape[0])
+    cell_x, near, far = _positions(left, right, x0, x1, mask.shape[1])
+    stretched = padded[:, cell_y] * upper + padded[:, cell_y + 1] * lower
+    columns = np.empty((right - left, bottom - top), bool)
+    # All pixel columns between the centres of the same two cells at a time. A matrix product would do as
+    # well, but BLAS wakes a pool of threads for it, which stumbles over the network's and is slower in a busy
+    # worker.
+    ends = np.searchsorted(cell_x, np.arange(len(padded)), side="right")
+    start = 0
+    for cell, end in enumerate(ends):
+        if end > start:
+            rows = slice(start, end)
+            blend = near[rows, None] * stretched[cell]
+            blend += far[rows, None] * stretched[cell + 1]
+            np.greater_equal(blend, MASK_THRESHOLD, out=columns[rows])
+            start = end
+    return Crop(columns, left, top)
 
 
 def _clip(value: np.float32, limit: int) -> int:
     return int(min(max(float(value), 0.0), limit))
 
 
-def _bilinear_weights(start: int, stop: int, low: np.float32, high: np.float32, cells: int) -> np.ndarray:
-    """Weights of the mask's cells for the pixels start..stop-1 along one axis of a box from ``low`` to
-    ``high``.
+def _positions(
+    start: int, stop: int, low: np.float32, high: np.float32, cells: int
+) -> tuple[np.ndarray, ...]:
+    """Where the pixels start..stop-1 lie along one axis of a mask whose box reaches from ``low`` to ``high``.
 
-    Returns (stop - start, cells) float32. The steps are those of Detectron2 and of PyTorch's ``grid_sample``,
+    Returns the index of the nearer cell before each pixel's centre, counted from the padding at -1, and the
+    weights of that cell and of the next. The steps are those of Detectron2 and of PyTorch's ``grid_sample``,
     in their order and precision, so that the results round alike.
     """
+    one, two = np.float32(1), np.float32(2)
     centre = np.arange(start, stop, dtype=np.float32) + np.float32(0.5)
-    normalised = (centre - low) / (high - low) * np.float32(2) - np.float32(1)
-    position = ((normalised + np.float32(1)) * np.float32(cells) - np.float32(1)) / np.float32(2)
-    position = np.clip(position, -1, cells)  # one cell beyond the mask all is zero
+    normalised = (centre - low) / (high - low) * two - one
+    position = ((normalised + one) * np.float32(cells) - one) / two
+    position = np.clip(position, -one, np.float32(cells))  # one cell beyond the mask all is zero
     cell = np.floor(position)
-    fraction = position - cell
-    weights = np.zeros((len(centre), cells + 3), np.float32)  # with padding: cell -1, and cells and cells + 1
-    rows = np.arange(len(centre))
-    first = cell.astype(np.int64) + 1
-    weights[rows, first] = 1 - fraction
-    weights[rows, first + 1] = fraction
-    return weights[:, 1:-2]
+    return cell.astype(np.intp) + 1, one - (position - cell), position - cell
 
 
 def paste_masks(detections: Detections, height: int, width: int) -> Iterator[Crop]:

@@ -6,11 +6,11 @@
       precision: auto             # auto | fp32 | bf16 | fp16 | int8: see handler.predictor
       engine: auto                # auto | torch | openvino
       threads: null               # of one worker; null shares the cores among the workers
-      max_image_bytes: 33554432   # 413 above; the server's max_request_size must leave room for base64 (4/3)
-      and the form max_image_pixels: 25000000  # 422 above, judged from the header max_response_bytes:
-      67108864  # 422 above; the server's max_response_size must be larger, or the worker dies of it warmup:
-      [[768, 1024]]       # heights and widths to run once at load options: {}                 # other
-      defaults for the options of a request, such as score_threshold: 0.7
+      max_image_bytes: 20971520   # 413 above; the server's max_request_size must hold 4/3 of it, for base64
+      max_image_pixels: 25000000  # 422 above, judged from the header
+      max_response_bytes: 62914560  # 422 above; must be below the server's max_response_size
+      warmup: [[768, 1024]]       # heights and widths to run once at load
+      options: {}                 # other defaults for a request's options, such as score_threshold: 0.7
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ class Settings:
     precision: str = "auto"
     engine: str = "auto"
     threads: int | None = None
-    max_image_bytes: int = 32 * 2**20
+    max_image_bytes: int = 20 * 2**20
     max_image_pixels: int = 25_000_000
-    max_response_bytes: int = 64 * 2**20
+    max_response_bytes: int = 60 * 2**20
     warmup: tuple[tuple[int, int], ...] = ((768, 1024),)
     options: Options = field(default_factory=Options)
 

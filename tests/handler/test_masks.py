@@ -147,10 +147,10 @@ def test_encoding_is_quick_and_small() -> None:
         return [crop_to_rle(crop, height, width) for crop in paste_masks(detections, height, width)]
 
     seconds = []
-    for _ in range(5):
-        start = time.perf_counter()
+    for _ in range(7):
+        start = time.thread_time()  # not of the clock on the wall: other programs may use this machine
         rles = encode()
-        seconds.append(time.perf_counter() - start)
+        seconds.append(time.thread_time() - start)
     print(f"{min(seconds) / 8 * 1e3:.2f} ms an object, {len(json.dumps(rles))} bytes")
     assert len(json.dumps(rles)) < 20_000
-    assert min(seconds) / 8 < 0.003  # three times the promise: this machine may be busy
+    assert min(seconds) / 8 < 0.002  # twice the promise, for slower machines
