@@ -29,7 +29,7 @@ def resize(image: np.ndarray, shape: tuple[int, int]) -> torch.Tensor:
     The filter is Pillow's, Detectron2's choice, in torch's vectorised form: several times faster, and the
     same pixels but for a rounding by one level in less than one value of a thousand (tested).
     """
-    pixels = torch.from_numpy(image)
+    pixels = torch.from_numpy(np.require(image, requirements=["C", "W"]))  # torch takes no read-only ones
     if image.shape[:2] == shape:
         return pixels
     planes = pixels.permute(2, 0, 1)[None]
@@ -51,11 +51,11 @@ class Normalizer:
         self._std = torch.tensor(pixel_std)
         self._unit_std = set(pixel_std) == {1.0}
         self._bgr = bgr
-        self._multiple = max(multiple, 1)
+        self.multiple = max(multiple, 1)
 
     def padded(self, shape: tuple[int, int]) -> tuple[int, int]:
         """``shape`` (height, width) rounded up to what the network takes."""
-        height, width = (-(-side // self._multiple) * self._multiple for side in shape)
+        height, width = (-(-side // self.multiple) * self.multiple for side in shape)
         return height, width
 
     def __call__(self, images: list[torch.Tensor], *, pin: bool = False) -> torch.Tensor:
