@@ -50,6 +50,9 @@ def main() -> int:
     parser.add_argument("--data", type=Path, help="with --run: measure accuracy on this data set")
     parser.add_argument("--split", default="test")
     parser.add_argument(
+        "--calibration", type=Path, metavar="DATA", help="measure int8 too, calibrated on this"
+    )
+    parser.add_argument(
         "--repeats", type=int, default=20, help="timed calls of each contestant (default: 20)"
     )
     parser.add_argument("--contestants", nargs="+", metavar="ENGINE-PRECISION", help="such as openvino-bf16")
@@ -85,12 +88,19 @@ def bench(backbone: str | None, args: argparse.Namespace, folder: Path) -> list[
         backbone = json.loads((run / "run.json").read_text(encoding="utf-8"))["backbone"]
     else:
         write_run(run, backbone, SIZE, detections=10)
-    archive = export(run, Options(output=folder, engine="openvino" if args.device == "cpu" else "torch"))
+    on_cpu = args.device == "cpu"
+    engine = "openvino" if on_cpu else "torch"
+    archive = export(
+        run, Options(output=folder, engine=engine, calibration=args.calibration if on_cpu else None)
+    )
     shutil.unpack_archive(archive, folder / "unpacked", "zip")
 
     names = args.contestants or (
-        ["torch-fp32", "torch-bf16", "openvino-fp32", "openvino-bf16"]
-        if args.device == "cpu"
+        [
+            *("torch-fp32", "torch-bf16", "openvino-fp32", "openvino-bf16"),
+            *["openvino-int8"] * bool(args.calibration),
+        ]
+        if on_cpu
         else ["torch-fp32", "torch-bf16", "torch-fp16"]
     )
     ours = {name: _load(folder / "unpacked", name, args.device) for name in names}
