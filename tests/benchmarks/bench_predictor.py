@@ -3,7 +3,7 @@
     python -m tests.benchmarks.bench_predictor                        # random weights, four backbones
     python -m tests.benchmarks.bench_predictor --run RUN --data DIR   # a trained run, with its accuracy
 
-Every contestant starts from the photo in memory (2048 × 1536) and resizes it to 800 pixels.
+Every contestant starts from a photo in memory (2048 × 1536, or the split's first), resized to 800 pixels.
 ``DefaultPredictor`` ends with masks pasted into full-size arrays, ours with 28 × 28 masks and boxes; the
 second baseline, Detectron2 without pasting, ends where ours does. Random weights are arranged so that about
 ten objects are found.
@@ -63,7 +63,7 @@ def main() -> int:
         print("no GPU")
         return 0
     rows: list[dict[str, Any]] = []
-    report = {"machine": machine(), "photo": [HEIGHT, WIDTH], "short_side": 800, "rows": rows}
+    report = {"machine": machine(), "short_side": 800, "rows": rows}
     for backbone in [None] if args.run else args.backbones:
         with tempfile.TemporaryDirectory() as folder:
             rows += bench(backbone, args, Path(folder))
@@ -130,6 +130,7 @@ def bench(backbone: str | None, args: argparse.Namespace, folder: Path) -> list[
         {
             "backbone": backbone,
             "contestant": name,
+            "photo": f"{rgb.shape[1]}x{rgb.shape[0]}",
             **summary(times),
             "× DefaultPredictor": reference / summary(times)["median_ms"],
             "× not pasted": unpasted / summary(times)["median_ms"],
