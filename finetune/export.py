@@ -13,7 +13,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 import zipfile
@@ -22,7 +21,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from finetune.archived import execute, run_archived, say, write_json
 from finetune.errors import UserError
+from finetune.int8 import add_int8
 
 MODEL_NAME = "maskrcnn"
 ARCHIVE_FORMAT = 1
@@ -33,6 +34,7 @@ Package a trained run as a TorchServe model archive, try it once, and put it int
 
   python -m finetune export runs/resnet50_fpn
   python -m finetune export runs/resnet50_fpn_more_data --version resnet50_fpn.2
+  python -m finetune export runs/resnet50_fpn --int8 --calibration data/balloon --precision int8
 """
 
 MODEL_CONFIG = """\
@@ -63,6 +65,7 @@ class Options:
     precision: str = "auto"
     workers: int = 1
     batch_size: int = 1
+    calibration: Path | None = None  # a data set: carry an int8 model as well, calibrated on its val split
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -88,7 +91,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument(
         "--precision",
-        choices=("auto", "fp32", "bf16", "fp16"),
+        choices=("auto", "fp32", "bf16", "fp16", "int8"),
         default=Options.precision,
         help="what to serve in; auto (default) chooses by the processor or GPU when the server starts",
     )
@@ -102,11 +105,33 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="N",
         help="requests put together; for GPUs (default: 1)",
     )
+    parser.add_argument(
+        "--int8",
+        action="store_true",
+        help="carry an 8-bit model as well (needs --calibration; its loss of AP is measured and recorded)",
+    )
+    parser.add_argument(
+        "--calibration", type=Path, metavar="DATA", help="a data set; its val split calibrates"
+    )
     parser.set_defaults(run=_run)
 
 
 def _run(args: argparse.Namespace) -> int:
-    options = Options(args.version, args.output, args.engine, args.precision, args.workers, args.batch_size)
+    if args.int8 != (args.calibration is not None):
+        raise UserError("--int8 and --calibration DATA go together: give both, or neither")
+    if args.precision == "int8" and not args.int8:
+        raise UserError("--precision int8 needs an 8-bit model in the archive: add --int8 --calibration DATA")
+    if args.int8 and args.engine != "openvino":
+        raise UserError("--int8 is for engine openvino: leave --engine torch out")
+    options = Options(
+        version=args.version,
+        output=args.output,
+        engine=args.engine,
+        precision=args.precision,
+        workers=args.workers,
+        batch_size=args.batch_size,
+        calibration=args.calibration,
+    )
     print(export(args.run_folder, options))
     return 0
 
@@ -139,15 +164,17 @@ def export(run: Path, options: Options = Options()) -> Path:
             staged = work / "staged"
             card = _stage(run, record, version, options, staged)
             if options.engine == "openvino":
-                _say("converting the network for OpenVINO")
-                _run_archived(staged, "handler.convert", staged, what="the conversion for OpenVINO")
-            _write_json(staged / "archive.json", card)
-            _say("packing")
+                say("converting the network for OpenVINO")
+                run_archived(staged, "handler.convert", staged, what="the conversion for OpenVINO")
+            if options.calibration:
+                card["int8"] = add_int8(staged, options.calibration, work)
+            write_json(staged / "archive.json", card)
+            say("packing")
             archive = _pack(staged, version, work)
-            _say("trying the archive on a picture")
+            say("trying the archive on a picture")
             with zipfile.ZipFile(archive) as packed:
                 packed.extractall(work / "unpacked")
-            _run_archived(
+            run_archived(
                 work / "unpacked", "handler.selftest", work / "unpacked", what="the trial of the archive"
             )
             os.replace(archive, target)
@@ -194,7 +221,7 @@ def _stage(run: Path, record: dict[str, Any], version: str, options: Options, st
         "evaluation": _evaluation(run),
         "training": record,
     }
-    _write_json(staged / "archive.json", card)
+    write_json(staged / "archive.json", card)
     config = MODEL_CONFIG.format(
         workers=options.workers, batch_size=options.batch_size, precision=options.precision
     )
@@ -249,32 +276,5 @@ def _pack(staged: Path, version: str, work: Path) -> Path:
         "zip-store",
     ]  # weights do not compress: packing takes a second, not twenty
     # it assembles in TMPDIR/maskrcnn and deletes what it finds there: two exports at once must not meet
-    _execute(command, "torch-model-archiver", env={**os.environ, "TMPDIR": str(scratch)})
+    execute(command, "torch-model-archiver", env={**os.environ, "TMPDIR": str(scratch)})
     return packed / f"{MODEL_NAME}.mar"
-
-
-def _run_archived(root: Path, module: str, *arguments: Path, what: str) -> str:
-    """Run a module of the archive unpacked at ``root``, which sees only that and installed packages."""
-    start = (
-        "import runpy, sys; root, module = sys.argv[1:3]; sys.path.insert(0, root); del sys.argv[1:3]; "
-        "runpy.run_module(module, run_name='__main__', alter_sys=True)"
-    )
-    command = [sys.executable, "-I", "-B", "-c", start, str(root.resolve()), module]
-    return _execute(command + [str(a.resolve()) for a in arguments], what)
-
-
-def _execute(command: list[str], what: str, env: dict[str, str] | None = None) -> str:
-    """Run quietly; return its standard output. What it says on standard error is shown only if it fails."""
-    done = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
-    if done.returncode == 0:
-        return done.stdout
-    lines = done.stderr.strip().splitlines() or [f"it ended with status {done.returncode}"]
-    raise UserError(f"{what} failed ({lines[-1].strip()}): no archive was written")
-
-
-def _write_json(path: Path, content: object) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _say(step: str) -> None:
-    print(f"{step} …", file=sys.stderr, flush=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8")
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -26,21 +26,24 @@ def cpu_flags() -> frozenset[str]:
 
 
 def choose_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """Turn ``auto | fp32 | bf16 | fp16`` into a dtype for ``device``.
+    """Turn ``auto | fp32 | bf16 | fp16 | int8`` into a dtype for ``device``.
 
     ``auto`` is fp16 on a GPU, bf16 on a processor with AMX or AVX512-BF16, else fp32. An explicit ``bf16`` is
     always obeyed (it is emulated, and slow, where the processor lacks it); ``fp16`` on a processor without
-    fp16 arithmetic is refused, since there torch would answer in minutes.
+    fp16 arithmetic is refused, since there torch would answer in minutes. ``int8`` is for the trunk alone
+    (:mod:`handler.engines.int8_engine`): what stays in floating point runs as ``auto`` says.
 
     Raises:
         PrecisionError
     """
     if precision not in PRECISIONS:
         raise PrecisionError(f"there is no precision {precision!r}: choose one of {', '.join(PRECISIONS)}")
+    if precision == "int8" and device.type != "cpu":
+        raise PrecisionError(f"precision int8 runs on the CPU, not on {device}: choose precision auto")
     if device.type != "cpu":
         return torch.float16 if precision == "auto" else _DTYPES[precision]
     flags = cpu_flags()
-    if precision == "auto":
+    if precision in ("auto", "int8"):
         return torch.bfloat16 if flags & {"amx_bf16", "avx512_bf16"} else torch.float32
     if precision == "fp16" and not flags & {"avx512_fp16", "amx_fp16"}:
         raise PrecisionError("this processor has no fp16 arithmetic: choose precision auto, bf16 or fp32")

@@ -39,6 +39,7 @@ class Predictor:
         classes: class names, in the order of ``class_ids``.
         card: the archive's ``archive.json``.
         device, precision, engine, threads: what was chosen, for ``describe_handle`` and logs.
+        short_side, long_side, normalize: how photos become the network's input.
     """
 
     def __init__(
@@ -49,37 +50,31 @@ class Predictor:
         dtype: torch.dtype,
         engine: str,
         threads: int,
+        int8: bool = False,
         max_detections: int = MAX_DETECTIONS,
     ) -> None:
         self.classes: list[str] = list(archive.card["classes"])
         self.card: dict[str, Any] = archive.card
         self.device = device
-        self.precision = name_of(dtype)
+        self.precision = "int8" if int8 else name_of(dtype)
         self.threads = threads
         self._lock = threading.Lock()  # engines answer from buffers of their own
 
         model = build_model(archive)
         model.roi_heads.box_predictor.test_topk_per_image = max_detections
         trunk = Trunk(model)
-        self._engine: Engine
-        if engine == "openvino":
-            from handler.engines.openvino_engine import OpenVinoEngine
-
-            self._engine = OpenVinoEngine(archive.folder, dtype, threads, levels=len(trunk.rpn_in_features))
-        else:
-            self._engine = TorchEngine(trunk, device, dtype)
-        self.engine = self._engine.name
-        self._propose = ProposalGenerator(model.proposal_generator.to(device=device))
-        self._roi_heads = RoiHeads(model.roi_heads, device, dtype)
-
         cfg = archive.cfg
-        self._short_side, self._long_side = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
-        self._normalize = Normalizer(
+        self.short_side, self.long_side = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
+        self.normalize = Normalizer(
             cfg.MODEL.PIXEL_MEAN,
             cfg.MODEL.PIXEL_STD,
             bgr=cfg.INPUT.FORMAT == "BGR",
             multiple=model.backbone.size_divisibility,
         )
+        self._engine = self._make_engine(engine, archive.folder, trunk, dtype)
+        self.engine = self._engine.name
+        self._propose = ProposalGenerator(model.proposal_generator.to(device=device))
+        self._roi_heads = RoiHeads(model.roi_heads, device, dtype)
 
     @classmethod
     def load(
@@ -96,7 +91,7 @@ class Predictor:
         Args:
             folder: where the archive was unpacked.
             device: ``cpu``, ``cuda``, ``cuda:1``…; default: the GPU if there is one.
-            precision: ``auto | fp32 | bf16 | fp16``, see :func:`handler.precision.choose_dtype`.
+            precision: ``auto | fp32 | bf16 | fp16 | int8``, see :func:`handler.precision.choose_dtype`.
             engine: ``auto | torch | openvino``, see :func:`handler.engines.choose_engine`.
             threads: cores to use on a CPU; default: all this process may run on.
 
@@ -109,8 +104,10 @@ class Predictor:
         if device.type == "cpu":
             torch.set_num_threads(threads)
         archive = open_archive(Path(folder))
-        name = choose_engine(engine, device, archive.folder)
-        return cls(archive, device=device, dtype=dtype, engine=name, threads=threads)
+        name = choose_engine(engine, precision, device, archive.folder)
+        return cls(
+            archive, device=device, dtype=dtype, engine=name, threads=threads, int8=precision == "int8"
+        )
 
     @torch.inference_mode()
     def predict(self, images: Sequence[np.ndarray]) -> list[Detections]:
@@ -127,8 +124,7 @@ class Predictor:
             torch.OutOfMemoryError: the batch does not fit into GPU memory; fewer images at once may.
         """
         shapes = [
-            resized_shape(image.shape[0], image.shape[1], self._short_side, self._long_side)
-            for image in images
+            resized_shape(image.shape[0], image.shape[1], self.short_side, self.long_side) for image in images
         ]
         results: dict[int, Detections] = {}
         with self._lock:
@@ -138,15 +134,28 @@ class Predictor:
                     results[i] = _in_photo_pixels(found, images[i].shape[:2])
         return [results[i] for i in range(len(images))]
 
+    def _make_engine(self, name: str, folder: Path, trunk: Trunk, dtype: torch.dtype) -> Engine:
+        levels = len(trunk.rpn_in_features)
+        if self.precision == "int8":
+            from handler.engines.int8_engine import Int8Engine, buckets
+
+            shapes = buckets(self.short_side, self.long_side, self.normalize.multiple)
+            return Int8Engine(folder, dtype, self.threads, levels=levels, shapes=shapes)
+        if name == "openvino":
+            from handler.engines.openvino_engine import OpenVinoEngine
+
+            return OpenVinoEngine(folder, dtype, self.threads, levels=levels)
+        return TorchEngine(trunk, self.device, dtype)
+
     def _groups(self, shapes: list[tuple[int, int]]) -> list[list[int]]:
         # a processor gains nothing from batches (measured: two images together take longer than one by one)
         return group_like_sized(shapes) if self.device.type != "cpu" else [[i] for i in range(len(shapes))]
 
-    def _run(self, images: list[np.ndarray]) -> list[Instances]:
+    def _run(self, images: list[torch.Tensor]) -> list[Instances]:
         on_gpu = self.device.type == "cuda"
-        batch = self._normalize(images, pin=on_gpu).to(self.device, non_blocking=on_gpu)
+        batch = self.normalize(images, pin=on_gpu).to(self.device, non_blocking=on_gpu)
         trunk = self._engine(batch)
-        proposals = self._propose(trunk, [image.shape[:2] for image in images])
+        proposals = self._propose(trunk, [(image.shape[0], image.shape[1]) for image in images])
         return self._roi_heads(trunk.features, proposals)
 
 

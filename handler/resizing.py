@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from PIL import Image
 
 
 def resized_shape(height: int, width: int, short_side: int, long_side: int) -> tuple[int, int]:
@@ -24,11 +23,18 @@ def resized_shape(height: int, width: int, short_side: int, long_side: int) -> t
     return int(new_height + 0.5), int(new_width + 0.5)
 
 
-def resize(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Resize (H, W, 3) uint8 to ``shape`` (height, width) by Pillow's bilinear filter, as Detectron2 does."""
+def resize(image: np.ndarray, shape: tuple[int, int]) -> torch.Tensor:
+    """Resize (H, W, 3) uint8 to ``shape`` (height, width), bilinear with antialiasing.
+
+    The filter is Pillow's, Detectron2's choice, in torch's vectorised form: several times faster, and the
+    same pixels but for a rounding by one level in less than one value of a thousand (tested).
+    """
+    pixels = torch.from_numpy(np.require(image, requirements=["C", "W"]))  # torch takes no read-only ones
     if image.shape[:2] == shape:
-        return image
-    return np.asarray(Image.fromarray(image).resize(shape[::-1], Image.Resampling.BILINEAR))
+        return pixels
+    planes = pixels.permute(2, 0, 1)[None]
+    resized = torch.nn.functional.interpolate(planes, size=shape, mode="bilinear", antialias=True)
+    return resized[0].permute(1, 2, 0)
 
 
 class Normalizer:
@@ -43,15 +49,16 @@ class Normalizer:
     def __init__(self, pixel_mean: list[float], pixel_std: list[float], *, bgr: bool, multiple: int) -> None:
         self._mean = torch.tensor(pixel_mean)
         self._std = torch.tensor(pixel_std)
+        self._unit_std = set(pixel_std) == {1.0}
         self._bgr = bgr
-        self._multiple = max(multiple, 1)
+        self.multiple = max(multiple, 1)
 
     def padded(self, shape: tuple[int, int]) -> tuple[int, int]:
         """``shape`` (height, width) rounded up to what the network takes."""
-        height, width = (-(-side // self._multiple) * self._multiple for side in shape)
+        height, width = (-(-side // self.multiple) * self.multiple for side in shape)
         return height, width
 
-    def __call__(self, images: list[np.ndarray], *, pin: bool = False) -> torch.Tensor:
+    def __call__(self, images: list[torch.Tensor], *, pin: bool = False) -> torch.Tensor:
         """(N, 3, H, W) fp32 in channels_last memory; padding is 0, the mean colour, as in Detectron2.
 
         Args:
@@ -61,9 +68,10 @@ class Normalizer:
         height, width = self.padded((max(i.shape[0] for i in images), max(i.shape[1] for i in images)))
         batch = torch.zeros(len(images), height, width, 3, pin_memory=pin)
         for row, image in zip(batch, images, strict=True):
-            pixels = torch.from_numpy(image[:, :, ::-1].copy() if self._bgr else image)
             inside = row[: image.shape[0], : image.shape[1]]
-            torch.sub(pixels, self._mean, out=inside).div_(self._std)
+            torch.sub(image.flip(2) if self._bgr else image, self._mean, out=inside)
+            if not self._unit_std:
+                inside.div_(self._std)
         return batch.permute(0, 3, 1, 2)
 
 

@@ -15,7 +15,7 @@ import torch
 from detectron2.modeling.poolers import ROIPooler, assign_boxes_to_levels, convert_boxes_to_pooler_format
 from detectron2.structures import Boxes
 
-# Boxes are worked on in groups of like sampling density: every box is padded to the density of its group.
+# Boxes are pooled in groups of like sampling density: every box is padded to the density of its group.
 _DENSITIES = torch.tensor([1, 2, 3, 4, 6, 9, 14, 22, 35, 56, 90, 2**20], dtype=torch.float32)
 
 
@@ -28,70 +28,73 @@ class RoiAlign:
     def __init__(self, pooler: ROIPooler) -> None:
         self._pooler = pooler
         self._size = pooler.output_size[0]
+        self._scales = torch.tensor([level.spatial_scale for level in pooler.level_poolers])
         self._fast = all(
             getattr(level, "aligned", False) and level.sampling_ratio == 0 for level in pooler.level_poolers
         )
 
-    def __call__(self, features: list[torch.Tensor], boxes: list[Boxes]) -> torch.Tensor:
+    def __call__(
+        self, features: list[torch.Tensor], boxes: list[Boxes], dtype: torch.dtype
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Pool every box of every image from the level that suits its size.
 
         Args:
             features: p2..p5, each (N, C, H, W), fastest in channels_last memory.
             boxes: one ``Boxes`` per image, XYXY in pixels of the resized image; R in all.
+            dtype: of the result.
 
         Returns:
-            (R, C, size, size) in the features' dtype and channels_last memory.
+            Pooled boxes (R, C, size, size) in channels_last memory, sorted by level and density, and where
+            each input box went, (R,) int64: ``pooled[where]`` has the order of the input. To put it back is
+            left to the caller, who does it where there is less to move.
         """
         pooler = self._pooler
         rois = convert_boxes_to_pooler_format(boxes)  # (R, 5): image index, XYXY
         levels = assign_boxes_to_levels(
             boxes, pooler.min_level, pooler.max_level, pooler.canonical_box_size, pooler.canonical_level
         )
-        output = features[0].new_empty(len(rois), self._size, self._size, features[0].shape[1])
-        for level, (feature, align) in enumerate(zip(features, pooler.level_poolers, strict=True)):
-            chosen = (levels == level).nonzero()[:, 0]
-            if not len(chosen):
-                continue
-            if self._fast and feature.device.type == "cpu":
-                _align_level(feature, rois[chosen], align.spatial_scale, self._size, output, chosen)
+        on_cpu = self._fast and rois.device.type == "cpu"
+        key = levels * 1000 + (self._density(rois, levels) if on_cpu else 0)
+        order = key.argsort(stable=True)
+        rois, runs = rois[order], torch.unique_consecutive(key[order], return_counts=True)
+        size, channels = self._size, features[0].shape[1]
+        pooled = torch.empty(len(rois), size, size, channels, dtype=dtype, device=rois.device)
+        begin = 0
+        for level, count in zip((runs[0] // 1000).tolist(), runs[1].tolist(), strict=True):
+            end, feature = begin + count, features[level]
+            if on_cpu:
+                pooled[begin:end] = _pool(feature, rois[begin:end], self._scales[level], size)
             else:
-                # torchvision has no bf16 kernel on every device; boxes lose pixels in half precision
-                wide = feature.float() if feature.dtype == torch.bfloat16 else feature
-                pooled = align(wide.contiguous(), rois[chosen])
-                output[chosen] = pooled.permute(0, 2, 3, 1).to(output.dtype)
-        return output.permute(0, 3, 1, 2)
+                # torchvision rounds boxes to the maps' precision: in fp16, by up to half a pixel
+                pool = pooler.level_poolers[level]
+                pooled[begin:end] = pool(feature.float().contiguous(), rois[begin:end]).permute(0, 2, 3, 1)
+            begin = end
+        return pooled.permute(0, 3, 1, 2), order.argsort()
+
+    def _density(self, rois: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
+        """One number below 1000 per box, equal for boxes with about as many samples across and down."""
+        cells_per_bin = (rois[:, 3:] - rois[:, 1:3]) * self._scales[levels, None] / self._size
+        across, down = torch.bucketize(cells_per_bin, _DENSITIES).unbind(1)
+        return across * len(_DENSITIES) + down
 
 
-def _align_level(
-    feature: torch.Tensor,
-    rois: torch.Tensor,
-    scale: float,
-    size: int,
-    output: torch.Tensor,
-    where: torch.Tensor,
-) -> None:
-    """Pool ``rois`` (r, 5) from one map (N, C, H, W) into ``output[where]`` (R, size, size, C)."""
+def _pool(feature: torch.Tensor, rois: torch.Tensor, scale: torch.Tensor, size: int) -> torch.Tensor:
+    """Pool ``rois`` (r, 5) from one map (N, C, H, W): (r, size, size, C)."""
     height, width = feature.shape[-2:]
     table = feature.permute(0, 2, 3, 1).reshape(-1, feature.shape[1])  # (N H W, C), a view when channels_last
     start = rois[:, 1:3] * scale - 0.5  # x, y; half-pixel centres
-    extent = (rois[:, 3:5] * scale - 0.5) - start
-    group = torch.bucketize(extent / size, _DENSITIES)  # (r, 2)
-    group = group[:, 0] * len(_DENSITIES) + group[:, 1]
-    first_row = rois[:, 0].to(torch.int32) * (height * width)
-    for key in group.unique().tolist():
-        inside = (group == key).nonzero()[:, 0]
-        x, x_weight = _axis(start[inside, 0], extent[inside, 0], size, width)
-        y, y_weight = _axis(start[inside, 1], extent[inside, 1], size, height)
-        y = y * width + first_row[inside, None, None]
-        # (r, output row, output column, cells down, cells across)
-        cells = y[:, :, None, :, None] + x[:, None, :, None, :]
-        weights = y_weight[:, :, None, :, None] * x_weight[:, None, :, None, :]
-        per_bag = cells.shape[-1] * cells.shape[-2]
-        bags = torch.arange(0, cells.numel(), per_bag, dtype=torch.int32)
-        pooled = torch.nn.functional.embedding_bag(
-            cells.view(-1), table, bags, mode="sum", per_sample_weights=weights.view(-1).to(table.dtype)
-        )
-        output[where[inside]] = pooled.view(-1, size, size, table.shape[1])
+    extent = (rois[:, 3:] * scale - 0.5) - start
+    x, x_weight = _axis(start[:, 0], extent[:, 0], size, width)
+    y, y_weight = _axis(start[:, 1], extent[:, 1], size, height)
+    row = y * width + (rois[:, 0, None, None] * (height * width)).to(torch.int32)
+    # (r, output row, output column, cells down, cells across)
+    cells = row[:, :, None, :, None] + x[:, None, :, None, :]
+    weights = y_weight[:, :, None, :, None] * x_weight[:, None, :, None, :]
+    bags = torch.arange(0, cells.numel(), cells.shape[-1] * cells.shape[-2], dtype=torch.int32)
+    pooled = torch.nn.functional.embedding_bag(
+        cells.view(-1), table, bags, mode="sum", per_sample_weights=weights.view(-1).to(table.dtype)
+    )
+    return pooled.view(-1, size, size, table.shape[1])
 
 
 def _axis(

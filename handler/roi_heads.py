@@ -40,19 +40,19 @@ class RoiHeads:
             N ``Instances`` by falling score with ``pred_boxes`` (XYXY, pixels of the resized image),
             ``scores``, ``pred_classes`` and ``pred_masks`` (n, 1, 28, 28), probabilities in fp32.
         """
-        x = self._box_align(features, [p.proposal_boxes for p in proposals]).to(self._dtype)
+        x, where = self._box_align(features, [p.proposal_boxes for p in proposals], self._dtype)
         for conv in self._box_head.conv_norm_relus:
             x = conv(x)
         x = x.permute(0, 2, 3, 1).flatten(1)
         for fc in self._box_head.fcs:
             x = fc(x).relu_()
-        detections, _ = self._predictor.inference(self._predictor(x.float()), proposals)
+        detections, _ = self._predictor.inference(self._predictor(x[where].float()), proposals)
         if not sum(map(len, detections)):
             for instances in detections:
                 instances.pred_masks = x.new_empty(0, 1, 28, 28, dtype=torch.float32)
             return detections
-        x = self._mask_align(features, [d.pred_boxes for d in detections]).to(self._dtype)
-        mask_rcnn_inference(self._mask_head.layers(x).float(), detections)
+        x, where = self._mask_align(features, [d.pred_boxes for d in detections], self._dtype)
+        mask_rcnn_inference(self._mask_head.layers(x)[where].float(), detections)
         return detections
 
 

@@ -17,6 +17,10 @@ IR_NAME = "openvino/trunk.xml"
 """Where an archive keeps OpenVINO's intermediate representation of the trunk."""
 
 
+INT8_IR_NAME = "openvino/trunk_int8.xml"
+"""The same, quantised; only in archives exported with ``--int8``."""
+
+
 class EngineError(Exception):
     """The asked engine is unknown or cannot run here; one sentence."""
 
@@ -42,14 +46,23 @@ class Engine(Protocol):
         ...
 
 
-def choose_engine(engine: str, device: torch.device, folder: Path) -> str:
+def choose_engine(engine: str, precision: str, device: torch.device, folder: Path) -> str:
     """Turn ``auto | torch | openvino`` into a name: OpenVINO on a CPU when the archive carries its model.
+
+    Args:
+        precision: as asked for; ``int8`` needs OpenVINO and an archive exported with ``--int8``.
 
     Raises:
         EngineError: unknown name, or OpenVINO is asked for where it cannot run.
     """
     if engine not in ENGINES:
         raise EngineError(f"there is no engine {engine!r}: choose one of {', '.join(ENGINES)}")
+    if precision == "int8":
+        if engine == "torch":
+            raise EngineError("precision int8 needs engine openvino: choose that, or precision auto")
+        if not (folder / INT8_IR_NAME).is_file():
+            raise EngineError("the archive carries no int8 model: export it with --int8, or choose another")
+        engine = "openvino"
     if engine == "torch":
         return engine
     reason = _why_no_openvino(device, folder)

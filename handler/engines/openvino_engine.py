@@ -40,20 +40,10 @@ class OpenVinoEngine:
 
     def __init__(self, folder: Path, dtype: torch.dtype, threads: int, *, levels: int) -> None:
         ov = import_openvino()
-        settings = {
-            "INFERENCE_PRECISION_HINT": _OPENVINO_TYPES[dtype],
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_NUM_THREADS": threads,
-            # pinned, the workers of one machine would all sit on its first cores
-            "ENABLE_CPU_PINNING": False,
-        }
         try:
-            compiled = ov.Core().compile_model(folder / IR_NAME, "CPU", settings)
+            compiled = ov.Core().compile_model(folder / IR_NAME, "CPU", compile_settings(dtype, threads))
         except RuntimeError as error:
-            reason = str(error).strip().splitlines()[-1][:200]
-            raise EngineError(
-                f"OpenVINO cannot load the archive's model ({reason}): export it again"
-            ) from error
+            raise unreadable(error) from error
         self._tensor = ov.Tensor
         self._request = compiled.create_infer_request()
         self._levels = levels
@@ -61,11 +51,28 @@ class OpenVinoEngine:
     def __call__(self, images: torch.Tensor) -> TrunkOutput:
         pixels = images.permute(0, 2, 3, 1).contiguous().numpy()  # no copy: the batch is channels_last
         self._request.infer([self._tensor(pixels, shared_memory=True)], share_outputs=True)
-        outputs = [_as_torch(tensor) for tensor in self._request.output_tensors]
+        outputs = [as_torch(tensor) for tensor in self._request.output_tensors]
         return as_trunk_output(outputs, self._levels)
 
 
-def _as_torch(tensor) -> torch.Tensor:  # type: ignore[no-untyped-def]
+def compile_settings(dtype: torch.dtype, threads: int) -> dict[str, object]:
+    """OpenVINO's settings for one request at a time."""
+    return {
+        "INFERENCE_PRECISION_HINT": _OPENVINO_TYPES[dtype],
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": threads,
+        # pinned, the workers of one machine would all sit on its first cores
+        "ENABLE_CPU_PINNING": False,
+    }
+
+
+def unreadable(error: RuntimeError) -> EngineError:
+    """OpenVINO's many lines in one sentence."""
+    reason = str(error).strip().splitlines()[-1][:200]
+    return EngineError(f"OpenVINO cannot load the archive's model ({reason}): export it again")
+
+
+def as_torch(tensor) -> torch.Tensor:  # type: ignore[no-untyped-def]
     """(N, H, W, C) of OpenVINO's to (N, C, H, W) of torch's, on the same memory."""
     array: np.ndarray = tensor.data
     return torch.from_numpy(array).permute(0, 3, 1, 2)

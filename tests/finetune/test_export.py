@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from finetune import export as command
+from finetune.data.synthetic import make_synthetic
 from finetune.errors import UserError
 from finetune.export import Options, add_parser, export
 from tests.toy_models import write_run
@@ -149,3 +150,38 @@ def test_the_command_prints_the_path(run: Path, tmp_path: Path, capsys: pytest.C
     )
     assert args.run(args) == 0
     assert capsys.readouterr().out.splitlines()[-1] == str(tmp_path / "maskrcnn_mobilenetv2_fpn.mar")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--int8"], "go together"),
+        (["--calibration", "data"], "go together"),
+        (["--precision", "int8"], "add --int8"),
+        (["--int8", "--calibration", "data", "--engine", "torch"], "leave --engine torch out"),
+    ],
+)
+def test_flags_that_clash_are_refused(run: Path, tmp_path: Path, arguments: list[str], said: str) -> None:
+    parser = argparse.ArgumentParser()
+    add_parser(parser.add_subparsers())
+    args = parser.parse_args(["export", str(run), "--output", str(tmp_path / "store"), *arguments])
+    with pytest.raises(UserError, match=said):
+        args.run(args)
+    assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.slow
+def test_int8_is_tried_measured_and_recorded(run: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    make_synthetic(data, images=8, size=(128, 96))
+    path = export(run, Options(output=tmp_path / "store", calibration=data, precision="int8"))
+    with zipfile.ZipFile(path) as packed:
+        card = json.loads(packed.read("archive.json"))
+        assert "openvino/trunk_int8.bin" in packed.namelist()
+        assert yaml.safe_load(packed.read("model-config.yaml"))["handler"]["precision"] == "int8"
+    assert card["int8"]["calibration"]["split"] == "val"
+    assert card["int8"]["calibration"]["images"] > 0
+    assert card["int8"]["split"] == "test"
+    assert set(card["int8"]["int8"]["segm"]) == {"AP", "AP50"}
+    loss = card["int8"]["fp32"]["segm"]["AP"] - card["int8"]["int8"]["segm"]["AP"]
+    assert card["int8"]["segm_AP_loss"] == pytest.approx(loss, abs=0.01)

@@ -30,12 +30,12 @@ def openvino_fp32(converted: Path) -> Predictor:
 
 def test_auto_takes_openvino_on_a_processor(converted: Path, openvino_fp32: Predictor) -> None:
     assert openvino_fp32.engine == "openvino"
-    assert choose_engine("auto", torch.device("cuda"), converted) == "torch"
+    assert choose_engine("auto", "auto", torch.device("cuda"), converted) == "torch"
 
 
 def test_a_gpu_is_refused(converted: Path) -> None:
     with pytest.raises(EngineError, match="not on cuda:1"):
-        choose_engine("openvino", torch.device("cuda:1"), converted)
+        choose_engine("openvino", "auto", torch.device("cuda:1"), converted)
 
 
 @pytest.mark.parametrize("image", PHOTOS, ids=lambda image: f"{image.shape[1]}x{image.shape[0]}")
@@ -57,7 +57,7 @@ def test_results_do_not_live_in_the_engines_buffers(openvino_fp32: Predictor) ->
 
 def test_bf16_features_are_close_to_fp32s(converted: Path, openvino_fp32: Predictor) -> None:
     bf16 = Predictor.load(converted, device="cpu", precision="bf16", engine="openvino")
-    batch = bf16._normalize([PHOTOS[0]])
+    batch = bf16.normalize([torch.from_numpy(PHOTOS[0])])
     exact = openvino_fp32._engine(batch).features[1].float()
     rounded = bf16._engine(batch).features[1].float()
     assert torch.corrcoef(torch.stack([exact.flatten(), rounded.flatten()]))[0, 1] > 0.9

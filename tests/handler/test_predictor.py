@@ -10,16 +10,17 @@ from torch import nn
 from handler.detections import Detections
 from handler.engines import EngineError
 from handler.predictor import Predictor
-from tests.toy_models import photo, quiet_detectron2
+from handler.resizing import resize
+from tests.toy_models import photo, quiet_detectron2, write_unpacked_archive
 
 PHOTOS = [photo(120, 160, seed=1), photo(96, 96, seed=2), photo(300, 150, seed=3)]
 
 
 def detectron2s(model: nn.Module, image: np.ndarray) -> Instances:
     """What Detectron2 itself answers for an RGB image; boxes in its pixels, masks 28 × 28."""
-    bgr = image[:, :, ::-1]
-    resized = ResizeShortestEdge([96, 96], 160).get_transform(bgr).apply_image(bgr)
-    tensor = torch.as_tensor(resized.astype("float32").transpose(2, 0, 1))
+    # resized by us: test_resizing compares the pixels, and random layers make much of one level in one pixel
+    resized = resize(image, ResizeShortestEdge.get_output_shape(*image.shape[:2], 96, 160))
+    tensor = resized.flip(2).permute(2, 0, 1).float()
     with torch.no_grad(), quiet_detectron2():
         found = model.inference([{"image": tensor}], do_postprocess=False)[0]
     found.pred_boxes.scale(image.shape[1] / tensor.shape[2], image.shape[0] / tensor.shape[1])
@@ -74,7 +75,7 @@ def test_images_padded_together_find_the_same(toy: tuple[Path, nn.Module], fp32:
     # a GPU's way, tried on the CPU: one batch of two sizes, the smaller padded
     images = [photo(96, 128, seed=4), photo(96, 120, seed=5)]
     with torch.inference_mode():
-        for image, found in zip(images, fp32._run(images), strict=True):
+        for image, found in zip(images, fp32._run([torch.from_numpy(i) for i in images]), strict=True):
             expected = detectron2s(toy[1], image)
             # padding reaches past the border only, so strong detections stay where they were
             assert abs(len(found) - len(expected)) <= 3
@@ -92,14 +93,18 @@ def test_an_empty_batch_is_no_error(fp32: Predictor) -> None:
     assert fp32.predict([]) == []
 
 
-def test_bf16_is_close_to_fp32(toy: tuple[Path, nn.Module], fp32: Predictor) -> None:
-    bf16 = Predictor.load(toy[0], device="cpu", precision="bf16", engine="torch")
+def test_bf16_is_close_to_fp32(tmp_path: Path) -> None:
+    # VoVNet-19 is shallow: through 50 random layers of the others, rounding grows too much to compare boxes
+    write_unpacked_archive(tmp_path, "vovnet19_fpn")
+    fp32, bf16 = (
+        Predictor.load(tmp_path, device="cpu", precision=p, engine="torch") for p in ("fp32", "bf16")
+    )
     assert bf16.precision == "bf16"
     (exact,), (rounded,) = fp32.predict([PHOTOS[0]]), bf16.predict([PHOTOS[0]])
-    # random layers amplify rounding more than trained ones: the strongest detection must survive it
     nearest = np.abs(rounded.boxes - exact.boxes[0]).max(axis=1).argmin()
-    np.testing.assert_allclose(rounded.boxes[nearest], exact.boxes[0], atol=4)
-    assert abs(rounded.scores[nearest] - exact.scores[0]) < 0.25
+    np.testing.assert_allclose(rounded.boxes[nearest], exact.boxes[0], atol=2)
+    assert abs(rounded.scores[nearest] - exact.scores[0]) < 0.1
+    assert 0 < np.abs(rounded.masks[nearest] - exact.masks[0]).mean() < 0.05
 
 
 def test_unknown_engine_is_refused(toy: tuple[Path, nn.Module]) -> None:

@@ -1,0 +1,122 @@
+"""What benchmarks share: fair timing, the machine's name, tables, a chart."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from handler.precision import cpu_flags
+
+
+def alternate(
+    contestants: Mapping[str, Callable[[], object]], *, repeats: int, warm_up: int = 3
+) -> dict[str, list[float]]:
+    """Seconds of each call. The contestants take turns: what disturbs the machine disturbs all alike."""
+    for call in contestants.values():
+        for _ in range(warm_up):
+            call()
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    for _ in range(repeats):
+        for name, call in contestants.items():
+            start = time.perf_counter()
+            call()
+            seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def summary(seconds: Sequence[float]) -> dict[str, float]:
+    """Median and quartiles in milliseconds."""
+    low, median, high = statistics.quantiles(seconds, n=4)
+    return {
+        "median_ms": median * 1e3,
+        "quartile1_ms": low * 1e3,
+        "quartile3_ms": high * 1e3,
+        "runs": len(seconds),
+    }
+
+
+def machine() -> dict[str, Any]:
+    """Where the numbers come from."""
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    model = next(
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown"
+    )
+    bf16 = sorted(cpu_flags() & {"amx_bf16", "amx_int8", "avx512_bf16", "avx512_vnni"})
+    return {
+        "processor": model,
+        "cores": len(os.sched_getaffinity(0)),
+        "matrix_units": bf16,
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "python": platform.python_version(),
+        "versions": {name: importlib.metadata.version(name) for name in ("torch", "torchvision", "openvino")},
+        "load_before": os.getloadavg()[0],
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def table(rows: Sequence[Mapping[str, object]]) -> str:
+    """A Markdown table; columns are the keys of the first row."""
+    columns = list(rows[0])
+    cells = [columns, *([_cell(row.get(column)) for column in columns] for row in rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
+    lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in cells]
+    return "\n".join([lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]])
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.2f}" if abs(value) < 100 else f"{value:.0f}"
+    return "" if value is None else str(value)
+
+
+def save(output: Path, name: str, content: Mapping[str, Any], text: str) -> None:
+    """Write ``NAME.json`` and ``NAME.md`` into ``output``."""
+    output.mkdir(parents=True, exist_ok=True)
+    (output / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    (output / f"{name}.md").write_text(text + "\n", encoding="utf-8")
+
+
+def bar_chart(
+    path: Path, rows: Sequence[Mapping[str, Any]], *, group: str, label: str, value: str, title: str
+) -> None:
+    """Horizontal bars of ``row[value]``, one panel per ``row[group]``, one scale."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    groups = list(dict.fromkeys(row[group] for row in rows))
+    heights = [sum(row[group] == g for row in rows) for g in groups]
+    figure, axes = pyplot.subplots(
+        len(groups),
+        1,
+        figsize=(8, 0.34 * sum(heights) + 0.6 * len(groups) + 0.6),
+        sharex=True,
+        squeeze=False,
+        height_ratios=heights,
+        layout="constrained",
+    )
+    for axis, name in zip(axes[:, 0], groups, strict=True):
+        chosen = [row for row in rows if row[group] == name]
+        colours = ["#9aa0a6" if "Detectron2" in row[label] else "#1f77b4" for row in chosen]
+        bars = axis.barh([row[label] for row in chosen], [row[value] for row in chosen], color=colours)
+        axis.bar_label(bars, fmt="%.0f", padding=3, fontsize=8)
+        axis.invert_yaxis()
+        axis.set_title(name, loc="left", fontsize=10)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.tick_params(labelsize=8)
+        axis.margins(x=0.1)
+    axes[-1, 0].set_xlabel(value.replace("_", " "))
+    figure.suptitle(title, fontsize=11)
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
