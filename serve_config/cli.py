@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 
 from serve_config.config import DEFAULT_PORTS, Settings
 from serve_config.errors import ServeError
@@ -35,12 +37,18 @@ def run_start(args: argparse.Namespace, home: Home) -> int:
     )
     models = [] if args.fresh and args.models is None else args.models
     done = torchserve.start(home, settings, args.model_store, models, say)
-    client = Client(home)
-    default = default_version(client)
-    print(f"TorchServe serves {', '.join(done) or 'nothing yet: `register` an archive'}", end="")
-    print(f" (default {default})" if len(done) > 1 else "")
-    print(client.url("inference", "/predictions/maskrcnn"))
-    return foreground.stay(home) if args.foreground else 0
+    try:
+        client = Client(home)
+        print(f"TorchServe serves {', '.join(done) or 'nothing yet: `register` an archive'}", end="")
+        print(f" (default {default_version(client)})" if len(done) > 1 else "")
+        print(client.url("inference", "/predictions/maskrcnn"), flush=True)
+        if args.foreground:
+            foreground.watch(home)
+    except KeyboardInterrupt:
+        if not args.foreground:
+            raise
+        torchserve.stop(home)
+    return 0
 
 
 def run_stop(args: argparse.Namespace, home: Home) -> int:
@@ -273,6 +281,7 @@ def positive(text: str) -> int:
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit status."""
     args = build_parser().parse_args(argv)
+    former = signal.signal(signal.SIGTERM, interrupt)
     try:
         return int(args.run(args, Home.at(args.home)))
     except ServeError as error:
@@ -286,6 +295,13 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+    finally:
+        signal.signal(signal.SIGTERM, former)
+
+
+def interrupt(_number: int, _frame: FrameType | None) -> None:
+    """SIGTERM tidies up as Ctrl-C does."""
+    raise KeyboardInterrupt
 
 
 def fail(message: str) -> int:
