@@ -1,1 +1,20 @@
-"""MobileNetV2-FPN and VoVNet-19-FPN for Detectron2."""
+"""MobileNetV2-FPN and VoVNet-19-FPN for Detectron2, and the config that names them.
+
+Importing this package registers ``build_mobilenetv2_fpn_backbone`` and ``build_vovnet_fpn_backbone`` in
+Detectron2's ``BACKBONE_REGISTRY``. It holds definitions only and needs nothing but Detectron2, because a copy
+of it travels inside every model archive.
+"""
+
+from .config import BACKBONES, add_backbone_config, load_config
+from .mobilenetv2 import MobileNetV2, build_mobilenetv2_fpn_backbone
+from .vovnet import VoVNet, build_vovnet_fpn_backbone
+
+__all__ = [
+    "BACKBONES",
+    "MobileNetV2",
+    "VoVNet",
+    "add_backbone_config",
+    "build_mobilenetv2_fpn_backbone",
+    "build_vovnet_fpn_backbone",
+    "load_config",
+]

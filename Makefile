@@ -1,0 +1,82 @@
+# `make` shows the targets. Everything runs in .venv, which `make install` makes from pinned and hashed files.
+
+PYTHON ?= $(firstword $(foreach p,python3.12 python3.11 python3.13 python3,$(shell \
+	$(p) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' 2>/dev/null && command -v $(p))))
+VENV := .venv
+RUN := $(VENV)/bin/python
+PIP := $(RUN) -m pip --disable-pip-version-check install --no-deps --require-hashes
+DATA ?= data/balloon
+
+.DEFAULT_GOAL := help
+.PHONY: help install install-dev demo demo-check serve stop web test test-slow lint format lock doctor clean
+
+help:  ## show this list
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+# --- the chain, and its steps ---------------------------------------------------------------------------------------
+
+demo: install  ## the whole chain on drawn balloons: train, export, serve, predict, and the page; until Ctrl-C
+	@$(RUN) -m serve_config.demo
+
+demo-check: install  ## the same without staying: exit status 0 or 1
+	@$(RUN) -m serve_config.demo --check
+
+install: $(VENV)/.installed  ## make .venv (3 GB to download, 6 GB on disk)
+
+serve: install  ## start TorchServe with the archives in model_store/
+	@$(RUN) -m serve_config start --models model_store/*.mar
+
+stop: install  ## stop TorchServe
+	@$(RUN) -m serve_config stop
+
+web: install  ## start the page that shows the masks
+	@$(RUN) -m web_client
+
+doctor:  ## what is missing on this machine, and the cure
+	@$(if $(wildcard $(RUN)),$(RUN),$(PYTHON)) -m serve_config doctor
+
+# --- development ----------------------------------------------------------------------------------------------------
+
+test: install-dev  ## the tests (those that need real photos want BALLOON_DATA=folder)
+	@$(RUN) -m pytest -m "not slow" $(ARGS)
+
+test-slow: install-dev  ## the slow tests as well
+	@$(RUN) -m pytest $(ARGS)
+
+install-dev: $(VENV)/.installed-dev  ## what the tests and checks need as well
+
+lint: install-dev  ## lint, format and types
+	@$(RUN) -m ruff check .
+	@$(RUN) -m ruff format --check .
+	@$(RUN) -m mypy
+
+format: install-dev  ## put the code into its format
+	@$(RUN) -m ruff check --fix --quiet .
+	@$(RUN) -m ruff format .
+
+lock:  ## choose the versions anew (needs uv)
+	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate --no-header pyproject.toml \
+	  --extra dev -o requirements-dev.txt
+	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate --no-header pyproject.toml \
+	  -c requirements-dev.txt -o requirements.txt
+
+clean:  ## remove what the targets made, but for your data and runs
+	rm -rf $(VENV) .serve .demo reports .pytest_cache .ruff_cache .mypy_cache
+
+# --- how .venv is made ----------------------------------------------------------------------------------------------
+
+$(VENV)/.installed: requirements.txt requirements-detectron2.txt
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer found: install one, or make PYTHON=/path/to/python" >&2; exit 1; }
+	@echo "Installing into $(VENV) (3 GB to download on the first run)"
+	@test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	@$(PIP) --quiet -r requirements.txt
+	@# Detectron2's wheel says CPython 3.10 because of one compiled file that these models never load; pip takes it for
+	@# any Python when told so, and then asks for a target folder. Its stray package `tools` is not wanted.
+	@site=$$($(RUN) -c 'import sysconfig; print(sysconfig.get_path("purelib"))') && \
+	  $(PIP) --quiet --only-binary=:all: --python-version 3.10 --implementation cp --abi none --platform any \
+	    --upgrade --target $$site -r requirements-detectron2.txt && rm -rf $$site/tools
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt
+	@$(PIP) --quiet -r requirements-dev.txt
+	@touch $@

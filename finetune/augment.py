@@ -1,0 +1,175 @@
+"""Augmentation for few photos: large-scale jitter, colour, and copy-paste.
+
+A photo and its annotations become a :class:`Sample`; every function here takes a sample and a random generator and
+returns a new sample, so the same generator state always gives the same picture.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import cv2
+import numpy as np
+from pycocotools import mask as coco_mask
+
+# An instance of which less than this is left after cropping or being pasted over is no longer a fair example.
+MIN_VISIBLE_FRACTION = 0.1
+MIN_VISIBLE_PIXELS = 16
+MEAN_COLOUR = (104, 116, 124)  # Detectron2's PIXEL_MEAN, BGR: zero to the network
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A picture with its instances.
+
+    image: (H, W, 3) uint8, BGR. masks: (N, H, W) bool. class_ids: (N,) int64.
+    """
+
+    image: np.ndarray
+    masks: np.ndarray
+    class_ids: np.ndarray
+
+
+def segmentation_to_mask(segmentation: Any, matrix: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Draw a COCO segmentation through an affine map.
+
+    Args:
+        segmentation: polygons ``[[x0, y0, x1, y1, …], …]`` or an RLE dict, in pixels of the stored photo.
+        matrix: (2, 3), from photo pixels to output pixels.
+        size: (height, width) of the output.
+
+    Returns:
+        (height, width) bool.
+    """
+    height, width = size
+    if isinstance(segmentation, dict):
+        if isinstance(segmentation["counts"], list):
+            segmentation = coco_mask.frPyObjects(segmentation, *segmentation["size"])
+        mask = coco_mask.decode(segmentation)
+        return cv2.warpAffine(mask, matrix, (width, height), flags=cv2.INTER_NEAREST).astype(bool)
+    polygons = [
+        np.hstack([np.reshape(polygon, (-1, 2)) @ matrix[:, :2].T + matrix[:, 2]]).ravel().tolist()
+        for polygon in segmentation
+    ]
+    return coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))).astype(bool)
+
+
+def large_scale_jitter(
+    image: np.ndarray,
+    annotations: list[dict[str, Any]],
+    rng: np.random.Generator,
+    *,
+    crop_size: int,
+    scale: tuple[float, float],
+    flip: float,
+    photo_size: tuple[int, int],
+) -> Sample:
+    """Scale, crop and flip (large-scale jitter, Ghiasi et al. 2021, arXiv:2012.07177).
+
+    At scale 1 the whole photo just fits into the square crop; above, a random window of it is seen; below, the
+    photo lies somewhere in the square and the rest is filled with the mean colour.
+
+    Args:
+        image: (h, w, 3) uint8, the photo, perhaps reduced.
+        annotations: Detectron2's, in pixels of the photo as stored.
+        scale: smallest and largest factor, drawn uniformly.
+        flip: probability of a mirror image.
+        photo_size: (height, width) of the photo as stored; differs from the image's where that is reduced.
+    """
+    height, width = photo_size
+    factor = rng.uniform(*scale) * crop_size / max(height, width)
+    scaled_width, scaled_height = max(1, round(width * factor)), max(1, round(height * factor))
+    shrinks = scaled_width < image.shape[1]
+    scaled = cv2.resize(
+        image, (scaled_width, scaled_height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    )
+    # where the top left corner of the scaled photo may lie, so that the crop is either inside the photo or holds it
+    x, y = (_offset(rng, crop_size - side) for side in (scaled_width, scaled_height))
+    canvas = np.full((crop_size, crop_size, 3), MEAN_COLOUR, np.uint8)
+    window = scaled[max(-y, 0) : crop_size - y, max(-x, 0) : crop_size - x]
+    canvas[max(y, 0) :, max(x, 0) :][: window.shape[0], : window.shape[1]] = window
+    matrix = np.array([[scaled_width / width, 0, x], [0, scaled_height / height, y]])
+    if rng.random() < flip:
+        canvas = np.ascontiguousarray(canvas[:, ::-1])
+        matrix = np.array([[-matrix[0, 0], 0, crop_size - x], matrix[1]])
+
+    size = (crop_size, crop_size)
+    masks = [segmentation_to_mask(a["segmentation"], matrix, size) for a in annotations]
+    whole_areas = [annotation_area(a) * factor**2 for a in annotations]
+    keep = [
+        i
+        for i, (mask, whole) in enumerate(zip(masks, whole_areas, strict=True))
+        if mask.sum() >= max(MIN_VISIBLE_PIXELS, MIN_VISIBLE_FRACTION * whole)
+    ]
+    return Sample(
+        canvas,
+        np.stack([masks[i] for i in keep]) if keep else np.zeros((0, *size), bool),
+        np.array([annotations[i]["category_id"] for i in keep], np.int64),
+    )
+
+
+def _offset(rng: np.random.Generator, room: int) -> int:
+    return int(rng.integers(min(room, 0), max(room, 0) + 1))
+
+
+def annotation_area(annotation: dict[str, Any]) -> float:
+    """About the object's area in square pixels: half its box. Enough to tell what share of it is visible."""
+    x0, y0, x1, y1 = annotation["bbox"]
+    return (x1 - x0) * (y1 - y0) * 0.5
+
+
+def jitter_colour(
+    sample: Sample,
+    rng: np.random.Generator,
+    *,
+    brightness: float,
+    contrast: float,
+    saturation: float,
+    hue: float,
+) -> Sample:
+    """Random brightness, contrast, (each a factor in 1 ± value), hue (a shift in ± turns)."""
+    image = sample.image.astype(np.float32)
+    image *= rng.uniform(1 - brightness, 1 + brightness)
+    factor = rng.uniform(1 - contrast, 1 + contrast)
+    image = image * factor + image.mean() * (1 - factor)
+    factor = rng.uniform(1 - saturation, 1 + saturation)
+    gray = image @ np.array([0.114, 0.587, 0.299], np.float32)
+    image = image * factor + gray[..., None] * (1 - factor)
+    image = np.clip(image, 0, 255).astype(np.uint8)
+    if hue:
+        hsv = cv2.cvtColor(image, cv2.COLOR_BGR2HSV)
+        shift = rng.uniform(-hue, hue) * 180  # cv2 counts 180 steps in a turn
+        hsv[..., 0] = ((hsv[..., 0] + shift) % 180).astype(np.uint8)
+        image = cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)
+    return replace(sample, image=image)
+
+
+def copy_paste(
+    target: Sample, source: Sample, rng: np.random.Generator, *, blend_sigma: float = 1.5
+) -> Sample:
+    """Paste a random part of the source's instances onto the target (Ghiasi et al. 2021, arXiv:2012.07177).
+
+    Both samples have one size. Edges are blended by a blurred mask; what the pasted ones cover is taken from the
+    target's masks, and instances that are all but covered are dropped.
+    """
+    count = len(source.masks)
+    if count == 0:
+        return target
+    chosen = np.flatnonzero(rng.random(count) < 0.5)
+    if len(chosen) == 0:
+        chosen = rng.integers(0, count, 1)
+    pasted = source.masks[chosen]
+    union = pasted.any(axis=0)
+    alpha = cv2.GaussianBlur(union.astype(np.float32), (0, 0), blend_sigma)[..., None]
+    image = (source.image * alpha + target.image * (1 - alpha)).astype(np.uint8)
+
+    covered = target.masks & ~union
+    before = target.masks.sum(axis=(1, 2))
+    after = covered.sum(axis=(1, 2))
+    keep = after >= np.maximum(MIN_VISIBLE_PIXELS, MIN_VISIBLE_FRACTION * before)
+    return Sample(
+        image,
+        np.concatenate([covered[keep], pasted]),
+        np.concatenate([target.class_ids[keep], source.class_ids[chosen]]),
+    )

@@ -1,0 +1,293 @@
+"""The one layout of a data set on disk; every ``data`` command writes it, training and evaluation read it.
+
+::
+
+    DIR/dataset.json       {"name", "classes": [...], "source", "splits": {"train": 49, "val": 12, "test":
+    13}} DIR/train.json         COCO JSON: file_name relative to DIR, category ids 1.. in the order of
+    "classes" DIR/val.json test.json DIR/images/*.jpg|png
+
+Photos stand upright (no EXIF orientation); ids of images and annotations are unique over the whole data set.
+"""
+
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from finetune.data.masks import Segmentation, box_and_area
+from finetune.data.photos import copy_upright
+from finetune.errors import UserError
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One object; ``class_id`` counts from 0, ``segmentation`` went through ``finetune.data.masks``."""
+
+    class_id: int
+    segmentation: Segmentation
+    iscrowd: bool = False
+
+
+@dataclass(frozen=True)
+class Photo:
+    """One image and its objects: ``image`` is a file to copy, or an encoded image; sizes in pixels,
+    upright."""
+
+    name: str
+    image: Path | bytes
+    width: int
+    height: int
+    instances: Sequence[Instance] = ()
+
+
+# --- reading ------------------------------------------------------------------------------------------------
+
+
+def read_json(path: Path) -> Any:
+    """Parse a JSON file.
+
+    Raises:
+        UserError: it is missing or not JSON.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        raise UserError(f"{path} is not there: check the path") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not valid JSON ({error}): export it again") from None
+
+
+def read_card(root: Path | str) -> dict[str, Any]:
+    """The contents of ``dataset.json``.
+
+    Raises:
+        UserError: there is no data set in that folder.
+    """
+    root = Path(root)
+    if not (root / "dataset.json").is_file():
+        made = "make one with `python -m finetune data balloon|synthetic|via|coco`"
+        raise UserError(f"{root} holds no data set (no dataset.json): {made}")
+    card = read_json(root / "dataset.json")
+    classes = card.get("classes") if isinstance(card, dict) else None
+    if not isinstance(classes, list) or not classes or not all(isinstance(name, str) for name in classes):
+        raise UserError(f"{root / 'dataset.json'} lists no classes: make the data set again")
+    return card
+
+
+def class_names(root: Path | str) -> list[str]:
+    """The class names of a data set, in the order of the model's class ids."""
+    return list(read_card(root)["classes"])
+
+
+def annotation_file(root: Path | str, split: str) -> Path:
+    """The COCO JSON of one split, for tools that read such a file themselves (COCOEvaluator).
+
+    Raises:
+        UserError: there is no such split.
+    """
+    card = read_card(root)
+    path = Path(root) / f"{split}.json"
+    if split not in SPLITS or not path.is_file():
+        there = ", ".join(name for name in SPLITS if (Path(root) / f"{name}.json").is_file()) or "none"
+        raise UserError(
+            f"the data set {card.get('name', root)} has no split {split!r}: choose one of: {there}"
+        )
+    return path
+
+
+def load_split(root: Path | str, split: str) -> list[dict[str, Any]]:
+    """Read one split as Detectron2's standard dataset dicts.
+
+    Returns:
+        One dict per photo: ``file_name`` (absolute), ``image_id``, ``height``, ``width``, ``annotations``,
+        each with ``bbox`` (XYXY_ABS, pixels), ``bbox_mode``, ``category_id`` (from 0), ``iscrowd``,
+        ``segmentation`` (polygons, or compressed RLE: train with ``INPUT.MASK_FORMAT = "bitmask"``, which
+        takes both).
+
+    Raises:
+        UserError: the split is missing, has no photos, or names a class that the data set does not have.
+    """
+    path = annotation_file(root, split)
+    names = class_names(root)
+    coco = read_json(path)
+    folder = Path(root).resolve()
+    try:
+        for category in coco["categories"]:
+            if category["name"] not in names:
+                listed = ", ".join(names)
+                raise UserError(
+                    f"{path} has the class {category['name']!r} that dataset.json lacks ({listed})"
+                )
+        class_ids = {category["id"]: names.index(category["name"]) for category in coco["categories"]}
+        photos = {
+            image["id"]: {
+                "file_name": str(folder / image["file_name"]),
+                "image_id": image["id"],
+                "height": image["height"],
+                "width": image["width"],
+                "annotations": [],
+            }
+            for image in coco["images"]
+        }
+        for annotation in coco["annotations"]:
+            x, y, width, height = annotation["bbox"]
+            photos[annotation["image_id"]]["annotations"].append(
+                {
+                    "bbox": [x, y, x + width, y + height],
+                    "bbox_mode": 0,  # detectron2.structures.BoxMode.XYXY_ABS, without importing torch
+                    "category_id": class_ids[annotation["category_id"]],
+                    "iscrowd": annotation.get("iscrowd", 0),
+                    "segmentation": annotation["segmentation"],
+                }
+            )
+    except (KeyError, TypeError, ValueError) as error:
+        cure = f"run `python -m finetune data check {root}`"
+        raise UserError(
+            f"{path} does not fit its data set ({type(error).__name__}: {error}): {cure}"
+        ) from None
+    if not photos:
+        raise UserError(f"the split {split!r} of {root} has no photos: make the data set with more photos")
+    return list(photos.values())
+
+
+# --- writing ------------------------------------------------------------------------------------------------
+
+
+def already_made(root: Path, source: str, force: bool) -> dict[str, Any] | None:
+    """The card of this very data set if it lies at ``root``, so that making it can be skipped (and says so).
+
+    Args:
+        source: what ``write_dataset`` will be given. force: make it again all the same.
+
+    Raises:
+        UserError: files that are no data set lie there, or another data set and no ``force``.
+    """
+    if not _check_replaceable(root) or force:
+        return None
+    card = read_card(root)
+    if card.get("source") != source:
+        raise UserError(f"{root} holds another data set: choose another --root, or replace it with --force")
+    print(f"{root} is made already (--force makes it again)")
+    return card
+
+
+def _check_replaceable(root: Path) -> bool:
+    """Whether a data set lies at ``root``; anything else but nothing or an empty folder is a UserError."""
+    if root.exists() and not root.is_dir():
+        raise UserError(f"{root} is a file: choose another folder with --root")
+    if not root.exists() or not any(root.iterdir()):
+        return False
+    if not (root / "dataset.json").is_file():
+        raise UserError(f"{root} holds other files: choose another folder with --root")
+    return True
+
+
+def write_dataset(
+    root: Path,
+    *,
+    name: str,
+    classes: Sequence[str],
+    source: str,
+    splits: Mapping[str, Iterable[Photo]],
+) -> dict[str, Any]:
+    """Write a data set: all of it or nothing (a folder beside ``root``, renamed at the end).
+
+    Args:
+        root: the folder to make; a data set there is replaced (ask ``already_made`` first).
+        classes: class names in the order of the class ids.
+        source: where it came from and how, in one line; the same line means the same data set.
+        splits: photos per split; iterables are consumed one photo at a time.
+
+    Returns:
+        The contents of ``dataset.json``.
+
+    Raises:
+        UserError: no classes, no training photos, an unreadable photo, or no space.
+    """
+    _check_replaceable(root)
+    if not classes:
+        raise UserError("the data set has no classes: annotate at least one object")
+    categories = [{"id": i, "name": class_name} for i, class_name in enumerate(classes, start=1)]
+    try:
+        root.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{root.name}.", suffix=".partial", dir=root.parent))
+    except OSError as error:
+        raise UserError(f"cannot write to {root.parent} ({error.strerror}): choose another --root") from None
+    try:
+        partial.chmod(0o755)  # mkdtemp makes it private
+        (partial / "images").mkdir()
+        taken: set[str] = set()
+        image_id = annotation_id = 0
+        counts = {}
+        for split, photos in splits.items():
+            coco: dict[str, list] = {"images": [], "annotations": [], "categories": categories}
+            for photo in photos:
+                image_id += 1
+                file_name = f"images/{_free_name(photo.name, taken)}"
+                if isinstance(photo.image, bytes):
+                    (partial / file_name).write_bytes(photo.image)
+                else:
+                    copy_upright(photo.image, partial / file_name)
+                coco["images"].append(
+                    {"id": image_id, "file_name": file_name, "width": photo.width, "height": photo.height}
+                )
+                for instance in photo.instances:
+                    annotation_id += 1  # from 1: pycocotools takes an id of 0 for "no match"
+                    box, area = box_and_area(instance.segmentation, photo.width, photo.height)
+                    coco["annotations"].append(
+                        {
+                            "id": annotation_id,
+                            "image_id": image_id,
+                            "category_id": instance.class_id + 1,
+                            "bbox": box,
+                            "area": area,
+                            "iscrowd": int(instance.iscrowd),
+                            "segmentation": instance.segmentation,
+                        }
+                    )
+            counts[split] = len(coco["images"])
+            (partial / f"{split}.json").write_text(json.dumps(coco))
+        if not counts.get("train"):
+            raise UserError("the data set has no photos to train on: annotate some, or check the paths")
+        card = {"name": name, "classes": list(classes), "source": source, "splits": counts}
+        (partial / "dataset.json").write_text(json.dumps(card, indent=2) + "\n")
+        _swap_in(partial, root)
+        return card
+    except OSError as error:
+        raise UserError(
+            f"cannot write the data set {root} ({error.strerror or error}): free some space"
+        ) from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _free_name(name: str, taken: set[str]) -> str:
+    """A file name for ``images/`` that no other photo has, not even in other case (some systems fold it)."""
+    path = Path(re.sub(r"[^\w.\-]+", "_", name.replace("\\", "/").replace("/", "_"), flags=re.ASCII))
+    free, number = path.name.lstrip(".") or "photo", 1
+    while free.lower() in taken:
+        number += 1
+        free = f"{path.stem.lstrip('.')}_{number}{path.suffix}"
+    taken.add(free.lower())
+    return free
+
+
+def _swap_in(partial: Path, root: Path) -> None:
+    """Put the finished folder in place; an old one is moved aside first and removed last."""
+    old = partial.with_suffix(".old")
+    if root.exists():
+        os.replace(root, old)
+    try:
+        os.replace(partial, root)
+    except OSError:
+        if old.exists():
+            os.replace(old, root)
+        raise
+    shutil.rmtree(old, ignore_errors=True)

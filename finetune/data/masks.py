@@ -1,0 +1,156 @@
+"""Polygons and masks of one object, in the form that COCO files hold.
+
+A *segmentation* is a list of polygons, each ``[x0, y0, x1, y1, …]`` in pixels (continuous coordinates: the
+first pixel spans 0..1), or a compressed RLE ``{"size": [height, width], "counts": str}``.
+"""
+
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+Segmentation = list[list[float]] | dict[str, Any]
+
+
+def clip_polygon(points: np.ndarray, width: int, height: int) -> np.ndarray:
+    """Cut a polygon at the edges of the image (Sutherland & Hodgman 1974).
+
+    Args:
+        points: (N, 2) x and y in pixels.
+
+    Returns:
+        (M, 2) float64 inside 0..width, 0..height, without repeated neighbours; M is 0 if nothing is left.
+    """
+    for axis, limit, sign in ((0, 0.0, 1), (0, float(width), -1), (1, 0.0, 1), (1, float(height), -1)):
+        if len(points) == 0:
+            break
+        inside = sign * (points[:, axis] - limit) >= 0
+        if inside.all():
+            continue
+        kept: list[np.ndarray] = []
+        for i, point in enumerate(points):
+            before = points[i - 1]
+            if inside[i] != inside[i - 1]:
+                share = (limit - before[axis]) / (point[axis] - before[axis])
+                crossing = before + share * (point - before)
+                crossing[axis] = limit
+                kept.append(crossing)
+            if inside[i]:
+                kept.append(point)
+        points = np.array(kept).reshape(-1, 2)
+    return _without_repeats(points)
+
+
+def _without_repeats(points: np.ndarray) -> np.ndarray:
+    """Drop points that equal the one before them (and a last one that equals the first)."""
+    if len(points) < 2:
+        return points
+    return points[np.any(points != np.roll(points, 1, axis=0), axis=1)]
+
+
+def polygon_area(points: np.ndarray) -> float:
+    """Area in square pixels of a polygon (N, 2), by the shoelace formula."""
+    x, y = points[:, 0], points[:, 1]
+    return float(abs(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1))) / 2)
+
+
+def clean_polygon(points: Any, width: int, height: int) -> list[float]:
+    """Check one polygon and clip it to the image.
+
+    Args:
+        points: (N, 2) x and y in pixels, anything that numpy takes.
+
+    Returns:
+        The flat list ``[x0, y0, x1, y1, …]``, rounded to 1/100 pixel.
+
+    Raises:
+        ValueError: what is wrong with it, as the end of a sentence that begins with the polygon's name.
+    """
+    try:
+        array = np.asarray(points, dtype=np.float64).reshape(-1, 2)
+    except (TypeError, ValueError):
+        raise ValueError("has coordinates that are not numbers in pairs") from None
+    if not np.isfinite(array).all():
+        raise ValueError("has coordinates that are not finite numbers")
+    array = _without_repeats(array)
+    if len(array) < 3:
+        raise ValueError(f"has {len(array)} different points and needs at least 3")
+    clipped = np.round(clip_polygon(array, width, height), 2)
+    if len(clipped) < 3:
+        raise ValueError(f"lies outside the image ({width} x {height})")
+    if polygon_area(clipped) < 0.5:
+        raise ValueError("has no area inside the image")
+    return [float(value) for value in clipped.ravel()]
+
+
+def encode_mask(mask: np.ndarray) -> dict[str, Any]:
+    """Compressed COCO RLE of a (H, W) boolean mask, its counts as text so that it fits into JSON."""
+    rle = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return {"size": [int(n) for n in rle["size"]], "counts": rle["counts"].decode("ascii")}
+
+
+def to_rle(segmentation: Segmentation, width: int, height: int) -> dict[str, Any]:
+    """Compressed COCO RLE of polygons or of an RLE of either kind.
+
+    Raises:
+        ValueError: the RLE does not describe a mask of this size.
+    """
+    if isinstance(segmentation, list):
+        return coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
+    try:
+        size, counts = [int(n) for n in segmentation["size"]], segmentation["counts"]
+    except (KeyError, TypeError, ValueError):
+        raise ValueError("is neither a list of polygons nor an RLE with size and counts") from None
+    if size != [height, width]:
+        raise ValueError(f"has an RLE of {size[1]} x {size[0]} pixels but the image is {width} x {height}")
+    if isinstance(counts, list):
+        if not all(isinstance(n, int) and n >= 0 for n in counts) or sum(counts) != height * width:
+            raise ValueError("has RLE counts that do not add up to the pixels of the image")
+        return coco_mask.frPyObjects({"size": size, "counts": counts}, height, width)
+    return {"size": size, "counts": check_counts(counts, height * width)}
+
+
+def check_counts(counts: Any, pixels: int) -> bytes:
+    """Check that compressed RLE text unpacks to this number of pixels; pycocotools trusts it and may crash.
+
+    The text holds run lengths in groups of 5 bits, lowest first, from the fourth on as the difference to the
+    run before the last (pycocotools, common/maskApi.c, ``rleFrString``).
+
+    Raises:
+        ValueError: it does not.
+    """
+    broken = ValueError("has compressed RLE counts that do not unpack to the pixels of the image")
+    if not isinstance(counts, str | bytes):
+        raise broken
+    text = counts if isinstance(counts, bytes) else counts.encode("ascii", "replace")
+    runs: list[int] = []
+    value = shift = 0
+    for byte in text:
+        group = byte - 48
+        if not 0 <= group < 64 or shift > 30:
+            raise broken
+        value |= (group & 0x1F) << shift
+        shift += 5
+        if group & 0x20:
+            continue
+        if group & 0x10:
+            value -= 1 << shift
+        run = value + (runs[-2] if len(runs) > 2 else 0)
+        if run < 0:
+            raise broken
+        runs.append(run)
+        value = shift = 0
+    if shift or sum(runs) != pixels:
+        raise broken
+    return text
+
+
+def box_and_area(segmentation: Segmentation, width: int, height: int) -> tuple[list[float], float]:
+    """The box (XYWH, pixels) and area (pixels of the drawn mask) of a segmentation, as in COCO files."""
+    rle = to_rle(segmentation, width, height)
+    area = float(coco_mask.area(rle))
+    if isinstance(segmentation, dict):
+        return [float(value) for value in coco_mask.toBbox(rle)], area
+    points = np.concatenate([np.reshape(polygon, (-1, 2)) for polygon in segmentation])
+    (x0, y0), (x1, y1) = points.min(axis=0), points.max(axis=0)
+    return [round(float(value), 2) for value in (x0, y0, x1 - x0, y1 - y0)], area

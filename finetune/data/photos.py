@@ -1,0 +1,104 @@
+"""Photo files from strangers: opened with Pillow, a fixed list of formats and a cap on pixels.
+
+Orientation: cameras store a photo lying on its side and say so in its EXIF data. Detectron2 turns it upright
+when it reads it, and so do browsers, in which VIA runs. So a data set of ours holds upright photos only: one
+with an orientation other than 1 is turned and saved again without that tag, all others are copied as they
+are.
+"""
+
+import os
+import shutil
+import warnings
+from pathlib import Path
+
+from PIL import Image, ImageOps
+
+from finetune.errors import UserError
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
+MAX_PIXELS = 80_000_000
+ORIENTATION = 0x0112  # the EXIF tag; 1 is upright, 5 to 8 lie on their side
+
+
+class UnreadableImage(UserError):
+    """A file that is not a whole image of the accepted formats and sizes."""
+
+
+def open_photo(path: Path, *, decode: bool = True) -> Image.Image:
+    """Open a photo as it is stored (not yet turned upright); without ``decode`` its header alone is read.
+
+    Raises:
+        UnreadableImage: missing, no image, truncated, or more than MAX_PIXELS.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            warnings.filterwarnings(
+                "ignore", category=UserWarning, module="PIL"
+            )  # odd EXIF data are no trouble
+            image = Image.open(path, formats=FORMATS)
+            try:
+                if image.width * image.height > MAX_PIXELS:
+                    raise Image.DecompressionBombError
+                if decode:
+                    image.load()
+            except BaseException:
+                image.close()
+                raise
+            return image
+    except FileNotFoundError:
+        raise UnreadableImage(
+            f"{path} is missing: put the photo there or remove it from the annotations"
+        ) from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise UnreadableImage(f"{path} has more than {MAX_PIXELS:,} pixels: make it smaller") from None
+    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, …
+        if isinstance(error, Image.UnidentifiedImageError):
+            reason = "not an image of the formats " + ", ".join(FORMATS)
+        else:
+            reason = str(error) or type(error).__name__
+        raise UnreadableImage(f"{path} cannot be read ({reason}): replace the file or leave it out") from None
+
+
+def photo_path(folder: Path, name: str) -> Path:
+    """The file of a photo that an annotation file names; the name must stay inside the folder.
+
+    Raises:
+        UserError: the name leads elsewhere, or nothing is there.
+    """
+    # by the name alone: a photo may well be a link, as data version control makes them
+    if os.path.isabs(name) or ".." in Path(name.replace("\\", "/")).parts:
+        raise UserError(f"the annotations name the photo {name!r} outside {folder}: use plain file names")
+    path = folder / name
+    if not path.is_file():
+        raise UserError(f"{path} is missing: put the photo there or remove it from the annotations")
+    return path
+
+
+def orientation_of(image: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8; 1 also where there is none or a wrong one."""
+    try:
+        value = image.getexif().get(ORIENTATION, 1)
+    except (
+        Exception
+    ):  # broken EXIF data raise anything; Detectron2 reads such a photo as stored, and so do we
+        return 1
+    return value if value in range(1, 9) else 1
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height as a person sees the photo."""
+    lying = orientation_of(image) >= 5
+    return (image.height, image.width) if lying else (image.width, image.height)
+
+
+def copy_upright(source: Path, target: Path) -> None:
+    """Copy a photo; one that is stored turned or mirrored is saved again upright (JPEG quality 95)."""
+    with open_photo(source) as image:
+        if orientation_of(image) == 1:
+            shutil.copyfile(source, target)
+            return
+        options = {"quality": 95, "subsampling": 0} if image.format in ("JPEG", "MPO", "WEBP") else {}
+        kind = "JPEG" if image.format == "MPO" else image.format
+        upright = ImageOps.exif_transpose(image)
+        upright.save(target, format=kind, icc_profile=image.info.get("icc_profile"), **options)

@@ -1,0 +1,186 @@
+"""``python -m finetune train``: check what is asked for, then start :mod:`finetune.recipe` in as many processes."""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import secrets
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from finetune.errors import UserError
+
+if TYPE_CHECKING:
+    from detectron2.config import CfgNode
+
+    from finetune.recipe import Job
+
+DESCRIPTION = """\
+Fine-tune a backbone on a data set. The run folder gets config.yaml, run.json, metrics.json, curves.png, TensorBoard
+events, last.pth (to resume from) and model_best.safetensors (the best checkpoint by mask AP on the val split).
+
+  python -m finetune train mobilenetv2_fpn --data data/balloon
+  python -m finetune train resnet50_fpn --data data/balloon --weights imagenet SOLVER.MAX_ITER 600
+  python -m finetune train resnet50_fpn --data data/balloon --output runs/resnet50_fpn --resume
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command ``train``."""
+    parser = subparsers.add_parser(
+        "train",
+        help="fine-tune a backbone on a data set",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("backbone", help="resnet50_fpn, resnet101_fpn, mobilenetv2_fpn or vovnet19_fpn")
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="made by `finetune data …`")
+    parser.add_argument(
+        "--weights",
+        metavar="SPEC",
+        help="what to start from: coco, imagenet, none, a file or a URL (default: FINETUNE.INIT of the config)",
+    )
+    parser.add_argument("--output", type=Path, metavar="RUN", help="the run folder (default: runs/BACKBONE)")
+    parser.add_argument("--resume", action="store_true", help="go on where the run folder's training stopped")
+    parser.add_argument("--stop-after", type=int, metavar="STEPS", help="stop early, to be resumed later")
+    parser.add_argument(
+        "--num-gpus",
+        type=int,
+        default=1,
+        metavar="N",
+        help="processes on this machine, one GPU each; without GPUs they share the CPU",
+    )
+    parser.add_argument("--num-machines", type=int, default=1, metavar="N", help="machines that take part")
+    parser.add_argument(
+        "--machine-rank", type=int, default=0, metavar="R", help="which of them this one is, from 0"
+    )
+    parser.add_argument(
+        "--dist-url", default="auto", metavar="URL", help="where the machines meet: tcp://FIRST_MACHINE:PORT"
+    )
+    parser.add_argument(
+        "overrides", nargs="*", metavar="KEY VALUE", help="configuration keys, such as SOLVER.BASE_LR 0.0001"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command; the last line printed is the path of the run folder."""
+    from finetune.recipe import fine_tune
+
+    job = prepare(args)
+    processes = args.num_gpus * args.num_machines
+    if args.num_machines > 1 and args.dist_url == "auto":
+        raise UserError(
+            "several machines need a place to meet: give all of them --dist-url tcp://FIRST_MACHINE:PORT"
+        )
+    if job.config.SOLVER.IMS_PER_BATCH % processes:
+        raise UserError(
+            f"SOLVER.IMS_PER_BATCH {job.config.SOLVER.IMS_PER_BATCH} cannot be shared out evenly among {processes} "
+            "processes: make it a multiple of their number"
+        )
+    if processes == 1:
+        fine_tune(job)
+    else:
+        _fine_tune_in_processes(job, args)
+    if args.machine_rank == 0:
+        print(job.run)
+    return 0
+
+
+def _fine_tune_in_processes(job: Job, args: argparse.Namespace) -> None:
+    """One process per GPU, started by Detectron2's ``launch``.
+
+    Raises:
+        UserError: a process failed; what failed stands above in its own words.
+        KeyboardInterrupt: the processes were asked to stop and have saved what they had.
+    """
+    from detectron2.engine import launch
+    from torch.multiprocessing import ProcessExitedException
+
+    try:
+        launch(_worker, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, args=(job,))
+    except ProcessExitedException as error:
+        ended = f"was killed by {error.signal_name}" if error.signal_name else "failed, see above"
+        raise UserError(
+            f"training process {error.error_index} {ended}: mend that and go on with --resume --output {job.run}"
+        ) from None
+    except KeyboardInterrupt:
+        for process in multiprocessing.active_children():
+            process.terminate()
+        for process in multiprocessing.active_children():
+            process.join()
+        raise
+
+
+def _worker(job: Job) -> None:
+    """One of several training processes."""
+    from finetune.recipe import fine_tune
+
+    try:
+        fine_tune(job)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+def prepare(args: argparse.Namespace) -> Job:
+    """Check the arguments and settle the configuration.
+
+    Raises:
+        UserError: something is missing, unknown, or contradicts something else.
+    """
+    import torch
+
+    from finetune.config import get_config
+    from finetune.data.layout import class_names, load_split
+    from finetune.recipe import Job
+
+    classes = class_names(args.data)
+    for split in ("train", "val"):
+        load_split(args.data, split)  # complains where there is none
+    output = args.output or Path("runs") / args.backbone
+    if args.resume:
+        cfg = _config_of(output, args.overrides)
+    else:
+        if (output / "last.pth").exists():
+            raise UserError(
+                f"{output} already holds a training: add --resume to go on with it, or choose another --output"
+            )
+        defaults = ["MODEL.ROI_HEADS.NUM_CLASSES", str(len(classes)), "OUTPUT_DIR", str(output)]
+        if "MODEL.DEVICE" not in args.overrides:
+            defaults += ["MODEL.DEVICE", "cuda" if torch.cuda.is_available() else "cpu"]
+        cfg = get_config(args.backbone, [*defaults, *args.overrides])
+        if cfg.SEED < 0:
+            cfg.SEED = secrets.randbelow(2**31)
+    if cfg.MODEL.ROI_HEADS.NUM_CLASSES != len(classes):
+        raise UserError(
+            f"MODEL.ROI_HEADS.NUM_CLASSES is {cfg.MODEL.ROI_HEADS.NUM_CLASSES}, but {args.data} has {len(classes)} "
+            f"classes ({', '.join(classes)}): leave the key out, it is set from the data"
+        )
+    return Job(
+        backbone=args.backbone,
+        config=cfg,
+        data=args.data,
+        run=output,
+        weights=args.weights or cfg.FINETUNE.INIT,
+        resume=args.resume,
+        stop_after=args.stop_after,
+        command="python -m finetune " + shlex.join(sys.argv[1:]),
+    )
+
+
+def _config_of(run: Path, overrides: list[str]) -> CfgNode:
+    """The configuration that a run was started with; a resumed run keeps it."""
+    from finetune.config import read_config
+
+    if overrides:
+        raise UserError(
+            f"a resumed run keeps its configuration ({run / 'config.yaml'}): leave {overrides[0]} out, or start a new "
+            "run"
+        )
+    path = run / "config.yaml"
+    if not path.exists():
+        raise UserError(f"{run} holds no training to resume: leave --resume out to start one")
+    return read_config(path)

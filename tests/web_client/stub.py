@@ -1,0 +1,264 @@
+"""A TorchServe to test against: real HTTP, Contract 2's answers, and every failure that was seen of the real one.
+
+It finds what the real model would be trained to find: here, pixels of saturated colour. So each answer belongs to the
+very picture that was sent, and one that lands with somebody else is noticed.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from email import policy
+from email.parser import BytesParser
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageOps
+from pycocotools import mask as coco_mask
+
+VERSIONS = {"mobilenetv2_fpn": 62.1, "resnet50_fpn": 77.6}
+INVALID_KEY = {
+    "code": 400,
+    "type": "InvalidKeyException",
+    "message": "Token Authorization failed. Token either incorrect, expired, or not provided correctly",
+}
+NO_WORKER = {
+    "code": 503,
+    "type": "ServiceUnavailableException",
+    "message": 'Model "maskrcnn" has no worker to serve inference request. Please use scale workers API to add workers.',
+}
+
+
+class Stub:
+    """The state of the stub. ``mode`` makes the next predictions fail; ``requests`` remembers what came."""
+
+    def __init__(self, folder: Path) -> None:
+        self.key_file = folder / "key_file.json"
+        self.keys = {"management": "mgmt-0", "inference": "infer-0", "API": "api-0"}
+        self.renewals = 0
+        self.mode = "ok"
+        self.delay = 0.0
+        self.versions = dict(VERSIONS)
+        self.requests: list[dict[str, Any]] = []
+        self.described = 0
+        self.answers: dict[bytes, list[dict[str, Any]]] = {}  # file bytes → instances, where they are known
+        self.write_keys()
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self.server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+
+    def write_keys(self, minutes: float = 60) -> None:
+        """Write the key file as TorchServe does (Java's Instant, nanoseconds)."""
+        until = (datetime.now(UTC) + timedelta(minutes=minutes)).strftime("%Y-%m-%dT%H:%M:%S.%f000Z")
+        content: dict[str, dict[str, str]] = {"API": {"key": self.keys["API"]}}
+        for kind in ("management", "inference"):
+            content[kind] = {"key": self.keys[kind], "expiration time": until}
+        temporary = self.key_file.with_suffix(".new")
+        temporary.write_text(json.dumps(content, indent=2))
+        temporary.rename(self.key_file)
+
+    def renew(self, kind: str) -> None:
+        self.renewals += 1
+        self.keys[kind] = f"{kind}-{self.renewals}"
+        self.write_keys()
+
+    def expire_keys(self) -> None:
+        """The server forgets its keys; the file still has the old ones (and does not say that they are over)."""
+        self.keys |= {"management": "mgmt-new", "inference": "infer-new"}
+
+
+@contextmanager
+def running_stub(folder: Path) -> Iterator[Stub]:
+    stub = Stub(folder)
+    thread = threading.Thread(target=stub.server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread.start()
+    try:
+        yield stub
+    finally:
+        stub.server.shutdown()
+        stub.server.server_close()
+        thread.join()
+
+
+def balloon_picture(
+    width: int = 320, height: int = 240, balloons: list[tuple[int, int, int]] | None = None, kind: str = "PNG", **save: Any
+) -> bytes:
+    """A gray picture with discs of pure colour at (x, y, radius): what the stub finds."""
+    image = Image.new("RGB", (width, height), (120, 120, 120))
+    draw = ImageDraw.Draw(image)
+    places = [(width // 3, height // 2, height // 5)] if balloons is None else balloons
+    for index, (x, y, radius) in enumerate(places):
+        draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=(255, 10 * (index % 20), 0))
+    out = io.BytesIO()
+    image.save(out, kind, **save)
+    return out.getvalue()
+
+
+def find_balloons(data: bytes) -> tuple[tuple[int, int], list[dict[str, Any]]]:
+    """Size (width, height) and Contract 2's instances: one per shade of red, by falling score."""
+    with Image.open(io.BytesIO(data)) as opened:
+        rgb = np.asarray(ImageOps.exif_transpose(opened).convert("RGB")).astype(int)
+    red = (rgb[..., 0] > 200) & (rgb[..., 2] < 60)
+    instances = []
+    for index in range(20):
+        mask = red & (abs(rgb[..., 1] - 10 * index) < 5)
+        if mask.sum() > 20:
+            instances.append(instance(mask, 0.95 - 0.11 * len(instances), len(instances)))
+    return (rgb.shape[1], rgb.shape[0]), instances
+
+
+def instance(mask: np.ndarray, score: float, number: int) -> dict[str, Any]:
+    """One object of Contract 2. ``mask``: (H, W) bool."""
+    rle = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+    x, y, width, height = (float(value) for value in coco_mask.toBbox(rle))
+    return {
+        "id": number,
+        "class_id": 0,
+        "class_name": "balloon",
+        "score": round(max(0.06, score), 4),
+        "box": [x, y, x + width, y + height],
+        "area": int(mask.sum()),
+        "mask": {"size": list(mask.shape), "counts": rle["counts"].decode()},
+    }
+
+
+def reply_for(version: str, size: tuple[int, int], instances: list[dict[str, Any]]) -> dict[str, Any]:
+    rles = [entry["mask"] for entry in instances]
+    covered = int(coco_mask.area(coco_mask.merge(rles))) if rles else 0
+    return {
+        "model": {"name": "maskrcnn", "version": version, "weights_sha256": "ab" * 32},
+        "image": {"width": size[0], "height": size[1]},
+        "instances": instances,
+        "mask_fraction": covered / (size[0] * size[1]),
+        "timings_ms": {"decode": 4.1, "inference": 201.5, "postprocess": 2.2},
+    }
+
+
+def overlay(data: bytes, instances: list[dict[str, Any]]) -> bytes:
+    """The picture with its masks in green, as PNG."""
+    with Image.open(io.BytesIO(data)) as opened:
+        rgb = np.asarray(ImageOps.exif_transpose(opened).convert("RGB")).copy()
+    for entry in instances:
+        mask = coco_mask.decode(entry["mask"]).astype(bool)
+        rgb[mask] = rgb[mask] // 2 + np.array([20, 120, 80], np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(rgb).save(out, "PNG")
+    return out.getvalue()
+
+
+def _handler(stub: Stub) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+        def answer(self, status: int, body: Any, kind: str = "application/json") -> None:
+            data = body if isinstance(body, bytes) else json.dumps(body).encode()
+            self.send_response(status)
+            if kind:
+                self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def allowed(self, kind: str) -> bool:
+            if self.headers.get("Authorization") == f"Bearer {stub.keys[kind]}":
+                return True
+            self.answer(400, INVALID_KEY)
+            return False
+
+        def do_GET(self) -> None:
+            path, _, query = self.path.partition("?")
+            if path == "/token":
+                if stub.mode != "no_renewal" and self.allowed("API"):
+                    stub.renew(query.removeprefix("type="))
+                    self.answer(200, b"\n\n")
+                elif stub.mode == "no_renewal":
+                    self.answer(400, INVALID_KEY)
+            elif path.startswith("/models/maskrcnn") and self.allowed("management"):
+                self.describe(path.removeprefix("/models/maskrcnn").strip("/"), "customized=true" in query)
+            elif not path.startswith("/models/maskrcnn"):
+                self.answer(404, {"code": 404, "type": "ResourceNotFoundException", "message": "no"})
+
+        def describe(self, version: str, customized: bool) -> None:
+            if not stub.versions:
+                self.answer(404, {"code": 404, "type": "ModelNotFoundException", "message": "Model not found: maskrcnn"})
+                return
+            names = list(stub.versions) if version == "all" else [version or next(iter(stub.versions))]
+            stub.described += customized
+            workers = [] if stub.mode == "no_worker" else [{"status": "READY", "startTime": "2026-11-23T09:10:20.234Z"}]
+            entries: list[dict[str, Any]] = [
+                {"modelName": "maskrcnn", "modelVersion": name, "modelUrl": f"maskrcnn_{name}.mar", "workers": workers}
+                for name in names
+            ]
+            if customized:
+                card = {"backbone": names[0], "classes": ["balloon"], "evaluation": {"segm": {"AP": stub.versions[names[0]]}}}
+                entries[0]["customizedMetadata"] = card
+            self.answer(200, entries)
+
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            if not self.allowed("inference"):
+                return
+            form = _parts(self.headers["Content-Type"], body)
+            data = form.pop("image")
+            options = {name: value.decode() for name, value in form.items()}
+            version = self.path.removeprefix("/predictions/maskrcnn").strip("/")
+            stub.requests.append({"version": version, "options": options, "id": self.headers.get("X-Request-ID"), "bytes": data})
+            if stub.delay:
+                time.sleep(stub.delay)
+            if version and version not in stub.versions:
+                self.answer(404, {"code": 404, "type": "ModelVersionNotFoundException", "message": f"{version} /srv/x"})
+            elif stub.mode in FAILURES:
+                self.answer(*FAILURES[stub.mode])
+            elif stub.mode == "break":
+                self.close_connection = True
+                self.connection.close()
+            else:
+                self.predict(version or next(iter(stub.versions)), data, options)
+
+        def predict(self, version: str, data: bytes, options: dict[str, str]) -> None:
+            size, instances = find_balloons(data)
+            if data in stub.answers:
+                instances = stub.answers[data]
+            if version != next(iter(stub.versions)):
+                instances = instances[:-1]  # so that two models can be told apart
+            if options.get("output") == "overlay":
+                self.answer(200, overlay(data, instances), "image/png")
+                return
+            threshold = float(options.get("score_threshold", 0.5))
+            self.answer(200, reply_for(version, size, [entry for entry in instances if entry["score"] >= threshold]))
+
+    return Handler
+
+
+FAILURES: dict[str, tuple[int, Any, str]] = {
+    "no_worker": (503, NO_WORKER, "application/json"),
+    "died": (500, {"code": 500, "type": "InternalServerException", "message": "Worker died."}, "application/json"),
+    "memory": (507, {"code": 507, "type": "InsufficientStorageException", "message": "CUDA out of memory"}, "application/json"),
+    "too_large": (413, b"", ""),
+    "refused": (
+        422,
+        {"error": {"code": "too_many_pixels", "message": "The picture is 9 × 9 pixels.", "field": "image"}},
+        "",
+    ),
+    "html": (200, b"<p>hello</p>", "text/html"),
+    "odd": (400, {"code": 400, "type": "BadRequestException", "message": "/home/model/secret.py line 3"}, "application/json"),
+}
+
+
+def _parts(content_type: str, body: bytes) -> dict[str, bytes]:
+    message = BytesParser(policy=policy.HTTP).parsebytes(f"Content-Type: {content_type}\r\n\r\n".encode() + body)
+    parts = {}
+    for part in message.iter_parts():
+        name = part.get_param("name", header="content-disposition")
+        parts[str(name)] = part.get_payload(decode=True)
+    return parts

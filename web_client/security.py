@@ -1,0 +1,57 @@
+"""What is true of every request and every answer: an id, one line of log, and headers that keep the page to itself."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+import uuid
+
+from flask import Flask, Response, g, request
+
+from web_client.errors import Refused
+
+log = logging.getLogger("web_client")
+
+# Everything comes from here; pictures may also be what the page itself has made (blob:) or carries (data:).
+CONTENT_SECURITY_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+HEADERS = {
+    "Content-Security-Policy": CONTENT_SECURITY_POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "geolocation=(), microphone=(), payment=(), usb=()",
+}
+
+
+def register(app: Flask) -> None:
+    """Add request ids, the log line and the headers to every route of ``app``."""
+
+    @app.before_request
+    def begin() -> None:
+        g.started = time.perf_counter()
+        given = request.headers.get("X-Request-ID", "")
+        g.request_id = given if re.fullmatch(r"[A-Za-z0-9._-]{1,64}", given) else uuid.uuid4().hex
+        if request.method == "POST" and request.headers.get("Sec-Fetch-Site") == "cross-site":
+            raise Refused(403, "cross_site", "Another site tried to send a picture in your name. It was stopped.")
+
+    @app.after_request
+    def finish(response: Response) -> Response:
+        for name, value in HEADERS.items():
+            response.headers[name] = value
+        if request.endpoint != "static":
+            response.headers["Cache-Control"] = "no-store"
+        response.headers["X-Request-ID"] = g.request_id
+        milliseconds = 1000 * (time.perf_counter() - g.started)
+        # The route, not the address: an address can carry anything. No file names, no picture, no key.
+        route = request.url_rule.rule if request.url_rule else "-"
+        size = request.content_length or 0
+        log.info(
+            "%s %s %s %s %.0f ms %s bytes", g.request_id, request.method, route, response.status_code, milliseconds, size
+        )
+        return response

@@ -1,0 +1,73 @@
+"""The uploaded picture: held in memory, and looked at before it is sent on."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from pathlib import PurePath
+
+from flask import Request
+from PIL import Image
+
+from web_client.errors import Refused, too_many_bytes
+
+# What the model's own decoder takes. Naming them keeps Pillow's rarer, less tested readers out of reach.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+
+
+class MemoryRequest(Request):
+    """A request whose files stay in memory: Werkzeug would spool those above 500 kB to a temporary file."""
+
+    def _get_file_stream(self, *args: object, **kwargs: object) -> io.BytesIO:  # type: ignore[override]
+        return io.BytesIO()
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture as it came. ``width`` and ``height`` are those of its header, before EXIF orientation."""
+
+    data: bytes
+    name: str
+    width: int
+    height: int
+
+
+def read_picture(request: Request, max_bytes: int, max_pixels: int) -> Picture:
+    """The ``image`` field of a multipart request, refused if it is missing, empty, too large or no picture."""
+    file = request.files.get("image")
+    if file is None:
+        if request.mimetype != "multipart/form-data":
+            message = "Send the picture as a form (multipart/form-data), in a field named image."
+            raise Refused(415, "unsupported_media_type", message, "image")
+        raise Refused(400, "missing_image", "No picture came with this request. Choose one first.", "image")
+    data = file.read()
+    name = PurePath(file.filename or "").name or "picture"
+    if not data and not file.filename:
+        raise Refused(400, "missing_image", "No picture came with this request. Choose one first.", "image")
+    return check_picture(data, name, max_bytes, max_pixels)
+
+
+def check_picture(data: bytes, name: str, max_bytes: int, max_pixels: int) -> Picture:
+    """Judge bytes by their size and by the picture's header alone; decoding is the model's business."""
+    if not data:
+        raise Refused(400, "empty_image", "This file is empty (0 bytes). Choose another one.", "image")
+    if len(data) > max_bytes:
+        raise too_many_bytes(max_bytes)
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            width, height = image.size
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise _too_many_pixels(max_pixels) from None
+    except Exception:
+        # Pillow's readers raise many kinds of errors on broken headers; all of them mean this one thing.
+        message = "This file is not a picture we can read. Choose a JPEG, PNG, WebP, GIF, BMP or TIFF."
+        raise Refused(415, "unsupported_media_type", message, "image") from None
+    if width * height > max_pixels:
+        raise _too_many_pixels(max_pixels, width, height)
+    return Picture(data, name, width, height)
+
+
+def _too_many_pixels(limit: int, width: int = 0, height: int = 0) -> Refused:
+    has = f"This picture has {width} × {height} pixels" if width else "This picture has far too many pixels"
+    message = f"{has}; at most {limit / 1e6:g} million are taken. Make it smaller and send it again."
+    return Refused(422, "too_many_pixels", message, "image")
