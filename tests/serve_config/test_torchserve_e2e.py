@@ -657,17 +657,21 @@ def test_interrupted_start_leaves_nothing(tmp_path: Path, number: signal.Signals
         str(slow),
     ]
     with subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        while "registering slow" not in process.stderr.readline():
-            pass
-        time.sleep(1)
-        state = State.load(home)
-        assert processes.running(state) is not None
-        process.send_signal(number)
-        process.communicate(timeout=60)
-        assert process.returncode == 130
-    assert processes.members(state) == []
-    assert not home.key_file.exists()
+        try:
+            assert process.stderr is not None
+            while "registering slow" not in process.stderr.readline():
+                pass
+            time.sleep(1)
+            state = State.load(home)
+            assert processes.running(state) is not None
+            process.send_signal(number)
+            process.communicate(timeout=60)
+            assert process.returncode == 130
+            assert processes.members(state) == []
+            assert not home.key_file.exists()
+        finally:
+            process.kill()
+            server_module.stop(home)
 
 
 def test_toy_archive_is_a_real_one(toys: dict[str, Path]) -> None:
