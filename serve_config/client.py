@@ -136,7 +136,7 @@ class Refused(ServeError):
         except (ValueError, AttributeError):
             pass
         super().__init__(
-            f"TorchServe refused ({self.status}): {' '.join(message.split())[:500] or 'no reason given'}"
+            f"the service refused ({self.status}): {' '.join(message.split())[:500] or 'no reason given'}"
         )
 
 

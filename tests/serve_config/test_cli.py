@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from serve_config import doctor, predict, swap
+from serve_config import doctor, predict, status, swap
 from serve_config.cli import build_parser, main
 from serve_config.config import DEFAULT_PORTS
 from serve_config.state import Home, State
@@ -143,6 +143,25 @@ def test_answer_for_eyes_keeps_the_digest() -> None:
     assert shown["weights_sha256"] == "a" * 64
     assert shown["mask"]["counts"] == "b" * 40 + "… (64 characters)"
     assert json.loads(predict.show(json.dumps(answer).encode(), raw=True)) == answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ("echo 'NVIDIA H200, 12, 3021, 143771'", ["NVIDIA H200, 12 % busy, 3021 of 143771 MiB"]),
+        ("echo 'No devices were found'", []),
+        ("echo 'NVIDIA H200, 12, 3021, 143771'; exit 9", []),
+    ],
+)
+def test_gpus_as_nvidia_smi_tells(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str, expected: list[str]
+) -> None:
+    (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\n{answer}\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert status.gpus() == expected
+    monkeypatch.setenv("PATH", "/nonexistent")
+    assert status.gpus() == []
 
 
 class TestDoctor:
