@@ -110,8 +110,8 @@ class Client:
             if "Connection refused" in str(error):
                 raise ServeError(not_running(self.home)) from error
             raise ServeError(
-                "TorchServe closed the connection: it has ended, or the request is longer than the max_request_size "
-                f"in {self.home.config}"
+                "TorchServe closed the connection: it has ended, or the request is longer than the "
+                f"max_request_size in {self.home.config}"
             ) from error
 
 
@@ -136,7 +136,7 @@ class Refused(ServeError):
         except (ValueError, AttributeError):
             pass
         super().__init__(
-            f"TorchServe refused ({self.status}): {' '.join(message.split())[:500] or 'no reason given'}"
+            f"the service refused ({self.status}): {' '.join(message.split())[:500] or 'no reason given'}"
         )
 
 

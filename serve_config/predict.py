@@ -19,8 +19,8 @@ PICTURES = ("overlay", "splash", "labels")  # the outputs that are PNG
 
 def predict(
     client: Client, image: Path, version: str | None, options: dict[str, str], timeout: float
-) -> tuple[str, bytes]:
-    """The answer's content type and body. Raises ServeError for an unreadable file and for every refusal."""
+) -> bytes:
+    """The answer's body: JSON or PNG. Raises ServeError for an unreadable file and for every refusal."""
     try:
         data = image.read_bytes()
     except OSError as error:
@@ -36,7 +36,7 @@ def predict(
         raise ServeError(f"there is no version {version or 'to answer'} (registered: {names})")
     if not response.ok:
         raise Refused(response)
-    return response.headers.get("Content-Type", ""), response.content
+    return response.content
 
 
 def shorten(value: Any, limit: int = 40) -> Any:
@@ -54,7 +54,7 @@ def shorten(value: Any, limit: int = 40) -> Any:
     return value
 
 
-def show(content_type: str, body: bytes, raw: bool) -> str:
+def show(body: bytes, raw: bool) -> str:
     """The text to print for a JSON answer."""
     if raw:
         return body.decode(errors="replace")

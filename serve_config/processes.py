@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
@@ -82,10 +81,19 @@ def running(state: State) -> psutil.Process | None:
         return None
     try:
         process = psutil.Process(state.pid)
-        same = abs(process.create_time() - state.created) < 1 and process.status() != psutil.STATUS_ZOMBIE
+        same = seconds_at_start(state.pid) == state.created and process.status() != psutil.STATUS_ZOMBIE
         return process if same else None
-    except psutil.NoSuchProcess:
+    except (psutil.NoSuchProcess, OSError):
         return None
+
+
+def seconds_at_start(pid: int) -> float:
+    """When a process started, in seconds after boot; unlike a date it stays what it is when the clock is set.
+
+    Raises OSError if there is no such process.
+    """
+    after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()  # from field 3 of proc(5)
+    return int(after_name[22 - 3]) / os.sysconf("SC_CLK_TCK")
 
 
 def members(state: State) -> list[psutil.Process]:
@@ -110,26 +118,23 @@ def _is_zombie(pid: int) -> bool:
 
 
 def end(state: State, patience: float = 8.0) -> None:
-    """End the frontend, which ends its workers, then whatever is left. ``patience`` in seconds.
+    """End the frontend, which ends its workers, then whatever is left of the session.
 
-    Returns when no process of the session lives any more; that takes 2 × ``patience`` at most, as SIGKILL is
-    certain.
+    The frontend has ``patience`` seconds to do it in good order (it takes 2 to 3); the rest is killed.
     """
     frontend = running(state)
     if frontend:
         with contextlib.suppress(psutil.Error):
             frontend.terminate()
             frontend.wait(patience)
-    deadline = time.monotonic() + patience
-    sign = signal.SIGTERM
-    while left := members(state):
+    for sign, wait in ((signal.SIGTERM, 2), (signal.SIGKILL, 5), (signal.SIGKILL, 5)):  # the last for forks
+        left = members(state)
+        if not left:
+            break
         for process in left:
             with contextlib.suppress(psutil.Error):
                 process.send_signal(sign)
-        psutil.wait_procs(left, timeout=3)
-        sign = signal.SIGKILL
-        if time.monotonic() > deadline:
-            break
+        psutil.wait_procs(left, timeout=wait)
     _reap(state.pid)
 
 

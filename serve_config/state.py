@@ -98,7 +98,7 @@ class Home:
 class State:
     """What must outlive a command.
 
-    ``pid``, ``created`` (seconds since the epoch) and ``boot`` together name one process beyond doubt;
+    ``pid``, ``created`` (seconds after boot) and ``boot`` together name one process beyond doubt;
     ``pid`` is 0 when TorchServe was stopped. ``models`` maps each registered version to its archive's file
     name in ``store``, in the order of registration; with ``default`` it is what the next ``start`` brings
     back. ``history`` holds the earlier defaults, the latest last.

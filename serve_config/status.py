@@ -83,7 +83,8 @@ def collect(home: Home) -> Status:
         if state.pid:
             status.errors = last_errors(home)
         return status
-    status.pid, status.ports, status.uptime = process.pid, state.ports, time.time() - state.created
+    status.pid, status.ports = process.pid, state.ports
+    status.uptime = time.clock_gettime(time.CLOCK_BOOTTIME) - state.created
     status.java_memory = resident_memory([process.pid])
     status.errors = last_errors(home)
     try:

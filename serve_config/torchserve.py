@@ -8,8 +8,6 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import psutil
-
 from serve_config import processes
 from serve_config.archives import Archive, find_archive, read_archive
 from serve_config.client import Client
@@ -98,10 +96,10 @@ def _launch(home: Home, state: State, settings: Settings, store: Path) -> Client
         _clean(home)
         home.tmp.mkdir(mode=0o700)
         process = processes.launch(java, home, store)
-        state.pid, state.boot = process.pid, boot_id()
-        state.created = psutil.Process(process.pid).create_time()
-        state.ports, state.store = ports, str(store)
         try:
+            state.pid, state.boot = process.pid, boot_id()
+            state.created = processes.seconds_at_start(process.pid)
+            state.ports, state.store = ports, str(store)
             state.save(home)
             client = Client(home, ports)
             _wait_answering(client, process)

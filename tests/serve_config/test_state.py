@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import stat
 import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from subprocess import PIPE
 
-import psutil
 import pytest
 
 from serve_config import processes
@@ -63,52 +66,67 @@ def test_worker_sockets_fit_into_a_path(tmp_path: Path, length: int) -> None:
     assert folder != Home.at(tmp_path / ("y" * length)).tmp
 
 
+@pytest.fixture
+def session() -> Iterator[Callable[[str], tuple[subprocess.Popen[bytes], State]]]:
+    """Runs a shell script in a session of its own, as TorchServe is; kills it in the end."""
+    started = []
+
+    def run(script: str) -> tuple[subprocess.Popen[bytes], State]:
+        process = subprocess.Popen(["sh", "-c", f"echo up; {script}"], start_new_session=True, stdout=PIPE)
+        started.append(process)
+        assert process.stdout is not None
+        process.stdout.readline()
+        return process, State(process.pid, processes.seconds_at_start(process.pid), boot_id())
+
+    yield run
+    for process in started:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+Session = Callable[[str], tuple[subprocess.Popen[bytes], State]]
+
+
 class TestProcessIdentity:
     """A process id alone names nobody: it may have been given to a stranger since."""
 
-    def state_of(self, process: subprocess.Popen[bytes]) -> State:
-        return State(process.pid, psutil.Process(process.pid).create_time(), boot_id())
-
-    def test_living_process_is_found_and_ended(self) -> None:
-        with subprocess.Popen(["sleep", "60"], start_new_session=True) as process:
-            state = self.state_of(process)
-            assert processes.running(state) is not None
-            assert [member.pid for member in processes.members(state)] == [process.pid]
-            processes.end(state)
-            assert processes.running(state) is None
-            assert processes.members(state) == []
+    def test_living_process_is_found_and_ended(self, session: Session) -> None:
+        process, state = session("exec sleep 60")
+        assert processes.running(state) is not None
+        assert [member.pid for member in processes.members(state)] == [process.pid]
+        processes.end(state)
+        assert processes.running(state) is None
+        assert processes.members(state) == []
 
     @pytest.mark.parametrize("change", ["created", "boot"])
-    def test_stranger_with_the_same_number_is_left_alone(self, change: str) -> None:
-        with subprocess.Popen(["sleep", "60"], start_new_session=True) as process:
-            state = self.state_of(process)
-            if change == "created":
-                state.created -= 100
-            else:
-                state.boot = "an earlier one"
-            assert processes.running(state) is None
-            processes.end(state)
-            assert process.poll() is None
-            process.kill()
+    def test_stranger_with_the_same_number_is_left_alone(self, session: Session, change: str) -> None:
+        process, state = session("exec sleep 60")
+        if change == "created":
+            state.created -= 0.1
+        else:
+            state.boot = "an earlier one"
+        assert processes.running(state) is None
+        processes.end(state)
+        assert process.poll() is None
 
-    def test_orphans_of_a_dead_frontend_are_ended(self) -> None:
-        with subprocess.Popen(["sh", "-c", "sleep 60 & wait"], start_new_session=True) as process:
-            state = self.state_of(process)
-            while len(processes.members(state)) < 2:
-                pass
-            process.kill()
-            process.wait()
-            orphans = processes.members(state)
-            assert len(orphans) == 1
-            processes.end(state)
-            assert processes.members(state) == []
+    def test_orphans_of_a_dead_frontend_are_ended(self, session: Session) -> None:
+        process, state = session("sleep 60 & echo up; wait")
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.kill()
+        process.wait()
+        assert processes.running(state) is None
+        assert len(processes.members(state)) == 1
+        processes.end(state)
+        assert processes.members(state) == []
 
-    def test_deaf_process_is_killed(self) -> None:
-        script = "trap '' TERM; while :; do sleep 0.1; done"
-        with subprocess.Popen(["sh", "-c", script], start_new_session=True) as process:
-            state = self.state_of(process)
-            processes.end(state, patience=0.5)
-            assert processes.members(state) == []
+    def test_deaf_process_is_killed(self, session: Session) -> None:
+        process, state = session("trap '' TERM; echo deaf; while :; do sleep 0.1; done")
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"deaf\n"
+        processes.end(state, patience=0.1)
+        assert processes.members(state) == []
 
 
 def test_environment_cannot_configure_torchserve(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -352,7 +352,7 @@ class TestHardened:
 
     def test_body_beyond_the_limit_is_refused(self, torchserve: RunningTorchServe) -> None:
         big = b"x" * (Settings().max_request_size + 1)
-        with pytest.raises(ServeError, match="413|closed the connection"):
+        with pytest.raises(ServeError, match=r"413|closed the connection"):
             torchserve.client.json("inference", "POST", "/predictions/maskrcnn", data=big)
         assert ask(torchserve).ok
 
@@ -640,25 +640,38 @@ def test_foreground_ends_with_a_signal(tmp_path: Path, toys: dict[str, Path]) ->
             server_module.stop(home)
 
 
-def test_interrupted_start_leaves_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_start_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
     slow = toy_archive(
         tmp_path, "slow", handler="import time; time.sleep(60)\ndef handle(data, context): pass"
     )
     home = Home.at(tmp_path / ".serve")
-    command = [sys.executable, "-m", "serve_config", "start", "--home", str(home.path)]
-    command += [*ANY_FREE_PORTS, f"--model-store={tmp_path / 'store'}", "--models", str(slow)]
+    # a shell that starts the tests in the background has SIGINT ignored, and children inherit that
+    command = ["env", "--default-signal=INT", sys.executable, "-m", "serve_config", "start"]
+    command += [
+        "--home",
+        str(home.path),
+        *ANY_FREE_PORTS,
+        f"--model-store={tmp_path / 'store'}",
+        "--models",
+        str(slow),
+    ]
     with subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        while "registering slow" not in process.stderr.readline():
-            pass
-        time.sleep(1)
-        state = State.load(home)
-        assert processes.running(state) is not None
-        process.send_signal(signal.SIGINT)
-        process.communicate(timeout=60)
-        assert process.returncode == 130
-    assert processes.members(state) == []
-    assert not home.key_file.exists()
+        try:
+            assert process.stderr is not None
+            while "registering slow" not in process.stderr.readline():
+                pass
+            time.sleep(1)
+            state = State.load(home)
+            assert processes.running(state) is not None
+            process.send_signal(number)
+            process.communicate(timeout=60)
+            assert process.returncode == 130
+            assert processes.members(state) == []
+            assert not home.key_file.exists()
+        finally:
+            process.kill()
+            server_module.stop(home)
 
 
 def test_toy_archive_is_a_real_one(toys: dict[str, Path]) -> None:
