@@ -66,6 +66,8 @@ def create_server(app: Flask, behind_proxy: bool = False) -> Any:
         max_request_body_size=most,
         inbuf_overflow=most + 1,
         outbuf_overflow=_REPLY_BYTES,
+        connection_limit=1000,  # a browser holds six: the default of 100 would keep the seventeenth visitor waiting
+        asyncore_use_poll=True,  # select() ends at 1024 files
         clear_untrusted_proxy_headers=True,
         ident=None,
         **proxy,
