@@ -120,7 +120,13 @@ def annotation_area(annotation: dict[str, Any]) -> float:
 
 
 def jitter_colour(
-    sample: Sample, rng: np.random.Generator, *, brightness: float, contrast: float, saturation: float, hue: float
+    sample: Sample,
+    rng: np.random.Generator,
+    *,
+    brightness: float,
+    contrast: float,
+    saturation: float,
+    hue: float,
 ) -> Sample:
     """Random brightness, contrast, (each a factor in 1 ± value), hue (a shift in ± turns)."""
     image = sample.image.astype(np.float32)
@@ -139,7 +145,9 @@ def jitter_colour(
     return replace(sample, image=image)
 
 
-def copy_paste(target: Sample, source: Sample, rng: np.random.Generator, *, blend_sigma: float = 1.5) -> Sample:
+def copy_paste(
+    target: Sample, source: Sample, rng: np.random.Generator, *, blend_sigma: float = 1.5
+) -> Sample:
     """Paste a random part of the source's instances onto the target (Ghiasi et al. 2021, arXiv:2012.07177).
 
     Both samples have one size. Edges are blended by a blurred mask; what the pasted ones cover is taken from the

@@ -14,10 +14,11 @@ from finetune.errors import UserError
 
 # What a pickle of NumPy arrays in containers needs, and nothing that can act. The arrays' module was renamed
 # in NumPy 2: files of both ages are read.
+_NUMPY_FUNCTIONS: tuple[Any, ...] = (np.empty(0).__reduce__()[0], np.float32(0).__reduce__()[0])
 _ALLOWED: dict[str, Any] = {
     f"numpy.{core}.multiarray.{function.__name__}": function
     for core in ("core", "_core")
-    for function in (np.empty(0).__reduce__()[0], np.float32(0).__reduce__()[0])  # _reconstruct, scalar
+    for function in _NUMPY_FUNCTIONS
 }
 _ALLOWED |= {
     "numpy.ndarray": np.ndarray,

@@ -9,10 +9,11 @@ import sys
 from collections.abc import Sequence
 
 import finetune.data.cli
+import finetune.export
 import finetune.train
 from finetune.errors import UserError
 
-COMMANDS = (finetune.data.cli, finetune.train)
+COMMANDS = (finetune.data.cli, finetune.train, finetune.export)
 
 
 def build_parser() -> argparse.ArgumentParser:

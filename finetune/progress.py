@@ -18,7 +18,9 @@ class Progress:
     def __init__(self, start: int, end: int, *, quiet: bool = False) -> None:
         self.end = end
         self.lines = not quiet and not sys.stderr.isatty()
-        self.bar = tqdm(initial=start, total=end, unit="step", disable=quiet or self.lines, dynamic_ncols=True)
+        self.bar = tqdm(
+            initial=start, total=end, unit="step", disable=quiet or self.lines, dynamic_ncols=True
+        )
         self.started, self.start = time.monotonic(), start
         self.last_line = self.started
         self.loss = 0.0
@@ -33,7 +35,10 @@ class Progress:
             self.last_line = now
             per_step = (now - self.started) / (done - self.start)
             left = tqdm.format_interval((self.end - done) * per_step)
-            print(f"step {done}/{self.end}  loss {self.loss:.3f}  {per_step:.2f} s/step  {left} left", flush=True)
+            print(
+                f"step {done}/{self.end}  loss {self.loss:.3f}  {per_step:.2f} s/step  {left} left",
+                flush=True,
+            )
 
     def say(self, text: str) -> None:
         """Print a line above the bar."""

@@ -147,8 +147,11 @@ def _fine_tune(job: Job, cfg: CfgNode) -> None:
             torch.manual_seed(hash((cfg.SEED, step, comm.get_rank())))
             rate = learning_rate(step, cfg)
             set_learning_rate(optimizer, rate)
-            with torch.autocast(cfg.MODEL.DEVICE, dtype, enabled=dtype != torch.float32):
-                losses = trained(batch)
+            try:
+                with torch.autocast(cfg.MODEL.DEVICE, dtype, enabled=dtype != torch.float32):
+                    losses = trained(batch)
+            except FloatingPointError:  # Detectron2's own word for it
+                raise _diverged(job, step) from None
             loss = torch.stack(list(losses.values())).sum()
             optimizer.zero_grad()
             scaler.scale(loss).backward()
@@ -163,10 +166,7 @@ def _fine_tune(job: Job, cfg: CfgNode) -> None:
             values = {name: value.item() for name, value in comm.reduce_dict(losses).items()}
             total = sum(values.values())
             if main and not math.isfinite(total):
-                raise UserError(
-                    f"the loss is no longer a number at step {step}: lower SOLVER.BASE_LR, or look for degenerate "
-                    f"boxes with `python -m finetune data check {job.data}`"
-                )
+                raise _diverged(job, step)
             storage.put_scalars(total_loss=total, **values)
             storage.put_scalar("lr", rate, smoothing_hint=False)
             progress.show(done, total)
@@ -177,15 +177,22 @@ def _fine_tune(job: Job, cfg: CfgNode) -> None:
             if evaluated:
                 if main:
                     with average.applied_to(model) if cfg.FINETUNE.EMA_DECAY else contextlib.nullcontext():
-                        result = evaluate_model(model, val_set, classes, cfg)
+                        with torch.autocast(cfg.MODEL.DEVICE, dtype, enabled=dtype != torch.float32):
+                            result = evaluate_model(model, val_set, classes, cfg)
                         better = best is None or _score(result) > best["segm_AP"]
                         since_best = 0 if better else since_best + 1
                         if better:
-                            best = {"iteration": done, "segm_AP": _score(result), "bbox_AP": result["bbox"]["AP"]}
+                            best = {
+                                "iteration": done,
+                                "segm_AP": _score(result),
+                                "bbox_AP": result["bbox"]["AP"],
+                            }
                             save_best(job.run, model.state_dict())
                     storage.put_scalar("val/segm_AP", _score(result), smoothing_hint=False)
                     storage.put_scalar("val/bbox_AP", result["bbox"]["AP"], smoothing_hint=False)
-                    progress.say(f"step {done}: val segm AP {_score(result):.1f}{' (best)' if better else ''}")
+                    progress.say(
+                        f"step {done}: val segm AP {_score(result):.1f}{' (best)' if better else ''}"
+                    )
                     trained.train()
                 since_best = comm.all_gather(since_best)[0]
             patience = cfg.FINETUNE.PATIENCE
@@ -194,7 +201,9 @@ def _fine_tune(job: Job, cfg: CfgNode) -> None:
             if main and (done % LOG_PERIOD == 0 or evaluated or finished or interrupted or done == stop):
                 for writer in writers:
                     writer.write()
-            if main and (_due(done, cfg.SOLVER.CHECKPOINT_PERIOD, end) or finished or interrupted or done == stop):
+            if main and (
+                _due(done, cfg.SOLVER.CHECKPOINT_PERIOD, end) or finished or interrupted or done == stop
+            ):
                 state = {
                     "step": done,
                     "model": model.state_dict(),
@@ -228,9 +237,16 @@ def autocast_dtype(cfg: CfgNode) -> torch.dtype:
     return {"off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[amp]
 
 
+def _diverged(job: Job, step: int) -> UserError:
+    return UserError(
+        f"the loss is no longer a number at step {step}: lower SOLVER.BASE_LR, or look for degenerate boxes with "
+        f"`python -m finetune data check {job.data}`"
+    )
+
+
 def _score(result: dict[str, Any]) -> float:
     """Mask AP in percent. A val split without objects has none: then every checkpoint is as good as the next."""
-    return result["segm"]["AP"] or 0.0
+    return float(result["segm"]["AP"] or 0.0)
 
 
 def _due(done: int, period: int, end: int) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+import secrets
 import shlex
 import sys
 from pathlib import Path
@@ -52,7 +53,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="processes on this machine, one GPU each; without GPUs they share the CPU",
     )
     parser.add_argument("--num-machines", type=int, default=1, metavar="N", help="machines that take part")
-    parser.add_argument("--machine-rank", type=int, default=0, metavar="R", help="which of them this one is, from 0")
+    parser.add_argument(
+        "--machine-rank", type=int, default=0, metavar="R", help="which of them this one is, from 0"
+    )
     parser.add_argument(
         "--dist-url", default="auto", metavar="URL", help="where the machines meet: tcp://FIRST_MACHINE:PORT"
     )
@@ -69,7 +72,9 @@ def run(args: argparse.Namespace) -> int:
     job = prepare(args)
     processes = args.num_gpus * args.num_machines
     if args.num_machines > 1 and args.dist_url == "auto":
-        raise UserError("several machines need a place to meet: give all of them --dist-url tcp://FIRST_MACHINE:PORT")
+        raise UserError(
+            "several machines need a place to meet: give all of them --dist-url tcp://FIRST_MACHINE:PORT"
+        )
     if job.config.SOLVER.IMS_PER_BATCH % processes:
         raise UserError(
             f"SOLVER.IMS_PER_BATCH {job.config.SOLVER.IMS_PER_BATCH} cannot be shared out evenly among {processes} "
@@ -147,6 +152,8 @@ def prepare(args: argparse.Namespace) -> Job:
         if "MODEL.DEVICE" not in args.overrides:
             defaults += ["MODEL.DEVICE", "cuda" if torch.cuda.is_available() else "cpu"]
         cfg = get_config(args.backbone, [*defaults, *args.overrides])
+        if cfg.SEED < 0:
+            cfg.SEED = secrets.randbelow(2**31)
     if cfg.MODEL.ROI_HEADS.NUM_CLASSES != len(classes):
         raise UserError(
             f"MODEL.ROI_HEADS.NUM_CLASSES is {cfg.MODEL.ROI_HEADS.NUM_CLASSES}, but {args.data} has {len(classes)} "

@@ -41,7 +41,7 @@ class LoadReport:
     skipped: dict[str, str] = field(default_factory=dict)  # name in the file → why it was not used
     notes: list[str] = field(default_factory=list)
 
-    def as_dict(self) -> dict[str, object]:
+    def to_dict(self) -> dict[str, object]:
         """Counts and notes for ``run.json``."""
         return {
             "weights": self.spec,

@@ -1,1 +1,3 @@
-"""How TorchServe is configured, started, watched, and told to swap. The command line is ``python -m serve_config``."""
+"""How TorchServe is configured, started, watched, and told to swap. The command line is ``python -m
+serve_config``.
+"""

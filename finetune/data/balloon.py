@@ -12,14 +12,13 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from finetune.data.download import download, sha256_of
-from finetune.data.layout import already_made, check_target, read_card, write_dataset
+from finetune.data.download import cache_folder, download, sha256_of
+from finetune.data.layout import already_made, write_dataset
 from finetune.data.split import split_names
 from finetune.data.via import read_via, to_photos
 from finetune.errors import UserError
 
 URL = "https://github.com/matterport/Mask_RCNN/releases/download/v2.1/balloon_dataset.zip"
-CACHE = Path(".cache/balloon_dataset.zip")
 # The checksum of the zip itself is not published; these are of its two annotation files.
 SHA256 = {
     "train": "51bb6efa3e72448862dfd17a6bb8b26da786425703472a586c655babf07b65ee",
@@ -46,21 +45,20 @@ def make_balloon(
         UserError: it cannot be fetched, or is not the balloon set.
     """
     source = f"Matterport balloon v2.1, val = 20 % of official train (seed {seed}), test = official val"
-    if not force and already_made(root, source):
-        return read_card(root)
-    check_target(root, force)
+    if card := already_made(root, source, force):
+        return card
     if origin is None:
         try:
-            origin = download(url, CACHE, max_bytes=MAX_BYTES)
+            origin = download(url, cache_folder() / "balloon_dataset.zip", max_bytes=MAX_BYTES)
         except UserError as error:
             raise UserError(f"{error}, or pass it with --from") from None
     if origin.is_dir():
-        return _convert(_balloon_folder(origin), root, source, seed, force)
+        return _convert(_balloon_folder(origin), root, source, seed)
     if not origin.is_file():
         raise UserError(f"{origin} is not there: give --from the balloon folder or its zip")
     with tempfile.TemporaryDirectory(prefix="balloon-") as scratch:
         unpack(origin, Path(scratch))
-        return _convert(_balloon_folder(Path(scratch)), root, source, seed, force)
+        return _convert(_balloon_folder(Path(scratch)), root, source, seed)
 
 
 def _balloon_folder(folder: Path) -> Path:
@@ -70,7 +68,7 @@ def _balloon_folder(folder: Path) -> Path:
     raise UserError(f"{folder} is not the balloon set: it needs train/ and val/ with via_region_data.json")
 
 
-def _convert(folder: Path, root: Path, source: str, seed: int, force: bool) -> dict[str, Any]:
+def _convert(folder: Path, root: Path, source: str, seed: int) -> dict[str, Any]:
     for split, expected in SHA256.items():
         path = folder / split / "via_region_data.json"
         if sha256_of(path) != expected:
@@ -89,7 +87,7 @@ def _convert(folder: Path, root: Path, source: str, seed: int, force: bool) -> d
         "val": to_photos(folder / "train", train, drawn, ["balloon"], class_of),
         "test": to_photos(folder / "val", test, sorted(test), ["balloon"], class_of),
     }
-    return write_dataset(root, name="balloon", classes=["balloon"], source=source, splits=splits, force=force)
+    return write_dataset(root, name="balloon", classes=["balloon"], source=source, splits=splits)
 
 
 def unpack(archive: Path, folder: Path) -> None:
@@ -106,16 +104,9 @@ def unpack(archive: Path, folder: Path) -> None:
                 raise UserError(f"{archive} unpacks to more than the balloon set: {again}")
             for member in members:
                 path = PurePosixPath(member.filename.replace("\\", "/"))
-                mode = stat.S_IFMT(member.external_attr >> 16)
-                if (
-                    path.is_absolute()
-                    or ".." in path.parts
-                    or ":" in path.parts[0]
-                    or mode not in (0, stat.S_IFREG)
-                ):
-                    raise UserError(
-                        f"{archive} holds {member.filename!r}, which does not belong there: {again}"
-                    )
+                leads_out = path.is_absolute() or ".." in path.parts or ":" in path.parts[0]
+                if leads_out or stat.S_IFMT(member.external_attr >> 16) not in (0, stat.S_IFREG):
+                    raise UserError(f"{archive} holds {member.filename!r}, an unsafe path or a link: {again}")
                 target = folder / path
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with zipped.open(member) as packed:

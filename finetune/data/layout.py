@@ -119,6 +119,12 @@ def load_split(root: Path | str, split: str) -> list[dict[str, Any]]:
     coco = read_json(path)
     folder = Path(root).resolve()
     try:
+        for category in coco["categories"]:
+            if category["name"] not in names:
+                listed = ", ".join(names)
+                raise UserError(
+                    f"{path} has the class {category['name']!r} that dataset.json lacks ({listed})"
+                )
         class_ids = {category["id"]: names.index(category["name"]) for category in coco["categories"]}
         photos = {
             image["id"]: {
@@ -154,29 +160,33 @@ def load_split(root: Path | str, split: str) -> list[dict[str, Any]]:
 # --- writing ------------------------------------------------------------------------------------------------
 
 
-def already_made(root: Path, source: str) -> bool:
-    """Whether this very data set lies there, so that making it again can be skipped."""
-    return (root / "dataset.json").is_file() and read_card(root).get("source") == source
+def already_made(root: Path, source: str, force: bool) -> dict[str, Any] | None:
+    """The card of this very data set if it lies at ``root``, so that making it can be skipped (and says so).
 
-
-def check_target(root: Path, force: bool) -> None:
-    """Refuse to write over anything but an empty folder, or a data set when ``force`` is given.
+    Args:
+        source: what ``write_dataset`` will be given. force: make it again all the same.
 
     Raises:
-        UserError: something else is there.
+        UserError: files that are no data set lie there, or another data set and no ``force``.
     """
-    if not root.exists():
-        return
-    if not root.is_dir():
+    if not _check_replaceable(root) or force:
+        return None
+    card = read_card(root)
+    if card.get("source") != source:
+        raise UserError(f"{root} holds another data set: choose another --root, or replace it with --force")
+    print(f"{root} is made already (--force makes it again)")
+    return card
+
+
+def _check_replaceable(root: Path) -> bool:
+    """Whether a data set lies at ``root``; anything else but nothing or an empty folder is a UserError."""
+    if root.exists() and not root.is_dir():
         raise UserError(f"{root} is a file: choose another folder with --root")
-    if not any(root.iterdir()):
-        return
+    if not root.exists() or not any(root.iterdir()):
+        return False
     if not (root / "dataset.json").is_file():
         raise UserError(f"{root} holds other files: choose another folder with --root")
-    if not force:
-        raise UserError(
-            f"{root} holds another data set already: choose another --root, or replace it with --force"
-        )
+    return True
 
 
 def write_dataset(
@@ -186,24 +196,22 @@ def write_dataset(
     classes: Sequence[str],
     source: str,
     splits: Mapping[str, Iterable[Photo]],
-    force: bool = False,
 ) -> dict[str, Any]:
     """Write a data set: all of it or nothing (a folder beside ``root``, renamed at the end).
 
     Args:
-        root: the folder to make.
+        root: the folder to make; a data set there is replaced (ask ``already_made`` first).
         classes: class names in the order of the class ids.
         source: where it came from and how, in one line; the same line means the same data set.
         splits: photos per split; iterables are consumed one photo at a time.
-        force: replace a data set that lies there.
 
     Returns:
         The contents of ``dataset.json``.
 
     Raises:
-        UserError: no classes, no training photos, an unreadable photo, or ``root`` is taken.
+        UserError: no classes, no training photos, an unreadable photo, or no space.
     """
-    check_target(root, force)
+    _check_replaceable(root)
     if not classes:
         raise UserError("the data set has no classes: annotate at least one object")
     categories = [{"id": i, "name": class_name} for i, class_name in enumerate(classes, start=1)]

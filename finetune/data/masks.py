@@ -102,7 +102,7 @@ def to_rle(segmentation: Segmentation, width: int, height: int) -> dict[str, Any
     except (KeyError, TypeError, ValueError):
         raise ValueError("is neither a list of polygons nor an RLE with size and counts") from None
     if size != [height, width]:
-        raise ValueError(f"has an RLE of {size[::-1]} pixels but the image is {width} x {height}")
+        raise ValueError(f"has an RLE of {size[1]} x {size[0]} pixels but the image is {width} x {height}")
     if isinstance(counts, list):
         if not all(isinstance(n, int) and n >= 0 for n in counts) or sum(counts) != height * width:
             raise ValueError("has RLE counts that do not add up to the pixels of the image")

@@ -6,6 +6,7 @@ with an orientation other than 1 is turned and saved again without that tag, all
 are.
 """
 
+import os
 import shutil
 import warnings
 from pathlib import Path
@@ -36,11 +37,14 @@ def open_photo(path: Path, *, decode: bool = True) -> Image.Image:
                 "ignore", category=UserWarning, module="PIL"
             )  # odd EXIF data are no trouble
             image = Image.open(path, formats=FORMATS)
-            if image.width * image.height > MAX_PIXELS:
+            try:
+                if image.width * image.height > MAX_PIXELS:
+                    raise Image.DecompressionBombError
+                if decode:
+                    image.load()
+            except BaseException:
                 image.close()
-                raise Image.DecompressionBombError
-            if decode:
-                image.load()
+                raise
             return image
     except FileNotFoundError:
         raise UnreadableImage(
@@ -54,6 +58,21 @@ def open_photo(path: Path, *, decode: bool = True) -> Image.Image:
         else:
             reason = str(error) or type(error).__name__
         raise UnreadableImage(f"{path} cannot be read ({reason}): replace the file or leave it out") from None
+
+
+def photo_path(folder: Path, name: str) -> Path:
+    """The file of a photo that an annotation file names; the name must stay inside the folder.
+
+    Raises:
+        UserError: the name leads elsewhere, or nothing is there.
+    """
+    # by the name alone: a photo may well be a link, as data version control makes them
+    if os.path.isabs(name) or ".." in Path(name.replace("\\", "/")).parts:
+        raise UserError(f"the annotations name the photo {name!r} outside {folder}: use plain file names")
+    path = folder / name
+    if not path.is_file():
+        raise UserError(f"{path} is missing: put the photo there or remove it from the annotations")
+    return path
 
 
 def orientation_of(image: Image.Image) -> int:

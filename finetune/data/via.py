@@ -4,22 +4,108 @@ https://www.robots.ox.ac.uk/~vgg/software/via/ . VIA's coordinates are whole pix
 in Detectron2's balloon tutorial, because COCO's coordinates are continuous (the first pixel's centre is 0.5).
 """
 
+import contextlib
 import math
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from finetune.data.layout import SPLITS, Instance, Photo, read_json
+from finetune.data.download import sha256_of
+from finetune.data.layout import SPLITS, Instance, Photo, already_made, read_json, write_dataset
 from finetune.data.masks import box_and_area, clean_polygon
-from finetune.data.photos import open_photo, upright_size
-from finetune.data.split import split_names
+from finetune.data.photos import open_photo, photo_path, upright_size
+from finetune.data.split import plan_splits
 from finetune.errors import UserError
 
 CURVE_POINTS = 90  # of a circle or ellipse: its area comes out 0.08 % too small
 
 Regions = dict[str, list[dict[str, Any]]]
+
+
+def make_via(
+    folder: Path,
+    root: Path,
+    *,
+    class_name: str | None = None,
+    class_attribute: str | None = None,
+    val: float = 0.2,
+    test: float = 0.2,
+    seed: int = 0,
+    keep_empty: bool = False,
+    skip_bad: bool = False,
+    force: bool = False,
+) -> dict[str, Any]:
+    """Convert photos annotated with VIA.
+
+    Args:
+        folder: photos and their VIA file; or ``train``, ``val`` and ``test`` below it, each with its own.
+        root: the folder to make.
+        class_name: the one class of all regions; or ``class_attribute``: the region attribute that names it.
+        val, test: shares of the (training) photos to draw for a split without a folder of its own.
+        keep_empty: keep photos without a region as examples of "nothing here", instead of leaving them out.
+        skip_bad: leave out shapes that cannot be used, instead of stopping at the first.
+
+    Returns:
+        The contents of ``dataset.json``.
+
+    Raises:
+        UserError: what is wrong with the folder, the VIA file, a photo or a shape.
+    """
+    folders = {split: folder / split for split in SPLITS if (folder / split).is_dir()}
+    if "train" not in folders:
+        folders = {"train": folder}
+    paths = {split: find_via_file(place) for split, place in folders.items()}
+    files = {split: read_via(path) for split, path in paths.items()}
+    if not keep_empty:
+        for path, photos in zip(paths.values(), files.values(), strict=True):
+            for name in [name for name, regions in photos.items() if not regions]:
+                print(f"left out: {name} has no region in {path.name} (--keep-empty keeps such photos)")
+                del photos[name]
+    regions = [region for photo in files["train"].values() for region in photo]
+    if not regions:
+        raise UserError(f"{paths['train']} holds no regions: annotate some objects in VIA and export again")
+    class_of, classes = _classes(regions, class_name, class_attribute, paths["train"])
+
+    digest = " ".join(sha256_of(path)[:12] for path in paths.values())
+    options = f"classes by {class_attribute or class_name}, val {val}, test {test}, seed {seed}"
+    flags = f", keep_empty {keep_empty}, skip_bad {skip_bad}"
+    source = f"VIA annotations {digest}: {options}{flags}"
+    if card := already_made(root, source, force):
+        return card
+    skipped: list[str] | None = [] if skip_bad else None
+    splits = {
+        split: to_photos(folders[origin], files[origin], names, classes, class_of, skipped)
+        for split, (origin, names) in plan_splits(files, val, test, seed).items()
+    }
+    card = write_dataset(root, name=root.name, classes=classes, source=source, splits=splits)
+    for trouble in skipped or ():
+        print(f"skipped: {trouble}")
+    return card
+
+
+def _classes(
+    regions: list[dict[str, Any]], class_name: str | None, class_attribute: str | None, path: Path
+) -> tuple[Callable[[Mapping[str, Any]], str], list[str]]:
+    """How to tell a region's class, and the class names of the training regions, sorted."""
+    if class_name and not class_attribute:
+        return lambda region: class_name, [class_name]
+    found = sorted({key for region in regions for key in region.get("region_attributes") or {}})
+    there = f"the regions in {path.name} have: {', '.join(found)}" if found else f"{path.name} has none"
+    if not class_attribute:
+        raise UserError(
+            f"name the one class with --class NAME, or --class-attribute NAME for several ({there})"
+        )
+    if class_attribute not in found:
+        raise UserError(f"no region has the attribute {class_attribute!r}: choose another ({there})")
+    class_of = partial(class_from_attribute, class_attribute)
+    names = set()
+    for region in regions:
+        with contextlib.suppress(ValueError):  # told with the photo's name when the region is converted
+            names.add(class_of(region))
+    return class_of, sorted(names)
 
 
 def find_via_file(folder: Path) -> Path:
@@ -51,7 +137,9 @@ def read_via(path: Path) -> Regions:
     data = read_json(path)
     data = data.get("_via_img_metadata", data) if isinstance(data, dict) else None
     entries = list(data.values()) if isinstance(data, dict) else []
-    if not all(isinstance(entry, dict) and isinstance(entry.get("filename"), str) for entry in entries):
+    if not isinstance(data, dict) or not all(
+        isinstance(entry, dict) and isinstance(entry.get("filename"), str) for entry in entries
+    ):
         raise UserError(
             f"{path} is not a VIA file: export the annotations as JSON in VIA, or save its project"
         )
@@ -61,13 +149,20 @@ def read_via(path: Path) -> Regions:
     for entry in entries:
         regions = entry.get("regions") or []  # VIA 1 wrote a dict, VIA 2 writes a list
         regions = list(regions.values()) if isinstance(regions, dict) else regions
-        shapes = [region.get("shape_attributes") for region in regions if isinstance(region, dict)]
-        if not isinstance(regions, list) or not all(isinstance(shape, dict) for shape in shapes):
+        if not isinstance(regions, list) or not all(_is_region(region) for region in regions):
             raise UserError(f"{path}: the regions of {entry['filename']} are damaged: export again")
         if entry["filename"] in photos:
             raise UserError(f"{path} lists {entry['filename']} twice: remove one of the two in VIA")
         photos[entry["filename"]] = regions
     return photos
+
+
+def _is_region(region: Any) -> bool:
+    return (
+        isinstance(region, dict)
+        and isinstance(region.get("shape_attributes"), dict)
+        and isinstance(region.get("region_attributes") or {}, dict)
+    )
 
 
 def shape_points(shape: Mapping[str, Any]) -> np.ndarray:
@@ -105,29 +200,19 @@ def shape_points(shape: Mapping[str, Any]) -> np.ndarray:
     raise ValueError(f"is a {kind}, which has no area")
 
 
-def class_from_attribute(attribute: str) -> Callable[[Mapping[str, Any]], str]:
-    """A function that reads a region's class from one of its attributes (text, dropdown, radio or checkbox).
+def class_from_attribute(attribute: str, region: Mapping[str, Any]) -> str:
+    """A region's class, from one of its attributes: text, dropdown, radio or checkbox.
 
-    That function raises ValueError where the attribute is missing, empty, or has several boxes ticked.
+    Raises:
+        ValueError: the attribute is missing, empty, or has several boxes ticked.
     """
-
-    def class_of(region: Mapping[str, Any]) -> str:
-        attributes = region.get("region_attributes") or {}
-        value = attributes.get(attribute) if isinstance(attributes, dict) else None
-        if isinstance(value, dict):  # a checkbox: {"cat": true, "dog": false}
-            ticked = [key for key, on in value.items() if on]
-            value = ticked[0] if len(ticked) == 1 else None
-        if value is None or not str(value).strip():
-            raise ValueError(f"has no (single) value of the attribute {attribute!r}")
-        return str(value).strip()
-
-    return class_of
-
-
-def attribute_names(photos: Regions) -> list[str]:
-    """The region attributes that occur in a VIA file."""
-    regions = (region for regions in photos.values() for region in regions)
-    return sorted({key for region in regions for key in region.get("region_attributes") or {}})
+    value = (region.get("region_attributes") or {}).get(attribute)
+    if isinstance(value, dict):  # a checkbox: {"cat": true, "dog": false}
+        ticked = [key for key, on in value.items() if on]
+        value = ticked[0] if len(ticked) == 1 else None
+    if value is None or not str(value).strip():
+        raise ValueError(f"has no (single) value of the attribute {attribute!r}")
+    return str(value).strip()
 
 
 def to_photos(
@@ -160,7 +245,9 @@ def to_photos(
                 polygons = [clean_polygon(shape_points(shape), width, height)]
                 if box_and_area(polygons, width, height)[1] == 0:
                     raise ValueError("covers no pixel")
-                instances.append(Instance(classes.index(class_of(region)), polygons))
+                if (name_of_class := class_of(region)) not in classes:
+                    raise ValueError(f"has the class {name_of_class!r}, which no training photo has")
+                instances.append(Instance(classes.index(name_of_class), polygons))
             except ValueError as error:
                 trouble = f"{shape.get('name', 'shape')} {number} of {path} {error}"
                 if skipped is None:
@@ -169,45 +256,3 @@ def to_photos(
                     ) from None
                 skipped.append(trouble)
         yield Photo(name, path, width, height, instances)
-
-
-def photo_path(folder: Path, name: str) -> Path:
-    """The file of a photo that an annotation file names; it must lie inside the folder.
-
-    Raises:
-        UserError: the name leads elsewhere, or nothing is there.
-    """
-    path = folder / name
-    if not path.resolve().is_relative_to(folder.resolve()):
-        raise UserError(
-            f"the annotations name the photo {name!r}, which is not inside {folder}: use plain names"
-        )
-    if not path.is_file():
-        raise UserError(f"{path} is missing: put the photo there or remove it from the annotations")
-    return path
-
-
-def plan_splits(
-    files: Mapping[str, Regions], val: float, test: float, seed: int
-) -> dict[str, tuple[str, list[str]]]:
-    """Decide which photo belongs to which split.
-
-    Args:
-        files: regions per folder that is there; ``train`` always, ``val`` and ``test`` if they exist.
-        val, test: the shares of the training photos to draw for a split that has no folder of its own.
-
-    Returns:
-        Split → (the folder its photos come from, their names).
-    """
-    train = sorted(files["train"])
-    count = len(train)
-    plan: dict[str, tuple[str, list[str]]] = {}
-    for split, share in (("test", test), ("val", val)):
-        if split in files:
-            plan[split] = (split, sorted(files[split]))
-        elif share:
-            # a share of all photos, also for the second split that is drawn
-            train, drawn = split_names(train, min(share * count / len(train), 1), seed)
-            plan[split] = ("train", drawn)
-    plan["train"] = ("train", train)
-    return {split: plan[split] for split in SPLITS if split in plan}

@@ -25,7 +25,13 @@ def photo_with_square(form: str) -> tuple[np.ndarray, list[dict]]:
 def test_masks_follow_the_picture(form, seed):
     image, annotations = photo_with_square(form)
     sample = large_scale_jitter(
-        image, annotations, np.random.default_rng(seed), crop_size=128, scale=(0.5, 1.0), flip=0.5, photo_size=(100, 160)
+        image,
+        annotations,
+        np.random.default_rng(seed),
+        crop_size=128,
+        scale=(0.5, 1.0),
+        flip=0.5,
+        photo_size=(100, 160),
     )
     red = (sample.image[..., 2] > 190) & (sample.image[..., 1] < 60)
     assert len(sample.masks) == 1
@@ -85,5 +91,7 @@ def test_colour_jitter_at_zero_changes_nothing():
     sample = Sample(image, np.zeros((0, 16, 16), bool), np.zeros(0, np.int64))
     same = jitter_colour(sample, np.random.default_rng(0), brightness=0, contrast=0, saturation=0, hue=0)
     assert np.abs(same.image.astype(int) - image).max() <= 1, "but for rounding"
-    other = jitter_colour(sample, np.random.default_rng(0), brightness=0.5, contrast=0.5, saturation=0.5, hue=0.1)
+    other = jitter_colour(
+        sample, np.random.default_rng(0), brightness=0.5, contrast=0.5, saturation=0.5, hue=0.1
+    )
     assert np.abs(other.image.astype(int) - image).mean() > 5

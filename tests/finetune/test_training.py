@@ -40,8 +40,12 @@ def data(tmp_path_factory) -> Path:
         x, y, radius = int(rng.integers(20, 60)), int(rng.integers(20, 44)), 14
         cv2.circle(image, (x, y), radius, (30, 60, 250), -1)
         angles = np.linspace(0, 2 * np.pi, 24, endpoint=False)
-        polygon = np.stack([x + radius * np.cos(angles), y + radius * np.sin(angles)], axis=1).ravel().tolist()
-        return Photo(f"{number}.png", cv2.imencode(".png", image)[1].tobytes(), 80, 64, [Instance(0, [polygon])])
+        polygon = (
+            np.stack([x + radius * np.cos(angles), y + radius * np.sin(angles)], axis=1).ravel().tolist()
+        )
+        return Photo(
+            f"{number}.png", cv2.imencode(".png", image)[1].tobytes(), 80, 64, [Instance(0, [polygon])]
+        )
 
     root = tmp_path_factory.mktemp("data") / "discs"
     splits = {"train": [photo(i) for i in range(4)], "val": [photo(i) for i in range(4, 6)]}
@@ -50,7 +54,18 @@ def data(tmp_path_factory) -> Path:
 
 
 def train_arguments(data: Path, run: Path, *more: str) -> list[str]:
-    return ["train", "mobilenetv2_fpn", "--data", str(data), "--weights", "none", "--output", str(run), *more, *TOY]
+    return [
+        "train",
+        "mobilenetv2_fpn",
+        "--data",
+        str(data),
+        "--weights",
+        "none",
+        "--output",
+        str(run),
+        *more,
+        *TOY,
+    ]
 
 
 def train(data: Path, run: Path, *more: str) -> int:
@@ -75,7 +90,14 @@ def two_epochs(data, tmp_path_factory) -> Path:
 
 def test_a_run_folder_is_complete(two_epochs, capsys):
     files = {path.name for path in two_epochs.iterdir()}
-    assert {"config.yaml", "run.json", "metrics.json", "curves.png", "last.pth", "model_best.safetensors"} <= files
+    assert {
+        "config.yaml",
+        "run.json",
+        "metrics.json",
+        "curves.png",
+        "last.pth",
+        "model_best.safetensors",
+    } <= files
     assert any(name.startswith("events.out.tfevents") for name in files)
     assert not any(name.endswith(".tmp") for name in files)
     record = json.loads((two_epochs / "run.json").read_text())
@@ -97,7 +119,10 @@ def test_one_epoch_and_one_resumed_equal_two(data, two_epochs, tmp_path):
     assert resumed["step"] == whole["step"] == 4
     for name, value in whole["model"].items():
         assert torch.equal(value, resumed["model"][name]), name
-    losses = [[row["total_loss"] for row in metrics(folder) if "total_loss" in row][-1] for folder in (two_epochs, run)]
+    losses = [
+        [row["total_loss"] for row in metrics(folder) if "total_loss" in row][-1]
+        for folder in (two_epochs, run)
+    ]
     assert resumed["best"] == whole["best"]
     assert all(np.isfinite(losses))
 
@@ -119,7 +144,17 @@ def test_killed_and_resumed(data, tmp_path):
     process.kill()
     process.wait()
     step = torch.load(run / "last.pth", weights_only=True)["step"]
-    resume = ["train", "mobilenetv2_fpn", "--data", str(data), "--output", str(run), "--resume", "--stop-after", "2"]
+    resume = [
+        "train",
+        "mobilenetv2_fpn",
+        "--data",
+        str(data),
+        "--output",
+        str(run),
+        "--resume",
+        "--stop-after",
+        "2",
+    ]
     assert main(resume) == 0
     assert torch.load(run / "last.pth", weights_only=True)["step"] == step + 2
     rows = [row["iteration"] for row in metrics(run)]
@@ -136,9 +171,15 @@ def wait_for(path: Path, process: subprocess.Popen, seconds: float = 120) -> Non
 
 def test_ctrl_c_leaves_a_checkpoint_and_no_process(data, tmp_path):
     run = tmp_path / "stopped"
-    keys = "SOLVER.MAX_ITER 400 DATALOADER.NUM_WORKERS 1 TEST.EVAL_PERIOD 0 SOLVER.CHECKPOINT_PERIOD 400".split()
+    keys = (
+        "SOLVER.MAX_ITER 400 DATALOADER.NUM_WORKERS 1 TEST.EVAL_PERIOD 0 SOLVER.CHECKPOINT_PERIOD 400".split()
+    )
     process = subprocess.Popen(
-        [*command(data, run), *keys], cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*command(data, run), *keys],
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     wait_for(run / "metrics.json", process)
     time.sleep(2)
@@ -163,7 +204,9 @@ def test_two_processes_learn_like_one(data, tmp_path):
     losses, weights = [], []
     for name, more in (("one", []), ("two", ["--num-gpus", "2"])):
         run = tmp_path / name
-        subprocess.run([*command(data, run, *more), *keys], cwd=REPOSITORY, check=True, env=environment, timeout=200)
+        subprocess.run(
+            [*command(data, run, *more), *keys], cwd=REPOSITORY, check=True, env=environment, timeout=200
+        )
         weights.append(torch.load(run / "last.pth", weights_only=True)["model"])
         losses.append([row["total_loss"] for row in metrics(run) if "total_loss" in row])
     assert len(losses[0]) == len(losses[1]) == 2, "the main process alone writes"
@@ -200,7 +243,10 @@ def test_two_trainings_in_one_folder(data, tmp_path, capsys):
 
 def test_loss_that_is_no_number(data, tmp_path, capsys):
     run = tmp_path / "diverged"
-    arguments = [*train_arguments(data, run), *"SOLVER.BASE_LR 1e30 SOLVER.MAX_ITER 9 SOLVER.WARMUP_ITERS 0".split()]
+    arguments = [
+        *train_arguments(data, run),
+        *"SOLVER.BASE_LR 1e30 SOLVER.MAX_ITER 9 SOLVER.WARMUP_ITERS 0".split(),
+    ]
     assert main([*arguments, "SOLVER.CLIP_GRADIENTS.ENABLED", "False"]) == 1
     error = capsys.readouterr().err
     assert "SOLVER.BASE_LR" in error

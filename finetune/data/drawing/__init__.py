@@ -1,0 +1,1 @@
+"""Balloons, and what is around them, drawn with numpy and OpenCV."""

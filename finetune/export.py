@@ -1,0 +1,280 @@
+"""``python -m finetune export``: a run folder → a TorchServe archive that needs nothing but pip packages.
+
+Everything is staged in a temporary folder beside the target, packed by torch-model-archiver, unpacked again
+and tried on one picture in a process that sees only the archive and the installed packages; only then is the
+archive renamed into place. What runs the model (``handler``) is copied and started here, never imported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from finetune.errors import UserError
+
+MODEL_NAME = "maskrcnn"
+ARCHIVE_FORMAT = 1
+SOURCE = Path(__file__).resolve().parent.parent
+
+DESCRIPTION = """\
+Package a trained run as a TorchServe model archive, try it once, and put it into the model store.
+
+  python -m finetune export runs/resnet50_fpn
+  python -m finetune export runs/resnet50_fpn_more_data --version resnet50_fpn.2
+"""
+
+MODEL_CONFIG = """\
+# How TorchServe serves this archive. Values here are the defaults; the management API can change the workers.
+minWorkers: {workers}
+maxWorkers: {workers}
+batchSize: {batch_size}        # a processor gains nothing from batches; on a GPU try 8
+maxBatchDelay: 20     # milliseconds to wait for a batch to fill
+responseTimeout: 120  # seconds
+startupTimeout: 300   # seconds: loading, compiling and warming up on a slow machine
+handler:
+  precision: {precision}     # auto | fp32 | bf16 | fp16, and int8 if the archive was exported with it
+  engine: auto        # auto | torch | openvino: auto is OpenVINO on a processor if the archive has it
+  threads: null       # cores of one worker; null shares the machine's among its workers
+  max_image_bytes: 33554432   # larger files are refused with 413
+  max_image_pixels: 25000000  # larger pictures are refused with 422, before they are decoded
+  warmup: [[768, 1024]]       # [height, width] of pictures to run at load, for the first visitor
+"""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the archive shall carry; one attribute per flag of the command."""
+
+    version: str | None = None
+    output: Path = Path("model_store")
+    engine: str = "openvino"
+    precision: str = "auto"
+    workers: int = 1
+    batch_size: int = 1
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command ``export``."""
+    parser = subparsers.add_parser(
+        "export",
+        help="package a run as a TorchServe model archive (.mar)",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("run_folder", type=Path, metavar="RUN", help="the folder that `finetune train` wrote")
+    parser.add_argument(
+        "--version", help="the archive's version in TorchServe (default: the backbone's name)"
+    )
+    parser.add_argument(
+        "--output", type=Path, default=Options.output, metavar="DIR", help="default: %(default)s"
+    )
+    parser.add_argument(
+        "--engine",
+        choices=("openvino", "torch"),
+        default=Options.engine,
+        help="openvino (default) adds the network for OpenVINO, faster on processors; torch is smaller",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=("auto", "fp32", "bf16", "fp16"),
+        default=Options.precision,
+        help="what to serve in; auto (default) chooses by the processor or GPU when the server starts",
+    )
+    parser.add_argument(
+        "--workers", type=_count, default=1, metavar="N", help="TorchServe workers (default: 1)"
+    )
+    parser.add_argument(
+        "--batch-size",
+        type=_count,
+        default=1,
+        metavar="N",
+        help="requests put together; for GPUs (default: 1)",
+    )
+    parser.set_defaults(run=_run)
+
+
+def _run(args: argparse.Namespace) -> int:
+    options = Options(args.version, args.output, args.engine, args.precision, args.workers, args.batch_size)
+    print(export(args.run_folder, options))
+    return 0
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be 1 or more")
+    return number
+
+
+def export(run: Path, options: Options = Options()) -> Path:
+    """Package ``run``; return the path of the archive, ``OUTPUT/maskrcnn_VERSION.mar``.
+
+    Raises:
+        UserError: the run is not complete, a value is not possible, or the archive fails its trial. An
+            archive that was there before is then untouched.
+    """
+    record = _read_run(run)
+    version = record["backbone"] if options.version is None else options.version
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", version):
+        raise UserError(
+            f"--version {version!r} may hold letters, digits, '.', '_' and '-' only, first a letter or digit"
+        )
+    target = options.output / f"{MODEL_NAME}_{version}.mar"
+    try:
+        options.output.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".export-", dir=options.output) as folder:
+            work = Path(folder)
+            staged = work / "staged"
+            card = _stage(run, record, version, options, staged)
+            if options.engine == "openvino":
+                _say("converting the network for OpenVINO")
+                _run_archived(staged, "handler.convert", staged, what="the conversion for OpenVINO")
+            _write_json(staged / "archive.json", card)
+            _say("packing")
+            archive = _pack(staged, version, work)
+            _say("trying the archive on a picture")
+            with zipfile.ZipFile(archive) as packed:
+                packed.extractall(work / "unpacked")
+            _run_archived(
+                work / "unpacked", "handler.selftest", work / "unpacked", what="the trial of the archive"
+            )
+            os.replace(archive, target)
+    except OSError as error:
+        raise UserError(
+            f"{target} cannot be written ({error.strerror or error}): see to the folder and its disk"
+        ) from error
+    return target
+
+
+def _read_run(run: Path) -> dict[str, Any]:
+    for name in ("model_best.safetensors", "config.yaml", "run.json"):
+        if not (run / name).is_file():
+            raise UserError(
+                f"{run} has no {name}: train first (python -m finetune train), then export its run folder"
+            )
+    try:
+        record = json.loads((run / "run.json").read_text(encoding="utf-8"))
+        if record["backbone"] and record["classes"]:
+            return record
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    raise UserError(f"{run / 'run.json'} does not name a backbone and classes: it is damaged, train again")
+
+
+def _stage(run: Path, record: dict[str, Any], version: str, options: Options, staged: Path) -> dict[str, Any]:
+    """Fill ``staged`` with all of the archive but what is computed; return the card."""
+    for package in ("handler", "finetune/backbones"):
+        shutil.copytree(SOURCE / package, staged / package, ignore=_all_but_python)
+    shutil.copy(SOURCE / "finetune/__init__.py", staged / "finetune/__init__.py")
+    (staged / "config.yaml").write_text(_served_config(run / "config.yaml"), encoding="utf-8")
+    weights = staged / "model.safetensors"
+    shutil.copyfile(run / "model_best.safetensors", weights)
+    with weights.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    card = {
+        "format": ARCHIVE_FORMAT,
+        "name": MODEL_NAME,
+        "version": version,
+        "backbone": record["backbone"],
+        "classes": record["classes"],
+        "weights_sha256": digest,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "evaluation": _evaluation(run),
+        "training": record,
+    }
+    _write_json(staged / "archive.json", card)
+    config = MODEL_CONFIG.format(
+        workers=options.workers, batch_size=options.batch_size, precision=options.precision
+    )
+    (staged / "model-config.yaml").write_text(config, encoding="utf-8")
+    return card
+
+
+def _all_but_python(folder: str, names: list[str]) -> list[str]:
+    return [n for n in names if n == "__pycache__" or not (n.endswith(".py") or (Path(folder) / n).is_dir())]
+
+
+def _served_config(path: Path) -> str:
+    """The run's config less what only training needs."""
+    import yaml
+
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        config.pop("FINETUNE", None)
+        config["MODEL"]["WEIGHTS"] = ""
+    except (yaml.YAMLError, AttributeError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} is not a training config ({str(error).splitlines()[0]}): train again"
+        ) from error
+    return yaml.safe_dump(config, sort_keys=True)
+
+
+def _evaluation(run: Path) -> dict[str, Any] | None:
+    """The numbers of ``evaluate``'s report, of the test split if there is one; None before any evaluation."""
+    for split in ("test", "val"):
+        path = run / "evaluation" / split / "report.json"
+        if path.is_file():
+            report = json.loads(path.read_text(encoding="utf-8"))
+            summary: dict[str, Any] = {"split": split, "images": report.get("images")}
+            for kind in ("bbox", "segm"):
+                values = report.get(kind) or {}
+                summary[kind] = {k: v for k, v in values.items() if v is None or isinstance(v, int | float)}
+            return summary
+    return None
+
+
+def _pack(staged: Path, version: str, work: Path) -> Path:
+    """Run torch-model-archiver on ``staged``; return the archive."""
+    scratch, packed = work / "scratch", work / "packed"
+    scratch.mkdir()
+    packed.mkdir()
+    entry = staged / "handler" / "maskrcnn_handler.py"
+    command = [sys.executable, "-m", "model_archiver.model_packaging", "--model-name", MODEL_NAME]
+    command += ["--version", version, "--handler", str(entry), "--extra-files", str(staged)]
+    command += ["--config-file", str(staged / "model-config.yaml"), "--export-path", str(packed)]
+    command += [
+        "--archive-format",
+        "zip-store",
+    ]  # weights do not compress: packing takes a second, not twenty
+    # it assembles in TMPDIR/maskrcnn and deletes what it finds there: two exports at once must not meet
+    _execute(command, "torch-model-archiver", env={**os.environ, "TMPDIR": str(scratch)})
+    return packed / f"{MODEL_NAME}.mar"
+
+
+def _run_archived(root: Path, module: str, *arguments: Path, what: str) -> str:
+    """Run a module of the archive unpacked at ``root``, which sees only that and installed packages."""
+    start = (
+        "import runpy, sys; root, module = sys.argv[1:3]; sys.path.insert(0, root); del sys.argv[1:3]; "
+        "runpy.run_module(module, run_name='__main__', alter_sys=True)"
+    )
+    command = [sys.executable, "-I", "-B", "-c", start, str(root.resolve()), module]
+    return _execute(command + [str(a.resolve()) for a in arguments], what)
+
+
+def _execute(command: list[str], what: str, env: dict[str, str] | None = None) -> str:
+    """Run quietly; return its standard output. What it says on standard error is shown only if it fails."""
+    done = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
+    if done.returncode == 0:
+        return done.stdout
+    lines = done.stderr.strip().splitlines() or [f"it ended with status {done.returncode}"]
+    raise UserError(f"{what} failed ({lines[-1].strip()}): no archive was written")
+
+
+def _write_json(path: Path, content: object) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _say(step: str) -> None:
+    print(f"{step} …", file=sys.stderr, flush=True)

@@ -1,0 +1,72 @@
+"""The convolutional part of the network behind one small interface, in torch or in OpenVINO.
+
+An engine is called with an image batch and answers with feature maps and the region proposal network's raw
+outputs; everything after that (proposals, box head, masks) is the same code for every engine.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import torch
+
+ENGINES = ("auto", "torch", "openvino")
+IR_NAME = "openvino/trunk.xml"
+"""Where an archive keeps OpenVINO's intermediate representation of the trunk."""
+
+
+class EngineError(Exception):
+    """The asked engine is unknown or cannot run here; one sentence."""
+
+
+class TrunkOutput(NamedTuple):
+    """What an engine returns for N images; all in channels_last memory, in the engine's precision or fp32.
+
+    The tensors may lie in buffers of the engine: they are valid until its next call.
+    """
+
+    features: list[torch.Tensor]  # p2..p5, each (N, C, H/stride, W/stride)
+    logits: list[torch.Tensor]  # p2..p6: objectness, each (N, A, Hi, Wi)
+    deltas: list[torch.Tensor]  # p2..p6: box deltas, each (N, 4 A, Hi, Wi)
+
+
+class Engine(Protocol):
+    """Backbone, FPN and RPN head."""
+
+    name: str
+
+    def __call__(self, images: torch.Tensor) -> TrunkOutput:
+        """Normalised images (N, 3, H, W) fp32 on the engine's device, H and W multiples of 32."""
+        ...
+
+
+def choose_engine(engine: str, device: torch.device, folder: Path) -> str:
+    """Turn ``auto | torch | openvino`` into a name: OpenVINO on a CPU when the archive carries its model.
+
+    Raises:
+        EngineError: unknown name, or OpenVINO is asked for where it cannot run.
+    """
+    if engine not in ENGINES:
+        raise EngineError(f"there is no engine {engine!r}: choose one of {', '.join(ENGINES)}")
+    if engine == "torch":
+        return engine
+    reason = _why_no_openvino(device, folder)
+    if engine == "auto":
+        return "torch" if reason else "openvino"
+    if reason:
+        raise EngineError(reason)
+    return engine
+
+
+def _why_no_openvino(device: torch.device, folder: Path) -> str | None:
+    if device.type != "cpu":
+        return f"engine openvino runs on the CPU, not on {device}: choose engine auto or torch"
+    if not (folder / IR_NAME).is_file():
+        return (
+            "the archive carries no OpenVINO model: export it with --engine openvino, or choose engine torch"
+        )
+    if find_spec("openvino") is None:
+        return "openvino is not installed: install it, or choose engine auto or torch"
+    return None

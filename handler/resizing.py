@@ -1,0 +1,93 @@
+"""From photos to a network's input and back: Detectron2's test-time resizing, normalising and padding."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from PIL import Image
+
+
+def resized_shape(height: int, width: int, short_side: int, long_side: int) -> tuple[int, int]:
+    """(height, width) after Detectron2's ``ResizeShortestEdge``: short side as asked, if the long one fits.
+
+    >>> resized_shape(1536, 2048, 800, 1333)
+    (800, 1067)
+    """
+    scale = short_side / min(height, width)
+    if height < width:
+        new_height, new_width = float(short_side), scale * width
+    else:
+        new_height, new_width = scale * height, float(short_side)
+    if max(new_height, new_width) > long_side:
+        scale = long_side / max(new_height, new_width)
+        new_height, new_width = new_height * scale, new_width * scale
+    return int(new_height + 0.5), int(new_width + 0.5)
+
+
+def resize(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Resize (H, W, 3) uint8 to ``shape`` (height, width) by Pillow's bilinear filter, as Detectron2 does."""
+    if image.shape[:2] == shape:
+        return image
+    return np.asarray(Image.fromarray(image).resize(shape[::-1], Image.Resampling.BILINEAR))
+
+
+class Normalizer:
+    """Turns resized RGB photos into one padded, normalised batch.
+
+    Args:
+        pixel_mean, pixel_std: three each, in the model's channel order, 0..255.
+        bgr: whether the model wants BGR (``cfg.INPUT.FORMAT``).
+        multiple: height and width of the batch are padded to multiples of this.
+    """
+
+    def __init__(self, pixel_mean: list[float], pixel_std: list[float], *, bgr: bool, multiple: int) -> None:
+        self._mean = torch.tensor(pixel_mean)
+        self._std = torch.tensor(pixel_std)
+        self._bgr = bgr
+        self._multiple = max(multiple, 1)
+
+    def padded(self, shape: tuple[int, int]) -> tuple[int, int]:
+        """``shape`` (height, width) rounded up to what the network takes."""
+        height, width = (-(-side // self._multiple) * self._multiple for side in shape)
+        return height, width
+
+    def __call__(self, images: list[np.ndarray], *, pin: bool = False) -> torch.Tensor:
+        """(N, 3, H, W) fp32 in channels_last memory; padding is 0, the mean colour, as in Detectron2.
+
+        Args:
+            images: N RGB photos (h, w, 3) uint8.
+            pin: put the batch into page-locked memory, for a copy to the GPU that does not block.
+        """
+        height, width = self.padded((max(i.shape[0] for i in images), max(i.shape[1] for i in images)))
+        batch = torch.zeros(len(images), height, width, 3, pin_memory=pin)
+        for row, image in zip(batch, images, strict=True):
+            pixels = torch.from_numpy(image[:, :, ::-1].copy() if self._bgr else image)
+            inside = row[: image.shape[0], : image.shape[1]]
+            torch.sub(pixels, self._mean, out=inside).div_(self._std)
+        return batch.permute(0, 3, 1, 2)
+
+
+def group_like_sized(shapes: list[tuple[int, int]], *, waste: float = 1.2) -> list[list[int]]:
+    """Split a batch into groups that can be padded together at little cost.
+
+    Args:
+        shapes: (height, width) of each resized image.
+        waste: the padded group may hold at most this many times the pixels of its images.
+
+    Returns:
+        Indices into ``shapes``; each occurs once.
+
+    >>> group_like_sized([(800, 1067), (1067, 800), (800, 1000)])
+    [[0, 2], [1]]
+    """
+    groups: list[list[int]] = []
+    for index in sorted(range(len(shapes)), key=lambda i: (-shapes[i][0] * shapes[i][1], i)):
+        for group in groups:
+            together = [shapes[i] for i in (*group, index)]
+            area = max(h for h, _ in together) * max(w for _, w in together) * len(together)
+            if area <= waste * sum(h * w for h, w in together):
+                group.append(index)
+                break
+        else:
+            groups.append([index])
+    return groups

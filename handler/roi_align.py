@@ -1,0 +1,133 @@
+"""ROI Align (He et al. 2017, https://arxiv.org/abs/1703.06870) for processors, an order faster.
+
+torchvision's CPU kernel runs on one core, one channel at a time, over planar maps. But an output cell is only
+a weighted sum of a few feature vectors, the weights are a product of a vertical and a horizontal part, and
+with channels_last maps a feature vector is one contiguous row. That is what ``embedding_bag`` computes,
+vectorised and on all cores: rows are feature cells, bags are output cells. A test holds it to torchvision's
+results.
+
+On a GPU torchvision's kernel is the right one and is used.
+"""
+
+from __future__ import annotations
+
+import torch
+from detectron2.modeling.poolers import ROIPooler, assign_boxes_to_levels, convert_boxes_to_pooler_format
+from detectron2.structures import Boxes
+
+# Boxes are worked on in groups of like sampling density: every box is padded to the density of its group.
+_DENSITIES = torch.tensor([1, 2, 3, 4, 6, 9, 14, 22, 35, 56, 90, 2**20], dtype=torch.float32)
+
+
+class RoiAlign:
+    """Pools boxes from a feature pyramid as the given Detectron2 ``ROIPooler`` does.
+
+    A pooler of another kind than Mask R-CNN's (``ROIAlignV2``, adaptive sampling) is left to torchvision.
+    """
+
+    def __init__(self, pooler: ROIPooler) -> None:
+        self._pooler = pooler
+        self._size = pooler.output_size[0]
+        self._fast = all(
+            getattr(level, "aligned", False) and level.sampling_ratio == 0 for level in pooler.level_poolers
+        )
+
+    def __call__(self, features: list[torch.Tensor], boxes: list[Boxes]) -> torch.Tensor:
+        """Pool every box of every image from the level that suits its size.
+
+        Args:
+            features: p2..p5, each (N, C, H, W), fastest in channels_last memory.
+            boxes: one ``Boxes`` per image, XYXY in pixels of the resized image; R in all.
+
+        Returns:
+            (R, C, size, size) in the features' dtype and channels_last memory.
+        """
+        pooler = self._pooler
+        rois = convert_boxes_to_pooler_format(boxes)  # (R, 5): image index, XYXY
+        levels = assign_boxes_to_levels(
+            boxes, pooler.min_level, pooler.max_level, pooler.canonical_box_size, pooler.canonical_level
+        )
+        output = features[0].new_empty(len(rois), self._size, self._size, features[0].shape[1])
+        for level, (feature, align) in enumerate(zip(features, pooler.level_poolers, strict=True)):
+            chosen = (levels == level).nonzero()[:, 0]
+            if not len(chosen):
+                continue
+            if self._fast and feature.device.type == "cpu":
+                _align_level(feature, rois[chosen], align.spatial_scale, self._size, output, chosen)
+            else:
+                # torchvision has no bf16 kernel on every device; boxes lose pixels in half precision
+                wide = feature.float() if feature.dtype == torch.bfloat16 else feature
+                pooled = align(wide.contiguous(), rois[chosen])
+                output[chosen] = pooled.permute(0, 2, 3, 1).to(output.dtype)
+        return output.permute(0, 3, 1, 2)
+
+
+def _align_level(
+    feature: torch.Tensor,
+    rois: torch.Tensor,
+    scale: float,
+    size: int,
+    output: torch.Tensor,
+    where: torch.Tensor,
+) -> None:
+    """Pool ``rois`` (r, 5) from one map (N, C, H, W) into ``output[where]`` (R, size, size, C)."""
+    height, width = feature.shape[-2:]
+    table = feature.permute(0, 2, 3, 1).reshape(-1, feature.shape[1])  # (N H W, C), a view when channels_last
+    start = rois[:, 1:3] * scale - 0.5  # x, y; half-pixel centres
+    extent = (rois[:, 3:5] * scale - 0.5) - start
+    group = torch.bucketize(extent / size, _DENSITIES)  # (r, 2)
+    group = group[:, 0] * len(_DENSITIES) + group[:, 1]
+    first_row = rois[:, 0].to(torch.int32) * (height * width)
+    for key in group.unique().tolist():
+        inside = (group == key).nonzero()[:, 0]
+        x, x_weight = _axis(start[inside, 0], extent[inside, 0], size, width)
+        y, y_weight = _axis(start[inside, 1], extent[inside, 1], size, height)
+        y = y * width + first_row[inside, None, None]
+        # (r, output row, output column, cells down, cells across)
+        cells = y[:, :, None, :, None] + x[:, None, :, None, :]
+        weights = y_weight[:, :, None, :, None] * x_weight[:, None, :, None, :]
+        per_bag = cells.shape[-1] * cells.shape[-2]
+        bags = torch.arange(0, cells.numel(), per_bag, dtype=torch.int32)
+        pooled = torch.nn.functional.embedding_bag(
+            cells.view(-1), table, bags, mode="sum", per_sample_weights=weights.view(-1).to(table.dtype)
+        )
+        output[where[inside]] = pooled.view(-1, size, size, table.shape[1])
+
+
+def _axis(
+    start: torch.Tensor, extent: torch.Tensor, size: int, length: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Which cells of one axis make up each output cell, and with what weight.
+
+    Args:
+        start, extent: (r,) in cells of the feature map.
+        size: output cells per box.
+        length: cells of the map along this axis.
+
+    Returns:
+        Cell numbers (r, size, K) int32 and weights (r, size, K) fp32. K is one more than the samples per
+        output cell.
+    """
+    bin_size = extent / size
+    count = bin_size.ceil()  # samples per output cell, chosen per box: about one per cell of the map
+    sample = torch.arange(max(int(count.max()), 1), dtype=torch.float32)
+    position = (
+        start[:, None, None]
+        + torch.arange(size, dtype=torch.float32)[:, None] * bin_size[:, None, None]
+        + (sample + 0.5) * bin_size[:, None, None] / count.clamp(min=1)[:, None, None]
+    )  # (r, size, samples)
+    counts = (sample < count[:, None, None]) & (position >= -1) & (position <= length)
+    share = counts / count.clamp(min=1)[:, None, None]
+    # beyond the box's own last sample positions carry no weight: keep them near, lest K grow
+    last = (count - 1).clamp(min=0)[:, None, None].long().expand(-1, size, 1)
+    position = position.minimum(position.gather(2, last)).clamp(0, length - 1)
+    low = position.floor().clamp(max=max(length - 2, 0))
+    upper_weight = position - low
+    first = low[:, :, :1]
+    offset = (low - first).long()
+    cells = int(offset.max()) + 2
+    weights = torch.zeros(*first.shape[:2], cells)
+    weights.scatter_add_(2, offset, share * (1 - upper_weight))
+    weights.scatter_add_(2, offset + 1, share * upper_weight)
+    numbers = (first + torch.arange(cells)).clamp(max=length - 1)  # padding repeats the last cell at weight 0
+    return numbers.to(torch.int32), weights

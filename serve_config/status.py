@@ -1,0 +1,272 @@
+"""What runs, in one screen: versions, workers, queue, memory, GPU, last errors."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from serve_config import processes
+from serve_config.archives import read_archive
+from serve_config.client import Client
+from serve_config.errors import ServeError
+from serve_config.logs import LogError, read_tail, server_errors, worker_errors
+from serve_config.management import default_version, versions
+from serve_config.state import MODEL, Home, State
+
+SHOWN_ERRORS = 5
+COUNTED = re.compile(
+    r'^ts_inference_requests_total\{.*?model_version="(?P<version>[^"]*)".*?\} (?P<count>\S+)$', re.M
+)
+
+
+@dataclass(frozen=True)
+class VersionStatus:
+    """``memory`` is the workers' resident memory in bytes, ``pending`` of ``capacity`` requests wait."""
+
+    name: str
+    default: bool
+    ready: bool
+    workers: list[str]  # their states: READY, UNLOADED, …
+    wanted_workers: int
+    pending: int
+    capacity: int
+    memory: int
+    gpu: list[str]
+    archive: str
+
+
+@dataclass
+class Status:
+    """Memory in bytes, ``uptime`` in seconds. ``problem`` says why ``healthy`` is false.
+
+    ``requests`` counts predictions since the start by the version in their URL; those without one are
+    "default".
+    """
+
+    home: str
+    healthy: bool = False
+    problem: str = ""
+    pid: int = 0
+    uptime: float = 0.0
+    ports: dict[str, int] = field(default_factory=dict)
+    java_memory: int = 0
+    machine_memory: int = 0
+    machine_memory_free: int = 0
+    gpus: list[str] = field(default_factory=list)
+    requests: dict[str, int] = field(default_factory=dict)
+    versions: list[VersionStatus] = field(default_factory=list)
+    previous_defaults: list[str] = field(default_factory=list)
+    errors: list[LogError] = field(default_factory=list)
+
+
+def collect(home: Home) -> Status:
+    """Look at the processes, ask TorchServe, read its logs. Raises ServeError only for an unreadable state
+    folder.
+    """
+    state = State.load(home)
+    memory = psutil.virtual_memory()
+    status = Status(
+        str(home.path), machine_memory=memory.total, machine_memory_free=memory.available, gpus=gpus()
+    )
+    status.previous_defaults = state.history
+    process = processes.running(state)
+    if process is None:
+        ended = "ended without being stopped" if state.pid else "is not running"
+        status.problem = f"TorchServe {ended}: start it with `python -m serve_config start`"
+        if state.pid:
+            status.errors = last_errors(home)
+        return status
+    status.pid, status.ports, status.uptime = process.pid, state.ports, time.time() - state.created
+    status.java_memory = resident_memory([process.pid])
+    status.errors = last_errors(home)
+    try:
+        client = Client(home)
+        default = default_version(client)
+        status.requests = requests_by_version(client.metrics())
+        for version in versions(client):
+            pids = [int(worker["pid"]) for worker in version.workers if int(worker["pid"]) > 0]
+            status.versions.append(
+                VersionStatus(
+                    name=version.name,
+                    default=version.name == default,
+                    ready=version.ready,
+                    workers=[str(worker["status"]) for worker in version.workers],
+                    wanted_workers=version.wanted_workers,
+                    pending=version.pending,
+                    capacity=version.capacity,
+                    memory=resident_memory(pids),
+                    gpu=[str(worker["gpuUsage"]) for worker in version.workers if worker.get("gpu")],
+                    archive=version.archive,
+                )
+            )
+    except ServeError as error:
+        status.problem = f"its process lives, but it does not answer: {error}"
+        return status
+    broken = [version.name for version in status.versions if not version.ready]
+    if broken:
+        status.problem = f"{', '.join(broken)} has no READY worker: its last error is below"
+    status.healthy = not broken
+    return status
+
+
+def requests_by_version(metrics: str) -> dict[str, int]:
+    """From TorchServe's Prometheus page.
+
+    >>> requests_by_version('ts_inference_requests_total{model_name="m",model_version="v",hostname="h",} 3.0')
+    {'v': 3}
+    """
+    return {found["version"]: int(float(found["count"])) for found in COUNTED.finditer(metrics)}
+
+
+def last_errors(home: Home) -> list[LogError]:
+    """The last errors of workers and server, the newest last."""
+    errors = worker_errors(read_tail(home.logs / "model_log.log"))
+    errors += server_errors(read_tail(home.logs / "ts_log.log"))
+    return sorted(errors, key=lambda error: error.time)[-SHOWN_ERRORS:]
+
+
+def resident_memory(pids: list[int]) -> int:
+    """In bytes; processes that are gone count nothing."""
+    total = 0
+    for pid in pids:
+        try:
+            total += psutil.Process(pid).memory_info().rss
+        except psutil.Error:
+            continue
+    return total
+
+
+def gpus() -> list[str]:
+    """One line per GPU, e.g. ``NVIDIA H200, 12 % busy, 3021 of 143771 MiB``; none without nvidia-smi."""
+    query = "--query-gpu=name,utilization.gpu,memory.used,memory.total"
+    try:
+        answer = subprocess.run(
+            ["nvidia-smi", query, "--format=csv,noheader,nounits"], capture_output=True, text=True, timeout=20
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    lines = [[part.strip() for part in line.split(",")] for line in answer.stdout.splitlines()]
+    return [
+        f"{p[0]}, {p[1]} % busy, {p[2]} of {p[3]} MiB"
+        for p in lines
+        if len(p) == 4 and answer.returncode == 0
+    ]
+
+
+def as_json(status: Status) -> str:
+    return json.dumps(asdict(status), indent=2)
+
+
+def as_text(status: Status) -> str:
+    lines = []
+    if status.pid:
+        ports = ", ".join(f"{name.replace('_', ' ')} {port}" for name, port in status.ports.items())
+        lines += [
+            f"TorchServe   running for {duration(status.uptime)}, process {status.pid}, state in "
+            f"{status.home}",
+            f"ports        {ports} (loopback only)",
+        ]
+        workers = sum(version.memory for version in status.versions)
+        lines.append(
+            f"memory       Java {size(status.java_memory)}, workers {size(workers)}; "
+            f"{size(status.machine_memory_free)} of {size(status.machine_memory)} free"
+        )
+        lines += [f"GPU          {gpu}" for gpu in status.gpus or ["none"]]
+        counts = [f"{count} to {name}" for name, count in sorted(status.requests.items())]
+        lines.append(f"predictions  {', '.join(counts) or 'none yet'}")
+        if status.previous_defaults:
+            lines.append(f"rollback to  {status.previous_defaults[-1]}")
+        rows = [["VERSION", "", "WORKERS", "QUEUE", "MEMORY", "ARCHIVE"]]
+        rows += [
+            [
+                version.name,
+                "default" if version.default else "",
+                " ".join(version.workers) or "none",
+                f"{version.pending}/{version.capacity}",
+                size(version.memory),
+                version.archive,
+            ]
+            for version in status.versions
+        ]
+        lines += ["", *table(rows)] if status.versions else ["", "nothing is registered"]
+    if status.errors:
+        lines += ["", "last errors"]
+        lines += [
+            f"  {e.time[:19].replace('T', ' ')}  {e.version or 'server'}  {e.message[:160]}"
+            for e in status.errors
+        ]
+    lines += [""] if lines else []
+    lines.append("healthy" if status.healthy else status.problem)
+    return "\n".join(lines)
+
+
+def models_table(client: Client, as_json: bool) -> str:
+    """Registered versions, then the archives in the store that could be registered. Raises ServeError."""
+    store = Path(State.load(client.home).store)
+    default = default_version(client)
+    entries: list[dict[str, Any]] = []
+    registered = {version.archive: version for version in versions(client)}
+    files = [*registered, *sorted(path.name for path in store.glob("*.mar") if path.name not in registered)]
+    for name in files:
+        version = registered.get(name)
+        entry: dict[str, Any] = {"version": "?", "state": "in the store", "default": False, "archive": name}
+        try:
+            archive = read_archive(store / name)
+            entry |= {"version": archive.version, "classes": archive.classes}
+        except ServeError as error:
+            entry["state"] = str(error)
+        if version:
+            state = "READY" if version.ready else "not ready"
+            entry |= {"version": version.name, "state": state, "default": version.name == default}
+        entries.append(entry)
+    if as_json:
+        return json.dumps({"model": MODEL, "store": str(store), "versions": entries}, indent=2)
+    rows = [["VERSION", "", "STATE", "CLASSES", "ARCHIVE"]]
+    for entry in entries:
+        classes = ", ".join(entry.get("classes") or [])
+        rows.append(
+            [
+                entry["version"],
+                "default" if entry["default"] else "",
+                entry["state"],
+                classes,
+                entry["archive"],
+            ]
+        )
+    return "\n".join(table(rows)) if entries else f"nothing is registered, and {store} holds no archive"
+
+
+def table(rows: list[list[str]]) -> list[str]:
+    """Columns of equal width, two spaces apart."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
+
+
+def size(count: float) -> str:
+    """Bytes for eyes.
+
+    >>> size(1536 * 1024**2)
+    '1.5 GB'
+    """
+    return f"{count / 1024**3:.1f} GB" if count >= 1024**3 else f"{count / 1024**2:.0f} MB"
+
+
+def duration(seconds: float) -> str:
+    """Two units for eyes.
+
+    >>> duration(7384)
+    '2 h 3 min'
+    """
+    days, hours, minutes = int(seconds // 86400), int(seconds // 3600 % 24), int(seconds // 60 % 60)
+    if days:
+        return f"{days} d {hours} h"
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {int(seconds % 60)} s"

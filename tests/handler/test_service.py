@@ -1,0 +1,292 @@
+"""Batches: mixed, failing, out of memory. No TorchServe, no network."""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from pycocotools import mask as coco_mask
+
+from handler.detections import Detections
+from handler.options import IMAGE_OUTPUTS, MASK_FORMATS, OUTPUTS, Options
+from handler.responses import describe, select
+from handler.service import Request, Service, is_out_of_memory
+from handler.settings import Settings, parse_settings
+from tests.handler.awkward import HEIGHT, WIDTH, corners, save
+from tests.handler.toys import FakePredictor, blob_detections
+
+JPEG = save(corners(), "JPEG")
+PNG = save(corners().resize((90, 150)), "PNG")
+FORM = "multipart/form-data; boundary=x"
+
+
+def form(**options: bytes) -> Request:
+    return Request({"image": JPEG, **options}, FORM, "r")
+
+
+def ask(service: Service, request: Request) -> Any:
+    (answer,) = service.answer([request])
+    assert answer.status == 200, answer.body
+    return json.loads(answer.body) if answer.content_type == "application/json" else answer.body
+
+
+def test_json_has_the_shape_of_the_contract() -> None:
+    document = ask(Service(FakePredictor(3), Settings()), form())
+    assert list(document) == ["model", "image", "instances", "mask_fraction", "timings_ms"]
+    assert document["model"] == {"name": "maskrcnn", "version": "toy", "weights_sha256": "0" * 64}
+    assert document["image"] == {"width": WIDTH, "height": HEIGHT}
+    assert list(document["timings_ms"]) == ["decode", "inference", "postprocess"]
+    assert len(document["instances"]) == 3
+    covered = np.zeros((HEIGHT, WIDTH), bool)
+    for i, instance in enumerate(document["instances"]):
+        assert list(instance) == ["id", "class_id", "class_name", "score", "box", "area", "mask"]
+        assert (instance["id"], instance["class_id"], instance["class_name"]) == (i, 0, "balloon")
+        assert instance["mask"]["size"] == [HEIGHT, WIDTH]
+        mask = coco_mask.decode(instance["mask"])
+        assert mask.sum() == instance["area"] > 0
+        covered |= mask > 0
+    assert document["mask_fraction"] == pytest.approx(covered.mean(), abs=1e-6)
+    scores = [instance["score"] for instance in document["instances"]]
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_overlapping_masks_count_once() -> None:
+    class Twice(FakePredictor):
+        def predict(self, images: Sequence[np.ndarray]) -> list[Detections]:
+            one = blob_detections(1, HEIGHT, WIDTH)
+            return [
+                Detections(*(np.repeat(a, 2, 0) for a in (one.boxes, one.scores, one.class_ids, one.masks)))
+            ]
+
+    document = ask(Service(Twice(), Settings()), form())
+    assert document["mask_fraction"] == pytest.approx(
+        document["instances"][0]["area"] / (HEIGHT * WIDTH), abs=1e-6
+    )
+
+
+def test_nothing_found_is_an_answer_in_every_output() -> None:
+    service = Service(FakePredictor(0), Settings())
+    assert ask(service, form())["instances"] == []
+    assert ask(service, form())["mask_fraction"] == 0.0
+    assert ask(service, form(output=b"coco")) == []
+    for output in IMAGE_OUTPUTS:
+        assert ask(service, form(output=output.encode()))[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize("output", OUTPUTS)
+@pytest.mark.parametrize("mask_format", MASK_FORMATS)
+def test_every_output_in_every_mask_format(output: str, mask_format: str) -> None:
+    service = Service(FakePredictor(3, ["balloon", "kite"]), Settings())
+    request = form(output=output.encode(), mask_format=mask_format.encode())
+    if (output, mask_format) == ("coco", "png"):
+        (answer,) = service.answer([request])
+        assert answer.status == 400
+        return
+    answer = ask(service, request)
+    if output in IMAGE_OUTPUTS:
+        pixels = cv2.imdecode(np.frombuffer(answer, np.uint8), cv2.IMREAD_UNCHANGED)
+        assert pixels.shape == ((HEIGHT, WIDTH) if output == "labels" else (HEIGHT, WIDTH, 3))
+        if output == "labels":
+            assert set(np.unique(pixels)) == {0, 1, 2, 3}
+    elif output == "coco":
+        for result in answer:
+            assert result["category_id"] in (1, 2)
+            assert ("segmentation" in result) == (mask_format != "none")
+    else:
+        keys = {"rle": {"size", "counts"}, "polygon": {"size", "polygons"}, "png": {"size", "png"}}
+        for instance in answer["instances"]:
+            assert set(instance.get("mask", {})) == keys.get(mask_format, set())
+            assert instance["area"] > 0
+
+
+def test_coco_results_load_in_pycocotools(capsys: pytest.CaptureFixture[str]) -> None:
+    from pycocotools.coco import COCO
+
+    results = ask(Service(FakePredictor(3), Settings()), form(output=b"coco"))
+    truth = COCO()
+    truth.dataset = {
+        "images": [{"id": 0, "width": WIDTH, "height": HEIGHT}],
+        "categories": [{"id": 1}],
+        "annotations": [],
+    }
+    truth.createIndex()
+    loaded = truth.loadRes(results)
+    assert len(loaded.anns) == 3
+    for annotation in loaded.anns.values():
+        x, y, w, h = annotation["bbox"]
+        mx, my, mw, mh = coco_mask.toBbox(annotation["segmentation"])
+        assert x - 1 <= mx
+        assert y - 1 <= my
+        assert mx + mw <= x + w + 1
+        assert my + mh <= y + h + 1
+
+
+def test_select() -> None:
+    detections = blob_detections(20, 100, 100, classes=3)
+    detections.boxes[4] = np.nan
+    chosen = select(detections, Options(score_threshold=0.6, max_detections=4, classes=frozenset({0, 2})))
+    keep = [i for i in range(20) if detections.scores[i] >= 0.6 and detections.class_ids[i] != 1 and i != 4][
+        :4
+    ]
+    np.testing.assert_array_equal(chosen.scores, detections.scores[keep])
+    assert len(chosen.masks) == len(chosen.boxes) == len(chosen.class_ids) == 4
+
+
+GOOD, JUNK = Request({"body": JPEG}, id="good"), Request({"body": b"junk"}, id="junk")
+TALL = Request({"body": PNG}, id="tall")
+WRONG = Request({"image": JPEG, "output": b"xml"}, FORM, "wrong")
+
+
+def test_one_bad_request_never_harms_another() -> None:
+    predictor = FakePredictor(2)
+    answers = Service(predictor, Settings()).answer([JUNK, GOOD, WRONG, TALL, JUNK])
+    assert [answer.status for answer in answers] == [415, 200, 400, 200, 415]
+    assert predictor.batches == [[(HEIGHT, WIDTH, 3), (150, 90, 3)]]  # the good ones went as one batch
+    assert json.loads(answers[3].body)["image"] == {"width": 90, "height": 150}
+    assert [(answer.outcome, answer.reason) for answer in answers[:3]] == [
+        ("refused", "unsupported_media_type"),
+        ("answered", "none"),
+        ("refused", "invalid_option"),
+    ]
+
+
+def test_a_batch_without_a_good_request_never_reaches_the_network() -> None:
+    predictor = FakePredictor()
+    assert [a.status for a in Service(predictor, Settings()).answer([JUNK, WRONG])] == [415, 400]
+    assert Service(predictor, Settings()).answer([]) == []
+    assert predictor.batches == []
+
+
+class Picky(FakePredictor):
+    """Fails on batches larger than ``most`` and on pictures taller than 100 pixels."""
+
+    def __init__(self, most: int, error: Exception) -> None:
+        super().__init__(1)
+        self.most, self.error = most, error
+
+    def predict(self, images: Sequence[np.ndarray]) -> list[Detections]:
+        result = super().predict(images)
+        if len(images) > self.most or any(image.shape[0] > 100 for image in images):
+            raise self.error
+        return result
+
+
+OUT_OF_MEMORY = [
+    MemoryError(),
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+    RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+]
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=lambda e: type(e).__name__)
+def test_out_of_memory_is_tried_again_one_by_one(error: Exception) -> None:
+    predictor = Picky(1, error)
+    answers = Service(predictor, Settings()).answer([GOOD, TALL, GOOD])
+    assert [answer.status for answer in answers] == [200, 503, 200]
+    assert [len(batch) for batch in predictor.batches] == [3, 1, 1, 1]
+    refusal = json.loads(answers[1].body)["error"]
+    assert (refusal["code"], refusal["field"]) == ("out_of_memory", "image")
+    assert "CUDA" not in refusal["message"]  # by which TorchServe would take the worker for dead
+
+
+def test_other_errors_are_ours_and_show_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "handler"):
+        answers = Service(Picky(1, KeyError("/secret/path")), Settings()).answer([GOOD, TALL])
+    assert [answer.status for answer in answers] == [200, 500]
+    assert b"secret" not in answers[1].body
+    assert json.loads(answers[1].body)["error"]["code"] == "internal_error"
+    assert "request tall failed" in caplog.text
+    assert "/secret/path" in caplog.text  # the log tells
+
+
+def test_what_is_out_of_memory() -> None:
+    assert all(map(is_out_of_memory, OUT_OF_MEMORY))
+    assert not is_out_of_memory(RuntimeError("CUDA error: device-side assert"))
+    assert not is_out_of_memory(ValueError("out of memory"))
+
+
+def test_an_answer_that_is_too_long_is_refused() -> None:
+    service = Service(FakePredictor(3), Settings(max_response_bytes=700))
+    overlay, labels = service.answer([form(output=b"overlay"), form(output=b"labels")])
+    assert (overlay.status, overlay.reason) == (422, "response_too_large")
+    assert json.loads(overlay.body)["error"]["field"] == "output"
+    assert labels.status == 200
+
+
+def test_what_goes_wrong_while_encoding_harms_one_request() -> None:
+    class Wrong(FakePredictor):
+        def predict(self, images: Sequence[np.ndarray]) -> list[Detections]:
+            good, bad = super().predict(images)
+            return [good, Detections(bad.boxes, bad.scores, bad.class_ids + 9, bad.masks)]  # no such class
+
+    assert [a.status for a in Service(Wrong(), Settings()).answer([GOOD, GOOD])] == [200, 500]
+
+
+def test_warm_up_runs_the_sizes_and_fails_loudly() -> None:
+    predictor = FakePredictor()
+    Service(predictor, Settings(warmup=((40, 60), (70, 50)))).warm_up()
+    assert predictor.batches == [[(40, 60, 3)], [(70, 50, 3)]]
+    with pytest.raises(RuntimeError, match="warm-up at 40 × 60"):
+        Service(Picky(0, ValueError("x")), Settings(warmup=((40, 60),))).warm_up()
+
+
+def test_description() -> None:
+    card = FakePredictor().card | {"evaluation": {"segm_AP": 62.1}}
+    told = describe(card, Settings(options=Options(score_threshold=0.7)), engine="openvino")
+    assert told["classes"] == ["balloon"]
+    assert told["evaluation"] == {"segm_AP": 62.1}
+    assert told["running"] == {"engine": "openvino"}
+    assert told["limits"]["max_image_pixels"] == 25_000_000
+    assert {o["name"]: o["default"] for o in told["options"]} == {
+        "score_threshold": 0.7,
+        "max_detections": 100,
+        "classes": "all",
+        "mask_format": "rle",
+        "output": "json",
+    }
+
+
+def test_settings() -> None:
+    assert parse_settings(None, ["balloon"]) == Settings()
+    settings = parse_settings(
+        {"precision": "fp32", "threads": None, "warmup": [[32, 64]], "options": {"score_threshold": 0.7}},
+        ["balloon"],
+    )
+    assert settings == Settings(precision="fp32", warmup=((32, 64),), options=Options(score_threshold=0.7))
+    assert parse_settings({"warmup": None}, []).warmup == ()
+
+
+@pytest.mark.parametrize(
+    ("section", "named"),
+    [
+        ({"presicion": "fp32"}, "presicion"),
+        ({"threads": 0}, "handler.threads"),
+        ({"threads": "two"}, "handler.threads"),
+        ({"max_image_bytes": None}, "handler.max_image_bytes"),
+        ({"max_image_pixels": 1.5}, "handler.max_image_pixels"),
+        ({"max_image_pixels": 90_000_000}, "handler.max_image_pixels"),
+        ({"max_response_bytes": True}, "handler.max_response_bytes"),
+        ({"warmup": [32, 64]}, "handler.warmup"),
+        ({"warmup": [[32, 0]]}, "handler.warmup"),
+        ({"options": {"score_threshold": 2}}, "score_threshold"),
+        ({"options": {"classes": ["dog"]}}, "dog"),
+    ],
+    ids=str,
+)
+def test_a_wrong_setting_is_named(section: dict[str, Any], named: str) -> None:
+    with pytest.raises(ValueError, match=r"^model-config\.yaml: .*" + named):
+        parse_settings(section, ["balloon"])
+
+
+def test_base64_and_raw_bodies_give_the_same_answer() -> None:
+    service = Service(FakePredictor(3), Settings())
+    raw = ask(service, GOOD)
+    encoded = ask(service, Request({"body": {"image": base64.b64encode(JPEG).decode()}}, "application/json"))
+    assert raw["instances"] == encoded["instances"]

@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from serve_config import processes
+from serve_config.state import State
+from tests.torchserve_fixture import RunningTorchServe, running_torchserve, toy_archive
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="session")
+def toys(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Archives by version; none of them needs torch."""
+    folder = tmp_path_factory.mktemp("toys")
+    return {version: toy_archive(folder, version) for version in ("alpha", "beta", "gamma")}
+
+
+@pytest.fixture(scope="session")
+def torchserve(
+    tmp_path_factory: pytest.TempPathFactory, toys: dict[str, Path]
+) -> Iterator[RunningTorchServe]:
+    """One TorchServe for the tests that leave it as they found it: ``alpha`` is the default, ``beta`` is
+    there.
+
+    It is started in an environment that tries to loosen its configuration, and to put this repository's
+    packages before those of the archives.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TS_DISABLE_TOKEN_AUTHORIZATION", "true")
+        patch.setenv("TS_INFERENCE_ADDRESS", "http://0.0.0.0:8080")
+        patch.setenv("TS_ALLOWED_URLS", ".*")
+        patch.setenv("TS_CONFIG_FILE", "/nonexistent")
+        patch.setenv("LOG_LOCATION", "/nonexistent")
+        patch.setenv("PYTHONPATH", str(REPOSITORY))
+        folder = tmp_path_factory.mktemp("torchserve")
+        with running_torchserve(folder, [toys["alpha"], toys["beta"]]) as server:
+            yield server
+        assert processes.members(State.load(server.home)) == []

