@@ -17,7 +17,7 @@ from web_client.security import HEADERS
 _REPLY_BYTES = 200_000_000  # no answer is that large; waitress would park larger ones in a temporary file
 
 
-class JsonErrorTask(ErrorTask):  # type: ignore[misc]
+class JsonErrorTask(ErrorTask):
     """What waitress answers when a request never reaches the app: broken HTTP, or far too large."""
 
     def execute(self) -> None:
@@ -32,18 +32,22 @@ class JsonErrorTask(ErrorTask):  # type: ignore[misc]
         self.write(body)
 
 
-class _Channel(HTTPChannel):  # type: ignore[misc]
+class _Channel(HTTPChannel):
     error_task_class = JsonErrorTask
 
 
 def refused_by_waitress(status: int, max_bytes: int) -> Refused:
     """The words for an error that waitress itself has found."""
     if status == 413:
-        message = f"This is far more than the {megabytes(max_bytes)} that a picture may have. Send a smaller one."
+        message = (
+            f"This is far more than the {megabytes(max_bytes)} that a picture may have. Send a smaller one."
+        )
         return Refused(413, "image_too_large", message, "image")
     if status >= 500:
         return Refused(status, "internal", "Something broke on our side. Your picture is fine: try again.")
-    return Refused(status, "bad_request", "The server could not read this request. Reload the page and try again.")
+    return Refused(
+        status, "bad_request", "The server could not read this request. Reload the page and try again."
+    )
 
 
 def create_server(app: Flask, behind_proxy: bool = False) -> Any:
@@ -55,7 +59,9 @@ def create_server(app: Flask, behind_proxy: bool = False) -> Any:
     # A picture that is somewhat too large is still read, because a browser that is cut off in the middle of
     # an upload shows a broken connection and not our sentence.
     most = 2 * (app.config["MAX_BYTES"] + FORM_BYTES)
-    proxy = {"trusted_proxy": "127.0.0.1", "trusted_proxy_headers": {"x-forwarded-for"}} if behind_proxy else {}
+    proxy = (
+        {"trusted_proxy": "127.0.0.1", "trusted_proxy_headers": {"x-forwarded-for"}} if behind_proxy else {}
+    )
     sockets: dict[int, Any] = {}
     server = waitress.create_server(
         app,
@@ -66,7 +72,7 @@ def create_server(app: Flask, behind_proxy: bool = False) -> Any:
         max_request_body_size=most,
         inbuf_overflow=most + 1,
         outbuf_overflow=_REPLY_BYTES,
-        connection_limit=1000,  # a browser holds six: the default of 100 would keep the seventeenth visitor waiting
+        connection_limit=1000,  # a browser holds six: with waitress's 100 the seventeenth visitor would wait
         asyncore_use_poll=True,  # select() ends at 1024 files
         clear_untrusted_proxy_headers=True,
         ident=None,

@@ -1,4 +1,5 @@
-"""Fixtures and steps for tests that drive the real Chromium. Whoever has a page elsewhere overrides ``base_url``."""
+"""Fixtures and steps for tests that drive the real Chromium. Whoever has a page elsewhere overrides
+``base_url``."""
 
 from __future__ import annotations
 
@@ -21,10 +22,15 @@ from tests.web_client.samples import known_answers
 from tests.web_client.stub import Stub, running_stub
 from web_client import create_app
 
-ARGUMENTS = (
-    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-).split()
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 
 
 @pytest.fixture(scope="session")
@@ -43,7 +49,12 @@ def stub_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, S
     """The page before a stub that knows the masks of the sample pictures: (address, stub)."""
     with running_stub(tmp_path_factory.mktemp("stub")) as stub:
         stub.answers = known_answers()
-        config = {"INFERENCE_URL": stub.url, "MANAGEMENT_URL": stub.url, "KEY_FILE": str(stub.key_file), "PORT": 0}
+        config = {
+            "INFERENCE_URL": stub.url,
+            "MANAGEMENT_URL": stub.url,
+            "KEY_FILE": str(stub.key_file),
+            "PORT": 0,
+        }
         with serving(create_app(config | {"HOST": "127.0.0.1", "RATE_LIMIT": "", "TIMEOUT": 10.0})) as url:
             yield url, stub
 
@@ -59,7 +70,10 @@ def visit(context: BrowserContext, url: str, troubles: list[str]) -> Page:
     page.set_default_timeout(15_000)
     page.on("console", lambda message: message.type in ("error", "warning") and troubles.append(message.text))
     page.on("pageerror", lambda error: troubles.append(str(error)))
-    page.on("request", lambda request: request.url.startswith((url, "blob:", "data:")) or troubles.append(request.url))
+    page.on(
+        "request",
+        lambda request: request.url.startswith((url, "blob:", "data:")) or troubles.append(request.url),
+    )
     page.goto(url)
     page.wait_for_selector("#service[data-state=good]", state="attached")
     return page
@@ -101,7 +115,8 @@ def settled(page: Page) -> None:
 
 
 def until(page: Page, expression: str, seconds: float = 15) -> None:
-    """Wait for a JavaScript expression. (Playwright's own wait_for_function evaluates strings: the page's policy forbids it.)"""
+    """Wait for a JavaScript expression. (Playwright's own wait_for_function evaluates strings: the page's
+    policy forbids it.)"""
     end = time.monotonic() + seconds
     while not page.evaluate(f"Promise.resolve({expression}).then(Boolean)"):
         assert time.monotonic() < end, f"never came true: {expression}"
@@ -119,7 +134,9 @@ def slide(page: Page, selector: str, value: float) -> None:
 
 def canvas_pixels(page: Page, pane: int = 0) -> np.ndarray:
     """What is on the canvas: (H, W, 4) uint8."""
-    encoded = page.evaluate("(index) => document.querySelectorAll('.pane canvas')[index].toDataURL('image/png')", pane)
+    encoded = page.evaluate(
+        "(index) => document.querySelectorAll('.pane canvas')[index].toDataURL('image/png')", pane
+    )
     with Image.open(io.BytesIO(base64.b64decode(encoded.partition(",")[2]))) as image:
         return np.asarray(image.convert("RGBA"))
 

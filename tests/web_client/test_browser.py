@@ -1,5 +1,5 @@
-"""Every feature of the page, clicked once in Chromium. These tests know the page and its replies only: a model of any kind
-may stand behind ``base_url``, as long as it has two versions and finds balloons in the sample "street"."""
+"""Every feature of the page, clicked once in Chromium. They know the page and its replies only: a model of any
+kind may stand behind ``base_url``, as long as it has two versions and finds balloons in the sample "street"."""
 
 from __future__ import annotations
 
@@ -66,14 +66,17 @@ class TestPictureIn:
     def test_drop_and_paste(self, page: Page, picture: Path, event: str) -> None:
         script = """([event, bytes]) => {
             const data = new DataTransfer();
+            const say = (kind, name) => document.body.dispatchEvent(
+                new kind(name, {dataTransfer: data, clipboardData: data, bubbles: true, cancelable: true}));
+            const asks = () => document.body.classList.contains("over");
             data.items.add(new File([new Uint8Array(bytes)], "dropped.png", {type: "image/png"}));
             if (event === "drop") {
-                document.body.dispatchEvent(new DragEvent("dragenter", {dataTransfer: data, bubbles: true}));
-                if (!document.body.classList.contains("over")) throw new Error("nothing shows that it may be dropped");
-                document.body.dispatchEvent(new DragEvent("drop", {dataTransfer: data, bubbles: true, cancelable: true}));
-                if (document.body.classList.contains("over")) throw new Error("it still asks to drop");
+                say(DragEvent, "dragenter");
+                if (!asks()) throw new Error("nothing shows that it may be dropped");
+                say(DragEvent, "drop");
+                if (asks()) throw new Error("it still asks to drop");
             } else {
-                document.body.dispatchEvent(new ClipboardEvent("paste", {clipboardData: data, bubbles: true}));
+                say(ClipboardEvent, "paste");
             }
         }"""
         with page.expect_response("**/api/predict") as waiting:
@@ -82,7 +85,9 @@ class TestPictureIn:
         settled(page)
         assert page.locator(".shot").get_attribute("aria-label") == "dropped.png: 3 found"
 
-    def test_a_large_photo_is_scaled_which_is_told_and_can_be_switched_off(self, page: Page, tmp_path: Path) -> None:
+    def test_a_large_photo_is_scaled_which_is_told_and_can_be_switched_off(
+        self, page: Page, tmp_path: Path
+    ) -> None:
         path = tmp_path / "large.jpg"
         path.write_bytes(balloon_picture(3000, 2000, [(1000, 1000, 400)], kind="JPEG"))
         assert send(page, path)["image"] == {"width": 2048, "height": 1365}
@@ -230,7 +235,10 @@ class TestLooking:
         send(page, picture, STREET, FOLDER / "room.webp")
         until(page, "document.querySelectorAll('.shot').length === 3")
         settled(page)
-        assert page.locator(".shot[aria-current=true]").get_attribute("aria-label") == "it's a party.png: 3 found"
+        assert (
+            page.locator(".shot[aria-current=true]").get_attribute("aria-label")
+            == "it's a party.png: 3 found"
+        )
         page.locator(".shot").nth(1).click()
         frames(page)
         assert "street.webp" in page.locator(".caption").inner_text()
@@ -297,7 +305,9 @@ class TestTakeAway:
         path.write_bytes(balloon_picture(2600, 1800, [(900, 900, 400)]))
         reply = send(page, path)
         assert reply["image"]["width"] == 2048
-        page.locator("input[value=splash]").check(force=True)  # what is looked at does not change what is taken
+        page.locator("input[value=splash]").check(
+            force=True
+        )  # what is looked at does not change what is taken
         for kind in ("overlay", "splash"):
             with Image.open(io.BytesIO(take(page, kind))) as image:
                 assert image.size == (2600, 1800)
@@ -395,7 +405,9 @@ def test_javascript_decodes_rle_as_pycocotools_does(page: Page) -> None:
             mask = random.random((height, width)) < random.random()
         elif number % 3 == 1:
             y, x = np.mgrid[:height, :width]
-            mask = (y - random.integers(height)) ** 2 + (x - random.integers(width)) ** 2 < random.integers(1, 1500)
+            mask = (y - random.integers(height)) ** 2 + (x - random.integers(width)) ** 2 < random.integers(
+                1, 1500
+            )
         else:
             mask = np.full((height, width), number % 2 == 0)
             mask[:: int(random.integers(1, 9))] ^= bool(random.integers(2))

@@ -1,4 +1,5 @@
-"""What the page does while it waits, when things go wrong, and when many use it at once: with a stub that can be told how."""
+"""What the page does while it waits, when things go wrong, and when many use it at once: with a stub that
+can be told how."""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ def stub(stub_site: tuple[str, Stub]) -> Iterator[Stub]:
 
 @pytest.fixture
 def page(chromium: Browser, base_url: str) -> Iterator[Page]:
-    """Here a failed request is expected, and Chromium notes it in the console; everything else there is a fault."""
+    """Here a failed request is expected, and Chromium notes it in the console; everything else there is a
+    fault."""
     context = chromium.new_context(viewport={"width": 1440, "height": 900}, locale="en-GB")
     troubles: list[str] = []
     yield visit(context, base_url, troubles)
@@ -86,7 +88,9 @@ class TestWaiting:
         })"""
         page.evaluate(f"void (window.measured = ({script})())")
         with page.expect_response("**/api/predict"):
-            page.set_input_files("#file", {"name": "noise.png", "mimeType": "image/png", "buffer": noisy(200)})
+            page.set_input_files(
+                "#file", {"name": "noise.png", "mimeType": "image/png", "buffer": noisy(200)}
+            )
         settled(page)
         seen = page.evaluate("window.measured")
         assert len({round(value, 1) for value in seen}) >= 3
@@ -104,7 +108,9 @@ class TestWaiting:
         settled(page)
         assert page.locator("#count").inner_text() == "1"
 
-    def test_a_second_picture_while_the_first_is_running(self, page: Page, stub: Stub, tmp_path: Path) -> None:
+    def test_a_second_picture_while_the_first_is_running(
+        self, page: Page, stub: Stub, tmp_path: Path
+    ) -> None:
         slow, quick = tmp_path / "slow.png", tmp_path / "quick.png"
         slow.write_bytes(balloon_picture(400, 300, [(100, 100, 40), (250, 100, 40)]))
         quick.write_bytes(balloon_picture(300, 300, [(100, 100, 40)]))
@@ -117,12 +123,17 @@ class TestWaiting:
         assert "quick.png" in page.locator(".caption").inner_text()
         settled(page)  # the slow one's answer comes now
         assert page.locator("#count").inner_text() == "1"
-        assert [tile.get_attribute("aria-label") for tile in page.locator(".shot").all()] == ["slow.png: 2 found", "quick.png: 1 found"]
+        assert [tile.get_attribute("aria-label") for tile in page.locator(".shot").all()] == [
+            "slow.png: 2 found",
+            "quick.png: 1 found",
+        ]
         page.locator(".shot").first.click()
         frames(page)
         assert page.locator("#count").inner_text() == "2"
 
-    def test_a_stale_answer_of_the_same_picture_is_dropped(self, page: Page, stub: Stub, picture: Path) -> None:
+    def test_a_stale_answer_of_the_same_picture_is_dropped(
+        self, page: Page, stub: Stub, picture: Path
+    ) -> None:
         send(page, picture)
         stub.delay = 0.8
         page.select_option("#version", "resnet50_fpn")
@@ -131,7 +142,9 @@ class TestWaiting:
         frames(page)
         assert page.locator("#count").inner_text() == "1"
         page.wait_for_timeout(1000)
-        assert page.locator("#count").inner_text() == "1"  # the other model's answer (0) is kept for its own place
+        assert (
+            page.locator("#count").inner_text() == "1"
+        )  # the other model's answer (0) is kept for its own place
         page.select_option("#version", "resnet50_fpn")
         frames(page)
         assert page.locator("#count").inner_text() == "0"
@@ -148,9 +161,16 @@ class TestWaiting:
 class TestTrouble:
     @pytest.mark.parametrize(
         ("mode", "words"),
-        [("no_worker", "busy or still starting"), ("died", "failed on this picture"), ("break", "is restarting"), ("memory", "memory")],
+        [
+            ("no_worker", "busy or still starting"),
+            ("died", "failed on this picture"),
+            ("break", "is restarting"),
+            ("memory", "memory"),
+        ],
     )
-    def test_torchserve_fails_and_comes_back(self, page: Page, stub: Stub, picture: Path, mode: str, words: str) -> None:
+    def test_torchserve_fails_and_comes_back(
+        self, page: Page, stub: Stub, picture: Path, mode: str, words: str
+    ) -> None:
         stub.mode = mode
         page.set_input_files("#file", str(picture))
         until(page, "document.querySelector('.state.bad:not([hidden])')")
@@ -169,7 +189,9 @@ class TestTrouble:
             ("half.jpg", b"\xff\xd8\xff\xe0\0\x10JFIF", "is not a picture that this browser can open"),
         ],
     )
-    def test_a_file_that_is_no_picture(self, page: Page, picture: Path, name: str, data: bytes, words: str) -> None:
+    def test_a_file_that_is_no_picture(
+        self, page: Page, picture: Path, name: str, data: bytes, words: str
+    ) -> None:
         bad = {"name": name, "mimeType": "image/jpeg", "buffer": data}
         page.set_input_files("#file", bad)
         until(page, "!document.querySelector('#intake-error').hidden")
@@ -198,7 +220,10 @@ class TestTrouble:
         page.select_option("#version", "resnet50_fpn")
         until(page, "document.querySelector('.state.bad:not([hidden])')")
         assert "“resnet50_fpn” is not loaded any more" in state(page)
-        until(page, "[...document.querySelector('#version').options].some(option => option.value === 'vovnet19_fpn')")
+        until(
+            page,
+            "[...document.querySelector('#version').options].some(option => option.value === 'vovnet19_fpn')",
+        )
         with page.expect_response("**/api/predict") as waiting:
             page.select_option("#version", "vovnet19_fpn")
         assert waiting.value.status == 200
@@ -213,7 +238,9 @@ class TestTrouble:
         settled(page)
         assert page.locator("#count").inner_text() == "1"
 
-    def test_the_model_comes_up_after_the_page(self, chromium: Browser, base_url: str, stub: Stub, picture: Path) -> None:
+    def test_the_model_comes_up_after_the_page(
+        self, chromium: Browser, base_url: str, stub: Stub, picture: Path
+    ) -> None:
         stub.mode = "no_worker"
         context = chromium.new_context()
         page = context.new_page()
@@ -230,18 +257,25 @@ class TestTrouble:
 
 
 @pytest.mark.slow
-def test_twenty_users_at_once_each_get_their_own(chromium: Browser, base_url: str, stub: Stub, tmp_path: Path) -> None:
+def test_twenty_users_at_once_each_get_their_own(
+    chromium: Browser, base_url: str, stub: Stub, tmp_path: Path
+) -> None:
     contexts = [chromium.new_context(viewport={"width": 400, "height": 700}) for _ in range(20)]
     troubles: list[str] = []
     pages = [visit(context, base_url, troubles) for context in contexts]
     stub.delay = 1.0
     for number, page in enumerate(pages):
         path = tmp_path / f"user{number}.png"
-        path.write_bytes(balloon_picture(300 + number, 200, [(40 + 12 * disc, 100, 5) for disc in range(1 + number % 7)]))
+        path.write_bytes(
+            balloon_picture(300 + number, 200, [(40 + 12 * disc, 100, 5) for disc in range(1 + number % 7)])
+        )
         page.set_input_files("#file", str(path))
     for number, page in enumerate(pages):
         settled(page)
-        assert page.locator(".shot").get_attribute("aria-label") == f"user{number}.png: {min(5, 1 + number % 7)} found"
+        assert (
+            page.locator(".shot").get_attribute("aria-label")
+            == f"user{number}.png: {min(5, 1 + number % 7)} found"
+        )
         assert f"{300 + number} × 200" in page.locator("#sent").inner_text()
     for context in contexts:
         context.close()
@@ -263,7 +297,8 @@ def crowd(width: int, height: int, count: int) -> tuple[bytes, list[dict[str, An
 
 @pytest.mark.slow
 def test_the_threshold_slider_moves_smoothly(page: Page, stub: Stub, record_property: Any) -> None:
-    """100 instances on 4 megapixels: more than 30 frames a second, as Chromium shows them, while the slider moves."""
+    """100 instances on 4 megapixels: more than 30 frames a second, as Chromium shows them, while the
+    slider moves."""
     data, found = crowd(2000, 2000, 100)
     stub.answers[data] = found
     page.set_input_files("#file", {"name": "crowd.png", "mimeType": "image/png", "buffer": data})
@@ -287,7 +322,8 @@ def test_the_threshold_slider_moves_smoothly(page: Page, stub: Stub, record_prop
     worst = float(np.percentile(intervals, 95))
     record_property("frames_per_second", 1000 / median)
     size = page.evaluate("(c => `${c.width} × ${c.height}`)(document.querySelector('.pane canvas'))")
-    print(f"\n{1000 / median:.0f} frames a second (median; 95 % within {worst:.0f} ms) on a canvas of {size}, no GPU")
+    speed = f"{1000 / median:.0f} frames a second (median; 95 % within {worst:.0f} ms)"
+    print(f"\n{speed} on a canvas of {size}, no GPU")
     assert 1000 / median > 30
 
 
@@ -317,7 +353,9 @@ def test_what_is_counted_is_exact_after_every_step(page: Page, stub: Stub) -> No
         assert hidden[index] == pytest.approx([len(rest), rest.any(0).mean() if len(rest) else 0])
 
 
-def test_no_motion_for_those_who_want_none(chromium: Browser, base_url: str, stub: Stub, picture: Path) -> None:
+def test_no_motion_for_those_who_want_none(
+    chromium: Browser, base_url: str, stub: Stub, picture: Path
+) -> None:
     context = chromium.new_context(reduced_motion="reduce")
     page = visit(context, base_url, [])
     stub.delay = 0.5
@@ -325,4 +363,3 @@ def test_no_motion_for_those_who_want_none(chromium: Browser, base_url: str, stu
     until(page, "document.querySelector('.state .spin:not([hidden])')")
     assert page.evaluate("getComputedStyle(document.querySelector('.state .spin')).animationName") == "none"
     context.close()
-
