@@ -63,21 +63,26 @@ def create_server(app: Flask, behind_proxy: bool = False) -> Any:
         {"trusted_proxy": "127.0.0.1", "trusted_proxy_headers": {"x-forwarded-for"}} if behind_proxy else {}
     )
     sockets: dict[int, Any] = {}
-    server = waitress.create_server(
-        app,
-        map=sockets,
-        host=app.config["HOST"],
-        port=app.config["PORT"],
-        threads=app.config["THREADS"],
-        max_request_body_size=most,
-        inbuf_overflow=most + 1,
-        outbuf_overflow=_REPLY_BYTES,
-        connection_limit=1000,  # a browser holds six: with waitress's 100 the seventeenth visitor would wait
-        asyncore_use_poll=True,  # select() ends at 1024 files
-        clear_untrusted_proxy_headers=True,
-        ident=None,
-        **proxy,
-    )
+    try:
+        server = waitress.create_server(
+            app,
+            map=sockets,
+            host=app.config["HOST"],
+            port=app.config["PORT"],
+            threads=app.config["THREADS"],
+            max_request_body_size=most,
+            inbuf_overflow=most + 1,
+            outbuf_overflow=_REPLY_BYTES,
+            connection_limit=1000,  # a browser holds six: with waitress's 100 the seventeenth visitor would wait
+            asyncore_use_poll=True,  # select() ends at 1024 files
+            clear_untrusted_proxy_headers=True,
+            ident=None,
+            **proxy,
+        )
+    except OSError:
+        for half_made in list(sockets.values()):  # waitress leaves the socket that could not be bound
+            half_made.close()
+        raise
     for listener in sockets.values():
         if hasattr(listener, "channel_class"):
             listener.channel_class = _Channel

@@ -148,7 +148,7 @@ class TorchServe:
         headers: Mapping[str, str] = {},
         **kwargs: Any,
     ) -> requests.Response:
-        """A connection that breaks is tried once more: neither a prediction nor a description changes a thing.
+        """A connection that breaks is tried once more: predictions and descriptions change nothing.
 
         A timeout is not: the server is at work, and asking twice would only give it more of it.
         """

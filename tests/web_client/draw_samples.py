@@ -2,8 +2,8 @@
 
     python tests/web_client/draw_samples.py
 
-writes ``web_client/static/samples/*.webp`` and ``tests/web_client/data/samples.json``. Both are committed: the
-page must not need ``finetune``.
+writes ``web_client/static/samples/*.webp`` and ``tests/web_client/data/samples.json``. Both are committed:
+the page must not need ``finetune``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A TorchServe to test against: real HTTP, Contract 2's answers, and the failures that the real one has shown.
+"""A TorchServe to test against: real HTTP, Contract 2's answers, and the failures that the real one shows.
 
-It finds what the real model would be trained to find: here, pixels of saturated colour. So each answer belongs to
-the very picture that was sent, and one that lands with somebody else is noticed.
+It finds what a model would be trained to find: here, pixels of saturated colour. So each answer belongs
+to the very picture that was sent, and one that lands with somebody else is noticed.
 """
 
 from __future__ import annotations

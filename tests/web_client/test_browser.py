@@ -1,5 +1,6 @@
-"""Every feature of the page, clicked once in Chromium. They know the page and its replies only: a model of any
-kind may stand behind ``base_url``, as long as it has two versions and finds balloons in the sample "street"."""
+"""Every feature of the page, clicked once in Chromium. They know the page and its replies only: a model
+of any kind may stand behind ``base_url``, as long as it has two versions and finds something in "street".
+"""
 
 from __future__ import annotations
 

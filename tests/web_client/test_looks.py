@@ -121,7 +121,7 @@ def test_axe_on_the_answer_without_javascript(context: BrowserContext, base_url:
     """axe itself needs scripts, so the form is sent past the page's own."""
     page = visit(context, base_url, [])
     script = """() => {
-        const field = Object.assign(document.createElement("input"), {type: "hidden", name: "sample", value: "street"});
+        const field = Object.assign(document.createElement("input"), {name: "sample", value: "street"});
         const form = document.querySelector("#intake");
         form.append(field);
         form.submit();
