@@ -15,7 +15,7 @@ from web_client.uploads import Picture, check_picture
 blueprint = Blueprint("pages", __name__)
 
 # static/samples/NAME.webp, drawn by the project itself, and what the page calls them
-SAMPLES = {"room": "At home", "street": "In the street", "garden": "In the garden"}
+SAMPLES = {"wall": "By the wall", "street": "In the street", "window": "At the window"}
 
 
 @blueprint.app_context_processor

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -31,6 +32,9 @@ ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+
+
+CANCEL = ".state:not([hidden]) button:not([hidden])"
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +65,10 @@ def stub_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, S
 
 
 @pytest.fixture(scope="module")
-def base_url(stub_site: tuple[str, Stub]) -> str:
-    return stub_site[0]
+def base_url(request: pytest.FixtureRequest) -> str:
+    """The page that ``SITE`` names, without a slash at its end, or one before the stub."""
+    site: str = os.environ.get("SITE") or request.getfixturevalue("stub_site")[0]
+    return site
 
 
 def visit(context: BrowserContext, url: str, troubles: list[str]) -> Page:
@@ -112,6 +118,9 @@ def sample(page: Page, name: str = "street") -> dict[str, Any]:
 def settled(page: Page) -> None:
     """Wait until nothing is under way, and two frames more, so that what is known is drawn."""
     until(page, "document.querySelector('.pane') && !document.querySelector('.shot .spin')")
+    until(
+        page, f"![...document.querySelectorAll('{CANCEL}')].some(button => button.textContent === 'Cancel')"
+    )
     frames(page)
 
 

@@ -33,7 +33,7 @@ STREET = FOLDER / "street.webp"
 
 @pytest.fixture
 def eyes() -> None:
-    """Asked for by tests that need a model which finds exactly the discs of ``balloon_picture``."""
+    """Asked for by tests that need a model which sees what is in a picture."""
 
 
 @pytest.fixture
@@ -186,7 +186,7 @@ class TestLooking:
         frames(page)
         assert page.locator("#count").inner_text() == str(len(masks))
 
-    def test_colour(self, page: Page) -> None:
+    def test_colour(self, page: Page, eyes: None) -> None:
         reply = sample(page)
         page.locator("input[value=masks]").check(force=True)
         page.locator("#objects input[type=color]").first.fill("#00ff00")
@@ -196,7 +196,7 @@ class TestLooking:
         assert canvas[int(y), int(x), :3].tolist() == pytest.approx([0, 255, 0], abs=20)
         assert page.locator("#ticks rect").first.get_attribute("fill") == "#00ff00"
 
-    def test_views(self, page: Page) -> None:
+    def test_views(self, page: Page, eyes: None) -> None:
         reply = sample(page)
         masks = masks_of(reply)
         shown: dict[str, np.ndarray] = {}
@@ -245,7 +245,7 @@ class TestLooking:
         assert float(page.locator("#wipe").input_value()) == pytest.approx(0.8, abs=0.02)
 
     def test_several_pictures_as_a_strip(self, page: Page, eyes: None, picture: Path) -> None:
-        send(page, picture, STREET, FOLDER / "room.webp")
+        send(page, picture, STREET, FOLDER / "window.webp")
         until(page, "document.querySelectorAll('.shot').length === 3")
         settled(page)
         assert (
@@ -257,7 +257,7 @@ class TestLooking:
         assert "street.webp" in page.locator(".caption").inner_text()
         page.locator(".drop-shot").nth(1).click(force=True)
         assert page.locator(".shot").count() == 2
-        assert "room.webp" in page.locator(".caption").inner_text()
+        assert "window.webp" in page.locator(".caption").inner_text()
         for _ in range(2):
             page.locator(".drop-shot").first.click(force=True)
         assert page.locator("#intake").is_visible()

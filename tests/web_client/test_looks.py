@@ -1,8 +1,10 @@
 """How the page looks: axe has nothing to say, nothing runs over the edge, and pictures of it for the README.
 
-    SCREENSHOTS=web_client/screenshots python -m pytest tests/web_client/test_looks.py
+    export SITE=http://127.0.0.1:5000 SCREENSHOTS=web_client/screenshots
+    python -m pytest tests/web_client/test_looks.py
 
-writes them there (WebP); without the variable they go to a temporary folder.
+writes them there (WebP), of a page that runs before a real model; without ``SITE`` their figures would be
+those of the stub. Without ``SCREENSHOTS`` they go to a temporary folder.
 """
 
 from __future__ import annotations
@@ -32,8 +34,8 @@ def empty(page: Page) -> None:
 
 
 def work(page: Page) -> None:
-    sample(page, "garden")
-    send(page, FOLDER / "street.webp", FOLDER / "room.webp")
+    sample(page, "wall")
+    send(page, FOLDER / "street.webp", FOLDER / "window.webp")
     page.locator("#objects button").nth(1).focus()
     frames(page)
 
@@ -45,14 +47,14 @@ def splash(page: Page) -> None:
 
 
 def two(page: Page) -> None:
-    sample(page, "garden")
+    sample(page, "wall")
     page.check("#compare")
     settled(page)
     page.click("[data-take=curl]")
 
 
 def trouble(page: Page) -> None:
-    sample(page, "room")
+    sample(page, "window")
     page.set_input_files("#more", {"name": "notes.jpg", "mimeType": "image/jpeg", "buffer": b"text"})
     until(page, "!document.querySelector('#desk-error').hidden")
     page.context.set_offline(True)
@@ -111,7 +113,7 @@ def test_axe_finds_nothing_and_nothing_runs_over(
     name = KEPT.get(request.node.callspec.id)
     if name:
         folder = Path(os.environ.get("SCREENSHOTS") or tmp_path)
-        page.evaluate("scrollTo(0, 0)")
+        page.evaluate("scrollTo(0, 0); document.querySelector('.card').scrollTo(0, 0)")
         with Image.open(io.BytesIO(page.screenshot())) as image:
             image.convert("RGB").save(folder / name, quality=80, method=6)
 
