@@ -18,7 +18,7 @@ def parser() -> argparse.ArgumentParser:
     values = settings.from_environment()
     result = argparse.ArgumentParser(
         prog="python -m web_client",
-        description="The page that shows the masks. Every option can also be given as an environment variable.",
+        description="The page that shows the masks. Every option is an environment variable, too.",
     )
     for setting in settings.SETTINGS:
         result.add_argument(
@@ -30,7 +30,9 @@ def parser() -> argparse.ArgumentParser:
             help=f"{setting.help} (default: {str(setting.default) or 'none'}; environment: {setting.env})",
         )
     result.add_argument(
-        "--public", action="store_true", help="open a tunnel with ngrok; needs NGROK_AUTHTOKEN in the environment"
+        "--public",
+        action="store_true",
+        help="open a tunnel with ngrok; needs NGROK_AUTHTOKEN in the environment",
     )
     return result
 

@@ -31,13 +31,16 @@ def chosen_version() -> str | None:
     """The form's ``version``, or None for TorchServe's default."""
     version = request.form.get("version", "").strip()
     if version and not re.fullmatch(r"[\w.+-]{1,100}", version):
-        raise Refused(404, "unknown_version", "There is no such model version. Choose another one.", "version")
+        raise Refused(
+            404, "unknown_version", "There is no such model version. Choose another one.", "version"
+        )
     return version or None
 
 
 @blueprint.post("/predict")
 def predict() -> Response:
-    """Multipart: ``image``, optionally ``version``, and Contract 2's options, which the model itself judges."""
+    """Multipart: ``image``, optionally ``version``, and Contract 2's options, which the model itself
+    judges."""
     sent = picture()
     options = {name: value for name, value in request.form.items() if name != "version"}
     reply = torchserve().predict(sent, chosen_version(), options, g.request_id)
@@ -49,28 +52,26 @@ def predict() -> Response:
 
 @blueprint.get("/models")
 def models() -> Response:
-    """The versions that are ready: ``{"models": [{"version", "default", "backbone", "classes", "segm_AP"}, …]}``."""
+    """The versions that are ready: ``{"models": [{"version", "default", "backbone", "classes", "segm_AP"},
+    …]}``."""
     return jsonify({"models": [summary(model) for model in torchserve().models()]})
 
 
 def summary(model: dict[str, Any]) -> dict[str, Any]:
     """The few things of a model's card that the page shows."""
     card = model["card"]
+    described = card.get("model") or {}
     return {
         "version": model["version"],
         "default": model["default"],
-        "backbone": card.get("backbone") or model["version"].partition(".")[0],
+        "backbone": described.get("backbone") or model["version"].partition(".")[0],
         "classes": card.get("classes") or [],
         "segm_AP": segm_ap(card.get("evaluation")),
     }
 
 
 def segm_ap(evaluation: Any) -> float | None:
-    """The mask AP of an archive's evaluation summary, 0..100, whichever way the summary nests it."""
-    if not isinstance(evaluation, dict):
-        return None
-    nested = evaluation.get("segm")
-    value = nested.get("AP") if isinstance(nested, dict) else evaluation.get("segm_AP")
-    if isinstance(value, dict):
-        value = value.get("value")
-    return float(value) if isinstance(value, int | float) and value == value else None
+    """The mask AP in a model's own summary of its evaluation, 0..100; None if it was never evaluated."""
+    segm = evaluation.get("segm") if isinstance(evaluation, dict) else None
+    value = segm.get("AP") if isinstance(segm, dict) else None
+    return float(value) if isinstance(value, int | float) else None

@@ -1,7 +1,7 @@
 """One exception, one error shape, over every route.
 
-Whatever goes wrong reaches the browser as ``{"error": {"code", "message", "field"}}`` (Contract 2), or, where a
-person without JavaScript is looking, as the page with the same sentence on it.
+Whatever goes wrong reaches the browser as ``{"error": {"code", "message", "field"}}`` (Contract 2), or, where
+a person without JavaScript is looking, as the page with the same sentence on it.
 """
 
 from __future__ import annotations
@@ -97,4 +97,6 @@ def register(app: Flask) -> None:
     @app.errorhandler(Exception)
     def unexpected(error: Exception) -> Response:
         log.exception("unexpected error")
-        return answer(Refused(500, "internal", "Something broke on our side. Your picture is fine: try again."))
+        return answer(
+            Refused(500, "internal", "Something broke on our side. Your picture is fine: try again.")
+        )

@@ -14,9 +14,10 @@ log = logging.getLogger("web_client")
 
 
 class KeyFile:
-    """The three keys of TorchServe 0.12: ``inference`` and ``management`` (60 minutes) and ``API`` (renews the others).
+    """TorchServe 0.12's three keys: ``inference`` and ``management`` (60 minutes), ``API`` (renews them).
 
-    The file is read again whenever it has changed. It may be missing (TorchServe is not up yet): then there are no keys.
+    The file is read again whenever it has changed. It may be missing (TorchServe is not up yet): then there
+    are no keys.
     """
 
     def __init__(self, path: Path) -> None:

@@ -15,7 +15,7 @@ from web_client.uploads import Picture, check_picture
 blueprint = Blueprint("pages", __name__)
 
 # static/samples/NAME.webp, drawn by the project itself, and what the page calls them
-SAMPLES = {"room": "At home", "street": "In the street", "garden": "In the garden"}
+SAMPLES = {"wall": "By the wall", "street": "In the street", "window": "At the window"}
 
 
 @blueprint.app_context_processor
@@ -39,7 +39,8 @@ def index() -> str:
 
 @blueprint.post("/")
 def result() -> str:
-    """The form without JavaScript: the numbers first (no masks, so it is short), then the overlay, both in the page."""
+    """The form without JavaScript: the numbers first (no masks, so it is short), then the overlay, both in
+    the page."""
     sent = _sample(request.form["sample"]) if request.form.get("sample") else picture()
     version = chosen_version()
     options = {"score_threshold": request.form.get("score_threshold") or "0.5"}
@@ -48,7 +49,9 @@ def result() -> str:
     try:
         reply = json.loads(numbers.content)
     except ValueError:
-        raise Refused(502, "odd_answer", "The model answered something we do not understand. Try again.") from None
+        raise Refused(
+            502, "odd_answer", "The model answered something we do not understand. Try again."
+        ) from None
     name = PurePath(sent.name).stem + "_overlay.png"
     encoded = base64.b64encode(overlay.content).decode("ascii")
     return render_template("result.html", reply=reply, overlay=encoded, file_name=name, threshold=options)
@@ -58,4 +61,6 @@ def _sample(name: str) -> Picture:
     if name not in SAMPLES:
         abort(404)
     data = (Path(str(current_app.static_folder)) / "samples" / f"{name}.webp").read_bytes()
-    return check_picture(data, f"{name}.webp", current_app.config["MAX_BYTES"], current_app.config["MAX_PIXELS"])
+    return check_picture(
+        data, f"{name}.webp", current_app.config["MAX_BYTES"], current_app.config["MAX_PIXELS"]
+    )

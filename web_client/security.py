@@ -1,4 +1,5 @@
-"""What is true of every request and every answer: an id, one line of log, and headers that keep the page to itself."""
+"""What is true of every request and every answer: an id, one line of log, and headers that keep the page
+to itself."""
 
 from __future__ import annotations
 
@@ -15,8 +16,8 @@ log = logging.getLogger("web_client")
 
 # Everything comes from here; pictures may also be what the page itself has made (blob:) or carries (data:).
 CONTENT_SECURITY_POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
-    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
+    "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
 HEADERS = {
     "Content-Security-Policy": CONTENT_SECURITY_POLICY,
@@ -38,7 +39,9 @@ def register(app: Flask) -> None:
         given = request.headers.get("X-Request-ID", "")
         g.request_id = given if re.fullmatch(r"[A-Za-z0-9._-]{1,64}", given) else uuid.uuid4().hex
         if request.method == "POST" and request.headers.get("Sec-Fetch-Site") == "cross-site":
-            raise Refused(403, "cross_site", "Another site tried to send a picture in your name. It was stopped.")
+            raise Refused(
+                403, "cross_site", "Another site tried to send a picture in your name. It was stopped."
+            )
 
     @app.after_request
     def finish(response: Response) -> Response:
@@ -52,6 +55,12 @@ def register(app: Flask) -> None:
         route = request.url_rule.rule if request.url_rule else "-"
         size = request.content_length or 0
         log.info(
-            "%s %s %s %s %.0f ms %s bytes", g.request_id, request.method, route, response.status_code, milliseconds, size
+            "%s %s %s %s %.0f ms %s bytes",
+            g.request_id,
+            request.method,
+            route,
+            response.status_code,
+            milliseconds,
+            size,
         )
         return response

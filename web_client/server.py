@@ -17,7 +17,7 @@ from web_client.security import HEADERS
 _REPLY_BYTES = 200_000_000  # no answer is that large; waitress would park larger ones in a temporary file
 
 
-class JsonErrorTask(ErrorTask):  # type: ignore[misc]
+class JsonErrorTask(ErrorTask):
     """What waitress answers when a request never reaches the app: broken HTTP, or far too large."""
 
     def execute(self) -> None:
@@ -32,18 +32,22 @@ class JsonErrorTask(ErrorTask):  # type: ignore[misc]
         self.write(body)
 
 
-class _Channel(HTTPChannel):  # type: ignore[misc]
+class _Channel(HTTPChannel):
     error_task_class = JsonErrorTask
 
 
 def refused_by_waitress(status: int, max_bytes: int) -> Refused:
     """The words for an error that waitress itself has found."""
     if status == 413:
-        message = f"This is far more than the {megabytes(max_bytes)} that a picture may have. Send a smaller one."
+        message = (
+            f"This is far more than the {megabytes(max_bytes)} that a picture may have. Send a smaller one."
+        )
         return Refused(413, "image_too_large", message, "image")
     if status >= 500:
         return Refused(status, "internal", "Something broke on our side. Your picture is fine: try again.")
-    return Refused(status, "bad_request", "The server could not read this request. Reload the page and try again.")
+    return Refused(
+        status, "bad_request", "The server could not read this request. Reload the page and try again."
+    )
 
 
 def create_server(app: Flask, behind_proxy: bool = False) -> Any:
@@ -55,21 +59,31 @@ def create_server(app: Flask, behind_proxy: bool = False) -> Any:
     # A picture that is somewhat too large is still read, because a browser that is cut off in the middle of
     # an upload shows a broken connection and not our sentence.
     most = 2 * (app.config["MAX_BYTES"] + FORM_BYTES)
-    proxy = {"trusted_proxy": "127.0.0.1", "trusted_proxy_headers": {"x-forwarded-for"}} if behind_proxy else {}
-    sockets: dict[int, Any] = {}
-    server = waitress.create_server(
-        app,
-        map=sockets,
-        host=app.config["HOST"],
-        port=app.config["PORT"],
-        threads=app.config["THREADS"],
-        max_request_body_size=most,
-        inbuf_overflow=most + 1,
-        outbuf_overflow=_REPLY_BYTES,
-        clear_untrusted_proxy_headers=True,
-        ident=None,
-        **proxy,
+    proxy = (
+        {"trusted_proxy": "127.0.0.1", "trusted_proxy_headers": {"x-forwarded-for"}} if behind_proxy else {}
     )
+    sockets: dict[int, Any] = {}
+    try:
+        server = waitress.create_server(
+            app,
+            map=sockets,
+            host=app.config["HOST"],
+            port=app.config["PORT"],
+            threads=app.config["THREADS"],
+            max_request_body_size=most,
+            inbuf_overflow=most + 1,
+            outbuf_overflow=_REPLY_BYTES,
+            recv_bytes=2**18,  # a photo in a few reads; waitress's 8 kB take 60 turns of its loop
+            connection_limit=1000,  # a browser holds six: 100 would be sixteen visitors
+            asyncore_use_poll=True,  # select() ends at 1024 files
+            clear_untrusted_proxy_headers=True,
+            ident=None,
+            **proxy,
+        )
+    except OSError:
+        for half_made in list(sockets.values()):  # waitress leaves the socket that could not be bound
+            half_made.close()
+        raise
     for listener in sockets.values():
         if hasattr(listener, "channel_class"):
             listener.channel_class = _Channel

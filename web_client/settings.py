@@ -10,7 +10,8 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Setting:
-    """One option. ``--inference-url``, ``WEB_CLIENT_INFERENCE_URL`` and ``app.config["INFERENCE_URL"]`` are the same."""
+    """One option. ``--inference-url``, ``WEB_CLIENT_INFERENCE_URL`` and ``app.config["INFERENCE_URL"]``
+    are the same."""
 
     name: str
     default: str | int | float
@@ -32,8 +33,8 @@ SETTINGS = (
     Setting("MANAGEMENT_URL", "http://127.0.0.1:8081", "TorchServe's management address"),
     Setting("KEY_FILE", ".serve/key_file.json", "the key_file.json that TorchServe writes"),
     Setting("MODEL_NAME", "maskrcnn", "name of the model in TorchServe"),
-    Setting("MAX_BYTES", 16_000_000, "largest picture in bytes"),
-    Setting("MAX_PIXELS", 50_000_000, "largest picture in pixels, width times height"),
+    Setting("MAX_BYTES", 20_000_000, "largest picture in bytes"),
+    Setting("MAX_PIXELS", 25_000_000, "largest picture in pixels, width times height"),
     Setting("TIMEOUT", 60.0, "seconds to wait for a prediction"),
     Setting("RATE_LIMIT", "60 per minute", "pictures per visitor; an empty text switches the limit off"),
     Setting("THREADS", 32, "requests answered at the same time"),
@@ -41,7 +42,8 @@ SETTINGS = (
 
 
 def from_environment(environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
-    """The table with values from ``WEB_CLIENT_…`` variables; raises ValueError naming one that is no number."""
+    """The table with values from ``WEB_CLIENT_…`` variables; raises ValueError naming one that is no
+    number."""
     values: dict[str, Any] = {}
     for setting in SETTINGS:
         text = environ.get(setting.env)

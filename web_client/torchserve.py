@@ -42,14 +42,17 @@ class TorchServe:
 
     def __post_init__(self) -> None:
         self.session = requests.Session()
-        self.session.trust_env = False  # a proxy from the environment has no business between two local servers
+        self.session.trust_env = (
+            False  # a proxy from the environment has no business between two local servers
+        )
         for scheme in ("http://", "https://"):
             self.session.mount(scheme, HTTPAdapter(pool_maxsize=self.connections))
 
     def predict(
         self, picture: Picture, version: str | None, options: Mapping[str, str], request_id: str
     ) -> requests.Response:
-        """Contract 2: the picture and its options as multipart. Answers TorchServe's 200 or raises Refused."""
+        """Contract 2: the picture and its options as multipart. Answers TorchServe's 200 or raises
+        Refused."""
         path = f"/predictions/{quote(self.model, safe='')}"
         if version:
             path += "/" + quote(version, safe="")
@@ -67,7 +70,8 @@ class TorchServe:
         return response
 
     def versions(self) -> list[dict[str, Any]]:
-        """The registered versions, the default one marked: ``[{"version", "ready", "default", "loaded"}, …]``."""
+        """The registered versions, the default one marked: ``[{"version", "ready", "default", "loaded"},
+        …]``."""
         described = self._describe("/all")
         default = self._describe("")[0].get("modelVersion") if described else None
         return [
@@ -82,7 +86,8 @@ class TorchServe:
         ]
 
     def models(self) -> list[dict[str, Any]]:
-        """The versions that are ready, each with its card: what the model says of itself, or an empty dict."""
+        """The versions that are ready, each with its card: what the model says of itself, or an empty
+        dict."""
         return [
             {"version": entry["version"], "default": entry["default"], "card": self._card(entry)}
             for entry in self.versions()
@@ -90,7 +95,8 @@ class TorchServe:
         ]
 
     def _card(self, entry: Mapping[str, Any]) -> dict[str, Any]:
-        """What ``describe_handle`` answers. A worker has to answer it, in turn, so ask once per loaded model."""
+        """What ``describe_handle`` answers. A worker has to answer it, in turn, so ask once per loaded
+        model."""
         key = (entry["version"], entry["url"], entry["loaded"])
         if key not in self._cards:
             try:
@@ -102,7 +108,9 @@ class TorchServe:
         return self._cards[key]
 
     def _describe(self, rest: str) -> list[dict[str, Any]]:
-        response = self._call("management", "GET", f"/models/{quote(self.model, safe='')}{rest}", timeout=SHORT)
+        response = self._call(
+            "management", "GET", f"/models/{quote(self.model, safe='')}{rest}", timeout=SHORT
+        )
         if response.status_code == 404:
             return []
         if response.status_code != 200:
@@ -114,7 +122,8 @@ class TorchServe:
         return described if isinstance(described, list) else []
 
     def _call(self, kind: str, method: str, path: str, **kwargs: Any) -> requests.Response:
-        """One request with the key of that kind; once more if the key was stale. Raises Refused if nobody answers."""
+        """One request with the key of that kind; once more if the key was stale. Raises Refused if nobody
+        answers."""
         if self.keys.expired(kind):
             self._renew(kind, self.keys.key(kind))
         key = self.keys.key(kind)
@@ -124,14 +133,22 @@ class TorchServe:
             response = self._send(kind, method, path, self.keys.key(kind), **kwargs)
             if _key_refused(response):
                 log.error("TorchServe refuses the %s key of the key file, and it could not be renewed", kind)
-                message = "The service lost its access to the model. Your picture is fine; tell whoever runs it."
+                message = (
+                    "The service lost its access to the model. Your picture is fine; tell whoever runs it."
+                )
                 raise Refused(503, "service_key", message)
         return response
 
     def _send(
-        self, kind: str, method: str, path: str, key: str | None, headers: Mapping[str, str] = {}, **kwargs: Any
+        self,
+        kind: str,
+        method: str,
+        path: str,
+        key: str | None,
+        headers: Mapping[str, str] = {},
+        **kwargs: Any,
     ) -> requests.Response:
-        """A connection that breaks is tried once more: neither a prediction nor a description changes anything.
+        """A connection that breaks is tried once more: predictions and descriptions change nothing.
 
         A timeout is not: the server is at work, and asking twice would only give it more of it.
         """
@@ -142,12 +159,17 @@ class TorchServe:
                 return self.session.request(method, url, headers=all_headers, allow_redirects=False, **kwargs)
             except requests.Timeout:
                 log.warning("TorchServe's %s address did not answer in time", kind)
-                message = "The model took too long to answer. Wait a moment and try again, or send a smaller picture."
+                message = (
+                    "The model took too long to answer. Wait a moment and try again, or send a "
+                    "smaller picture."
+                )
                 raise Refused(504, "model_slow", message, retry_after=10) from None
             except requests.RequestException as error:
                 if attempt == 2:
                     log.warning("TorchServe's %s address cannot be reached: %s", kind, type(error).__name__)
-                    message = "The model's server is not running or is restarting. Try again in half a minute."
+                    message = (
+                        "The model's server is not running or is restarting. Try again in half a minute."
+                    )
                     raise Refused(503, "model_unreachable", message, retry_after=30) from None
                 time.sleep(0.2)
         raise AssertionError("unreachable")
@@ -162,7 +184,9 @@ class TorchServe:
                 return
             log.info("renewing TorchServe's %s key", kind)
             # The answer has no body: the new key is in the key file.
-            response = self._send("management", "GET", "/token", api_key, params={"type": kind}, timeout=SHORT)
+            response = self._send(
+                "management", "GET", "/token", api_key, params={"type": kind}, timeout=SHORT
+            )
             if response.status_code != 200:
                 log.warning("TorchServe did not renew the %s key: %s", kind, response.status_code)
 
@@ -172,7 +196,9 @@ def refusal(response: requests.Response, version: str | None) -> Refused:
     status = response.status_code
     body = _json(response)
     error = body.get("error")
-    if isinstance(error, dict) and (400 <= status < 500 or status == 503):  # the handler's own words: pass them on
+    if isinstance(error, dict) and (
+        400 <= status < 500 or status == 503
+    ):  # the handler's own words: pass them on
         message = str(error.get("message") or "The model refused this picture.")
         return Refused(status, str(error.get("code") or "refused"), message, error.get("field"))
     kind = str(body.get("type", ""))

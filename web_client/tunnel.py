@@ -11,10 +11,12 @@ class TunnelError(Exception):
 
 
 def open_tunnel(port: int) -> tuple[str, Callable[[], None]]:
-    """Forward a public https address to this machine's ``port``. Answers the address and a function that closes it."""
+    """Forward a public https address to this machine's ``port``. Answers the address and a function that
+    closes it."""
     if not os.environ.get("NGROK_AUTHTOKEN"):
         raise TunnelError(
-            "the page is not public: NGROK_AUTHTOKEN is not set; get a token at https://dashboard.ngrok.com and export it"
+            "the page is not public: NGROK_AUTHTOKEN is not set; get a token at https://dashboard.ngrok.com "
+            "and export it"
         )
     try:
         import ngrok

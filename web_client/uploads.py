@@ -18,7 +18,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 class MemoryRequest(Request):
     """A request whose files stay in memory: Werkzeug would spool those above 500 kB to a temporary file."""
 
-    def _get_file_stream(self, *args: object, **kwargs: object) -> io.BytesIO:  # type: ignore[override]
+    def _get_file_stream(self, *args: object, **kwargs: object) -> io.BytesIO:
         return io.BytesIO()
 
 
@@ -33,7 +33,8 @@ class Picture:
 
 
 def read_picture(request: Request, max_bytes: int, max_pixels: int) -> Picture:
-    """The ``image`` field of a multipart request, refused if it is missing, empty, too large or no picture."""
+    """The ``image`` field of a multipart request, refused if it is missing, empty, too large or no
+    picture."""
     file = request.files.get("image")
     if file is None:
         if request.mimetype != "multipart/form-data":

@@ -1,4 +1,5 @@
-"""What a good model would find in the three sample pictures: their exact masks, with scores made up for them."""
+"""What a good model would find in the three sample pictures: their exact masks, with scores made up for
+them."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pycocotools import mask as coco_mask
+
 from tests.web_client.stub import instance
 
 HERE = Path(__file__).resolve().parent
@@ -14,11 +16,13 @@ FOLDER = HERE.parents[1] / "web_client" / "static" / "samples"
 
 
 def known_answers() -> dict[bytes, list[dict[str, Any]]]:
-    """File bytes → instances. The largest balloons get the best scores; the last ones fall below the threshold."""
+    """File bytes → instances. The largest balloons get the best scores; the last ones fall below the
+    threshold."""
     answers = {}
     for name, counts in json.loads((HERE / "data" / "samples.json").read_text()).items():
         rles = [{"size": [480, 640], "counts": text.encode()} for text in counts]
         answers[(FOLDER / f"{name}.webp").read_bytes()] = [
-            instance(coco_mask.decode(rle).astype(bool), 0.997 - 0.035 * number, number) for number, rle in enumerate(rles)
+            instance(coco_mask.decode(rle).astype(bool), 0.997 - 0.035 * number, number)
+            for number, rle in enumerate(rles)
         ]
     return answers

@@ -1,7 +1,7 @@
-"""A TorchServe to test against: real HTTP, Contract 2's answers, and every failure that was seen of the real one.
+"""A TorchServe to test against: real HTTP, Contract 2's answers, and the failures that the real one shows.
 
-It finds what the real model would be trained to find: here, pixels of saturated colour. So each answer belongs to the
-very picture that was sent, and one that lands with somebody else is noticed.
+It finds what a model would be trained to find: here, pixels of saturated colour. So each answer belongs
+to the very picture that was sent, and one that lands with somebody else is noticed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ INVALID_KEY = {
 NO_WORKER = {
     "code": 503,
     "type": "ServiceUnavailableException",
-    "message": 'Model "maskrcnn" has no worker to serve inference request. Please use scale workers API to add workers.',
+    "message": 'Model "maskrcnn" has no worker to serve inference request. Please use scale workers API.',
 }
 
 
@@ -70,7 +70,8 @@ class Stub:
         self.write_keys()
 
     def expire_keys(self) -> None:
-        """The server forgets its keys; the file still has the old ones (and does not say that they are over)."""
+        """The server forgets its keys; the file still has the old ones (and does not say that they are
+        over)."""
         self.keys |= {"management": "mgmt-new", "inference": "infer-new"}
 
 
@@ -88,7 +89,11 @@ def running_stub(folder: Path) -> Iterator[Stub]:
 
 
 def balloon_picture(
-    width: int = 320, height: int = 240, balloons: list[tuple[int, int, int]] | None = None, kind: str = "PNG", **save: Any
+    width: int = 320,
+    height: int = 240,
+    balloons: list[tuple[int, int, int]] | None = None,
+    kind: str = "PNG",
+    **save: Any,
 ) -> bytes:
     """A gray picture with discs of pure colour at (x, y, radius): what the stub finds."""
     image = Image.new("RGB", (width, height), (120, 120, 120))
@@ -190,17 +195,37 @@ def _handler(stub: Stub) -> type[BaseHTTPRequestHandler]:
 
         def describe(self, version: str, customized: bool) -> None:
             if not stub.versions:
-                self.answer(404, {"code": 404, "type": "ModelNotFoundException", "message": "Model not found: maskrcnn"})
+                self.answer(
+                    404,
+                    {"code": 404, "type": "ModelNotFoundException", "message": "Model not found: maskrcnn"},
+                )
                 return
             names = list(stub.versions) if version == "all" else [version or next(iter(stub.versions))]
             stub.described += customized
-            workers = [] if stub.mode == "no_worker" else [{"status": "READY", "startTime": "2026-11-23T09:10:20.234Z"}]
+            workers = (
+                []
+                if stub.mode == "no_worker"
+                else [{"status": "READY", "startTime": "2026-11-23T09:10:20.234Z"}]
+            )
             entries: list[dict[str, Any]] = [
-                {"modelName": "maskrcnn", "modelVersion": name, "modelUrl": f"maskrcnn_{name}.mar", "workers": workers}
+                {
+                    "modelName": "maskrcnn",
+                    "modelVersion": name,
+                    "modelUrl": f"maskrcnn_{name}.mar",
+                    "workers": workers,
+                }
                 for name in names
             ]
             if customized:
-                card = {"backbone": names[0], "classes": ["balloon"], "evaluation": {"segm": {"AP": stub.versions[names[0]]}}}
+                card = {
+                    "model": {
+                        "name": "maskrcnn",
+                        "version": names[0],
+                        "backbone": names[0].partition(".")[0],
+                    },
+                    "classes": ["balloon"],
+                    "evaluation": {"split": "test", "images": 13, "segm": {"AP": stub.versions[names[0]]}},
+                }
                 entries[0]["customizedMetadata"] = card
             self.answer(200, entries)
 
@@ -212,11 +237,21 @@ def _handler(stub: Stub) -> type[BaseHTTPRequestHandler]:
             data = form.pop("image")
             options = {name: value.decode() for name, value in form.items()}
             version = self.path.removeprefix("/predictions/maskrcnn").strip("/")
-            stub.requests.append({"version": version, "options": options, "id": self.headers.get("X-Request-ID"), "bytes": data})
+            stub.requests.append(
+                {
+                    "version": version,
+                    "options": options,
+                    "id": self.headers.get("X-Request-ID"),
+                    "bytes": data,
+                }
+            )
             if stub.delay:
                 time.sleep(stub.delay)
             if version and version not in stub.versions:
-                self.answer(404, {"code": 404, "type": "ModelVersionNotFoundException", "message": f"{version} /srv/x"})
+                self.answer(
+                    404,
+                    {"code": 404, "type": "ModelVersionNotFoundException", "message": f"{version} /srv/x"},
+                )
             elif stub.mode in FAILURES:
                 self.answer(*FAILURES[stub.mode])
             elif stub.mode == "break":
@@ -235,15 +270,25 @@ def _handler(stub: Stub) -> type[BaseHTTPRequestHandler]:
                 self.answer(200, overlay(data, instances), "image/png")
                 return
             threshold = float(options.get("score_threshold", 0.5))
-            self.answer(200, reply_for(version, size, [entry for entry in instances if entry["score"] >= threshold]))
+            self.answer(
+                200, reply_for(version, size, [entry for entry in instances if entry["score"] >= threshold])
+            )
 
     return Handler
 
 
 FAILURES: dict[str, tuple[int, Any, str]] = {
     "no_worker": (503, NO_WORKER, "application/json"),
-    "died": (500, {"code": 500, "type": "InternalServerException", "message": "Worker died."}, "application/json"),
-    "memory": (507, {"code": 507, "type": "InsufficientStorageException", "message": "CUDA out of memory"}, "application/json"),
+    "died": (
+        500,
+        {"code": 500, "type": "InternalServerException", "message": "Worker died."},
+        "application/json",
+    ),
+    "memory": (
+        507,
+        {"code": 507, "type": "InsufficientStorageException", "message": "CUDA out of memory"},
+        "application/json",
+    ),
     "too_large": (413, b"", ""),
     "refused": (
         422,
@@ -251,12 +296,18 @@ FAILURES: dict[str, tuple[int, Any, str]] = {
         "",
     ),
     "html": (200, b"<p>hello</p>", "text/html"),
-    "odd": (400, {"code": 400, "type": "BadRequestException", "message": "/home/model/secret.py line 3"}, "application/json"),
+    "odd": (
+        400,
+        {"code": 400, "type": "BadRequestException", "message": "/home/model/secret.py line 3"},
+        "application/json",
+    ),
 }
 
 
 def _parts(content_type: str, body: bytes) -> dict[str, bytes]:
-    message = BytesParser(policy=policy.HTTP).parsebytes(f"Content-Type: {content_type}\r\n\r\n".encode() + body)
+    message = BytesParser(policy=policy.HTTP).parsebytes(
+        f"Content-Type: {content_type}\r\n\r\n".encode() + body
+    )
     parts = {}
     for part in message.iter_parts():
         name = part.get_param("name", header="content-disposition")

@@ -26,7 +26,11 @@ def assert_error_shape(body: Any) -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_every_route_with_every_method(app: Flask, method: str) -> None:
     """TorchServe is there, the request is bare: whatever is not a success has the shape."""
-    paths = {re.sub(r"<.*?>", "missing", rule.rule) for rule in app.url_map.iter_rules()} | {"/nowhere", "/api/nowhere", "/static/../x"}
+    paths = {re.sub(r"<.*?>", "missing", rule.rule) for rule in app.url_map.iter_rules()} | {
+        "/nowhere",
+        "/api/nowhere",
+        "/static/../x",
+    }
     assert len(paths) >= 8
     for path in paths:
         response = app.test_client().open(path, method=method)

@@ -106,8 +106,12 @@ class TestWithoutJavaScript:
         empty = (io.BytesIO(balloon_picture(balloons=[])), "empty.png")
         assert "Nothing was found" in post(client, image=empty).text
 
-    @pytest.mark.parametrize(("mode", "words"), [("no_worker", "busy or still starting"), ("died", "failed on this picture")])
-    def test_a_failure_is_told_beside_the_form(self, client: FlaskClient, stub: Stub, mode: str, words: str) -> None:
+    @pytest.mark.parametrize(
+        ("mode", "words"), [("no_worker", "busy or still starting"), ("died", "failed on this picture")]
+    )
+    def test_a_failure_is_told_beside_the_form(
+        self, client: FlaskClient, stub: Stub, mode: str, words: str
+    ) -> None:
         stub.mode = mode
         html = post(client).text
         assert words in html
@@ -119,7 +123,9 @@ class TestWithoutJavaScript:
 
 
 def test_the_page_is_there_while_torchserve_is_not(config: dict[str, Any]) -> None:
-    app: Flask = create_app(config | {"MANAGEMENT_URL": "http://127.0.0.1:9", "INFERENCE_URL": "http://127.0.0.1:9"})
+    app: Flask = create_app(
+        config | {"MANAGEMENT_URL": "http://127.0.0.1:9", "INFERENCE_URL": "http://127.0.0.1:9"}
+    )
     response = app.test_client().get("/")
     assert response.status_code == 200
     assert "<form" in response.text

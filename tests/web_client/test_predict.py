@@ -17,7 +17,9 @@ from tests.web_client.stub import Stub, balloon_picture
 from web_client import create_app
 
 
-def send(client: FlaskClient, data: bytes | None = None, headers: dict[str, str] | None = None, **form: str) -> TestResponse:
+def send(
+    client: FlaskClient, data: bytes | None = None, headers: dict[str, str] | None = None, **form: str
+) -> TestResponse:
     picture = balloon_picture() if data is None else data
     form_data: dict[str, Any] = {**form, "image": (io.BytesIO(picture), "balloon.png")}
     return client.post("/api/predict", data=form_data, headers=headers)
@@ -26,7 +28,12 @@ def send(client: FlaskClient, data: bytes | None = None, headers: dict[str, str]
 def test_picture_options_version_and_request_id_are_forwarded(client: FlaskClient, stub: Stub) -> None:
     data = balloon_picture()
     response = send(
-        client, data, {"X-Request-ID": "abc-123"}, version="resnet50_fpn", score_threshold="0.05", classes="balloon"
+        client,
+        data,
+        {"X-Request-ID": "abc-123"},
+        version="resnet50_fpn",
+        score_threshold="0.05",
+        classes="balloon",
     )
     assert response.status_code == 200
     assert response.headers["X-Request-ID"] == "abc-123"
@@ -91,7 +98,9 @@ def test_a_broken_connection_is_tried_once_more(client: FlaskClient, stub: Stub)
 
 
 def test_torchserve_is_not_running(config: dict[str, Any]) -> None:
-    client = create_app(config | {"INFERENCE_URL": "http://127.0.0.1:9", "MANAGEMENT_URL": "http://127.0.0.1:9"}).test_client()
+    client = create_app(
+        config | {"INFERENCE_URL": "http://127.0.0.1:9", "MANAGEMENT_URL": "http://127.0.0.1:9"}
+    ).test_client()
     response = send(client)
     assert response.status_code == 503
     assert response.get_json()["error"]["code"] == "model_unreachable"
@@ -130,7 +139,9 @@ class TestKeys:
         assert send(client).status_code == 200
         assert stub.renewals == 1
 
-    def test_a_key_that_the_file_calls_expired_is_renewed_first(self, client: FlaskClient, stub: Stub) -> None:
+    def test_a_key_that_the_file_calls_expired_is_renewed_first(
+        self, client: FlaskClient, stub: Stub
+    ) -> None:
         stub.write_keys(minutes=-1)
         stub.expire_keys()
         assert send(client).status_code == 200
@@ -143,7 +154,9 @@ class TestKeys:
         assert send(client).status_code == 200
         assert stub.renewals == 0
 
-    def test_a_key_that_cannot_be_renewed_is_the_services_fault(self, client: FlaskClient, stub: Stub) -> None:
+    def test_a_key_that_cannot_be_renewed_is_the_services_fault(
+        self, client: FlaskClient, stub: Stub
+    ) -> None:
         stub.expire_keys()
         stub.mode = "no_renewal"
         response = send(client)
@@ -153,7 +166,9 @@ class TestKeys:
         assert error["field"] is None
         assert "Your picture is fine" in error["message"]
 
-    @pytest.mark.parametrize("content", [None, "", "{", "[]", '{"inference": 3}', '{"inference": {"expiration time": "soon"}}'])
+    @pytest.mark.parametrize(
+        "content", [None, "", "{", "[]", '{"inference": 3}', '{"inference": {"expiration time": "soon"}}']
+    )
     def test_no_key_file_or_a_broken_one(self, client: FlaskClient, stub: Stub, content: str | None) -> None:
         if content is None:
             stub.key_file.unlink()
@@ -172,7 +187,8 @@ class TestKeys:
 
 
 def test_two_users_see_their_own_pictures(app: Flask, stub: Stub) -> None:
-    """The original kept the last upload in a module global: whoever looked later saw somebody else's photo."""
+    """The original kept the last upload in a module global: whoever looked later saw somebody else's
+    photo."""
     stub.delay = 0.05
     barrier = threading.Barrier(20)
 
@@ -194,8 +210,20 @@ def test_two_users_see_their_own_pictures(app: Flask, stub: Stub) -> None:
 
 def test_models_are_described_once(client: FlaskClient, stub: Stub) -> None:
     expected = [
-        {"version": "mobilenetv2_fpn", "backbone": "mobilenetv2_fpn", "classes": ["balloon"], "segm_AP": 62.1, "default": True},
-        {"version": "resnet50_fpn", "backbone": "resnet50_fpn", "classes": ["balloon"], "segm_AP": 77.6, "default": False},
+        {
+            "version": "mobilenetv2_fpn",
+            "backbone": "mobilenetv2_fpn",
+            "classes": ["balloon"],
+            "segm_AP": 62.1,
+            "default": True,
+        },
+        {
+            "version": "resnet50_fpn",
+            "backbone": "resnet50_fpn",
+            "classes": ["balloon"],
+            "segm_AP": 77.6,
+            "default": False,
+        },
     ]
     for _ in range(3):
         assert client.get("/api/models").get_json() == {"models": expected}

@@ -26,7 +26,9 @@ from web_client.__main__ import main, parser
 from web_client.tunnel import TunnelError, open_tunnel
 
 ROOT = Path(__file__).resolve().parents[2]
-LARGE = balloon_picture(1200, 1000, kind="BMP")  # 3.6 MB: over every threshold at which something might be spooled
+LARGE = balloon_picture(
+    1200, 1000, kind="BMP"
+)  # 3.6 MB: over every threshold at which something might be spooled
 
 _opened: list[str] = []
 _watching = False
@@ -50,7 +52,9 @@ def test_no_upload_and_no_answer_touches_the_disk(config: dict[str, Any], stub: 
         _opened.clear()
         _watching = True
         try:
-            page = requests.post(url + "/", files={"image": ("a.bmp", LARGE)}, headers={"Accept": "text/html"}, timeout=20)
+            page = requests.post(
+                url + "/", files={"image": ("a.bmp", LARGE)}, headers={"Accept": "text/html"}, timeout=20
+            )
             reply = requests.post(url + "/api/predict", files={"image": ("a.bmp", LARGE)}, timeout=20)
             Path(os.devnull).open("w").close()
         finally:
@@ -91,7 +95,9 @@ def test_waitress_refuses_in_our_shape(config: dict[str, Any]) -> None:
         assert_error_shape(response.json())
 
 
-def test_every_setting_has_a_flag_an_environment_variable_and_a_line_of_help(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_setting_has_a_flag_an_environment_variable_and_a_line_of_help(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     text = " ".join(parser().format_help().split())
     for setting in settings.SETTINGS:
         assert setting.flag in text
@@ -104,7 +110,9 @@ def test_every_setting_has_a_flag_an_environment_variable_and_a_line_of_help(mon
     assert create_app().config["INFERENCE_URL"] == "http://127.0.0.1:1"
 
 
-def test_a_setting_that_is_no_number(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_setting_that_is_no_number(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("WEB_CLIENT_PORT", "many")
     assert main([]) == 1
     assert capsys.readouterr().err == "error: WEB_CLIENT_PORT='many' is not a number\n"
@@ -120,7 +128,14 @@ def test_a_port_in_use_is_one_sentence(config: dict[str, Any], capsys: pytest.Ca
 
 
 def test_the_process_serves_until_ctrl_c(config: dict[str, Any]) -> None:
-    flags = ["--port", "0", "--inference-url", config["INFERENCE_URL"], "--management-url", config["MANAGEMENT_URL"]]
+    flags = [
+        "--port",
+        "0",
+        "--inference-url",
+        config["INFERENCE_URL"],
+        "--management-url",
+        config["MANAGEMENT_URL"],
+    ]
     flags += ["--key-file", config["KEY_FILE"], "--public"]
     environment = {key: value for key, value in os.environ.items() if key != "NGROK_AUTHTOKEN"}
     command = [sys.executable, "-m", "web_client", *flags]
@@ -171,7 +186,7 @@ class TestTunnel:
 
 
 def test_behind_the_tunnel_each_visitor_has_a_count_of_their_own(config: dict[str, Any]) -> None:
-    from web_client.server import address, create_server  # noqa: PLC0415
+    from web_client.server import address, create_server
 
     app = create_app(config | {"RATE_LIMIT": "1 per minute"})
     for behind_proxy, expected in ((True, [200, 200, 429]), (False, [429, 429, 429])):
@@ -187,7 +202,9 @@ def test_behind_the_tunnel_each_visitor_has_a_count_of_their_own(config: dict[st
             requests.post(url, files={"image": ("a.png", balloon_picture())}, timeout=5)
         for visitor in ("203.0.113.1", "203.0.113.2", "203.0.113.1"):
             files = {"image": ("a.png", balloon_picture())}
-            statuses.append(requests.post(url, files=files, headers={"X-Forwarded-For": visitor}, timeout=5).status_code)
+            statuses.append(
+                requests.post(url, files=files, headers={"X-Forwarded-For": visitor}, timeout=5).status_code
+            )
         server.close()
         thread.join(5)
         assert statuses == expected

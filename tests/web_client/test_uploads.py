@@ -22,7 +22,12 @@ def png_that_claims(width: int, height: int) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b"\0"))
+        + chunk(b"IEND", b"")
+    )
 
 
 def eps() -> bytes:
@@ -35,7 +40,13 @@ BAD = [
     ("zero.jpg", b"", 400, "empty_image", "empty (0 bytes)"),
     ("notes.jpg", b"this is text\n" * 9, 415, "unsupported_media_type", "not a picture"),
     ("half.png", b"\x89PNG\r\n\x1a\n", 415, "unsupported_media_type", "not a picture"),
-    ("drawing.svg", b"<svg xmlns='http://www.w3.org/2000/svg'/>", 415, "unsupported_media_type", "not a picture"),
+    (
+        "drawing.svg",
+        b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+        415,
+        "unsupported_media_type",
+        "not a picture",
+    ),
     ("drawing.eps", eps(), 415, "unsupported_media_type", "not a picture"),
     ("large.png", balloon_picture() + b"\0" * 300_000, 413, "image_too_large", "0.2 MB"),
     ("huge.png", b"\0" * 400_000, 413, "image_too_large", "0.2 MB"),
@@ -66,7 +77,9 @@ def test_a_bad_picture_is_refused_in_words(
 def test_without_javascript_the_same_words_stand_on_the_page(
     small: FlaskClient, name: str, data: bytes, status: int, code: str, words: str
 ) -> None:
-    response = small.post("/", data={"image": (io.BytesIO(data), name)}, headers={"Accept": "text/html,*/*;q=0.8"})
+    response = small.post(
+        "/", data={"image": (io.BytesIO(data), name)}, headers={"Accept": "text/html,*/*;q=0.8"}
+    )
     assert response.status_code == status
     assert words in response.text
     assert 'name="image"' in response.text  # and the way on is there
@@ -74,7 +87,10 @@ def test_without_javascript_the_same_words_stand_on_the_page(
 
 @pytest.mark.parametrize(
     ("kind", "words"),
-    [({"data": b"\xff\xd8\xff", "content_type": "image/jpeg"}, "named image"), ({"json": {"image": "…"}}, "named image")],
+    [
+        ({"data": b"\xff\xd8\xff", "content_type": "image/jpeg"}, "named image"),
+        ({"json": {"image": "…"}}, "named image"),
+    ],
 )
 def test_another_kind_of_body(client: FlaskClient, kind: dict[str, Any], words: str) -> None:
     response = client.post("/api/predict", **kind)
@@ -82,7 +98,9 @@ def test_another_kind_of_body(client: FlaskClient, kind: dict[str, Any], words: 
     assert words in response.get_json()["error"]["message"]
 
 
-@pytest.mark.parametrize("form", [{"score_threshold": "0.5"}, {"image": "text"}, {"data": (io.BytesIO(b"x"), "x.png")}])
+@pytest.mark.parametrize(
+    "form", [{"score_threshold": "0.5"}, {"image": "text"}, {"data": (io.BytesIO(b"x"), "x.png")}]
+)
 def test_no_picture_in_the_form(client: FlaskClient, form: dict[str, Any]) -> None:
     response = client.post("/api/predict", data=form, content_type="multipart/form-data")
     assert response.status_code == 400
@@ -97,7 +115,9 @@ def test_the_empty_field_of_a_form_sent_without_choosing(client: FlaskClient) ->
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
 def test_every_named_format_is_taken(client: FlaskClient, kind: str) -> None:
-    response = client.post("/api/predict", data={"image": (io.BytesIO(balloon_picture(kind=kind)), "picture")})
+    response = client.post(
+        "/api/predict", data={"image": (io.BytesIO(balloon_picture(kind=kind)), "picture")}
+    )
     assert response.status_code == 200
 
 

@@ -85,7 +85,7 @@ export function recolourTick(scene, instance) {
 
 function times({ reply, elapsed }) {
   const { decode = 0, inference = 0, postprocess = 0 } = reply.timings_ms ?? {};
-  return `${seconds(elapsed)} in all · decode ${decode.toFixed(0)}, inference ${inference.toFixed(0)}, masks ${postprocess.toFixed(0)} ms`;
+  return `${seconds(elapsed)} in all · decode ${decode.toFixed(0)}, inference ${inference.toFixed(0)}, masks ${postprocess.toFixed(0)}\u00a0ms`;
 }
 
 function sentNote({ sent, width, height }) {

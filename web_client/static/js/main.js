@@ -100,6 +100,7 @@ function changed(run) {
     if (run.phase === "done") say(`${run.shot.name}: ${run.scene.visible(settings.threshold).length} ${objects(run.scene.visible(settings.threshold).length)} found`);
     if (run.phase === "thinking") say(`Looking for objects in ${run.shot.name}`);
     if (run.phase === "failed") warn(`${run.shot.name}: ${run.error}`);
+    if (run.code === "unknown_version") findModels(adoptModels); // the models have changed: look which ones there are
   }
   show();
 }
@@ -123,7 +124,11 @@ function remove(shot) {
 function show() {
   $("intake").hidden = Boolean(current);
   $("work").hidden = !current;
-  if (!current) return;
+  if (!current) {
+    while (panes.length) panes.pop().close();
+    $("strip").replaceChildren();
+    return;
+  }
   const run = runOf(current) ?? newRun(current, current.version);
   const runs = [run];
   if ($("compare").checked && current.other) runs.push(current.runs.get(current.other) ?? newRun(current, current.other));
@@ -165,13 +170,16 @@ function compareWith(version) {
 }
 
 watch(take);
-findModels((found) => {
+findModels(adoptModels);
+document.addEventListener("visibilitychange", () => document.hidden || findModels(adoptModels));
+
+function adoptModels(found) {
   models = found;
   for (const shot of shots) {
     if (shot.version === "") adopt(shot, preferred(models));
   }
   show();
-});
+}
 
 /** A picture sent before the models were known went to the default one: call its run by that name. */
 function adopt(shot, version) {

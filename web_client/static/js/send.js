@@ -62,7 +62,10 @@ async function post(run, changed) {
     if (run.phase === "cancelled") return;
     run.elapsed = performance.now() - run.started;
     const reply = parse(text);
-    if (status !== 200) throw new Error(reply?.error?.message ?? "The server failed without saying why. Try again.");
+    if (status !== 200) {
+      run.code = reply?.error?.code;
+      throw new Error(reply?.error?.message ?? "The server failed without saying why. Try again.");
+    }
     if (!reply?.instances) throw new Error("The model answered something we do not understand. Try again.");
     run.reply = reply;
     run.scene = new Scene(reply);
