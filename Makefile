@@ -23,8 +23,8 @@ demo-check: install  ## the same without staying: exit status 0 or 1
 
 install: $(VENV)/.installed  ## make .venv (3 GB to download, 6 GB on disk)
 
-serve: install  ## start TorchServe with the archives in model_store/
-	@$(RUN) -m serve_config start --models model_store/*.mar
+serve: install  ## start TorchServe, with the versions that it served last (the first time: all of model_store/)
+	@$(RUN) -m serve_config start
 
 stop: install  ## stop TorchServe
 	@$(RUN) -m serve_config stop

@@ -12,10 +12,18 @@ import finetune.compare
 import finetune.data.cli
 import finetune.evaluate
 import finetune.export
+import finetune.publish
 import finetune.train
 from finetune.errors import UserError
 
-COMMANDS = (finetune.data.cli, finetune.train, finetune.evaluate, finetune.export, finetune.compare)
+COMMANDS = (
+    finetune.data.cli,
+    finetune.train,
+    finetune.evaluate,
+    finetune.compare,
+    finetune.publish,
+    finetune.export,
+)
 
 
 def build_parser() -> argparse.ArgumentParser:

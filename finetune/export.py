@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -21,9 +20,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from finetune.archived import execute, run_archived, say, write_json
 from finetune.errors import UserError
 from finetune.int8 import add_int8
+from finetune.trained import Trained, read_trained
 
 MODEL_NAME = "maskrcnn"
 ARCHIVE_FORMAT = 1
@@ -49,7 +51,7 @@ handler:
   precision: {precision}     # auto | fp32 | bf16 | fp16, and int8 if the archive was exported with it
   engine: auto        # auto | torch | openvino: auto is OpenVINO on a processor if the archive has it
   threads: null       # cores of one worker; null shares the machine's among its workers
-  max_image_bytes: 33554432   # larger files are refused with 413
+  max_image_bytes: 20971520   # larger files are refused with 413
   max_image_pixels: 25000000  # larger pictures are refused with 422, before they are decoded
   warmup: [[768, 1024]]       # [height, width] of pictures to run at load, for the first visitor
 """
@@ -76,7 +78,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("run_folder", type=Path, metavar="RUN", help="the folder that `finetune train` wrote")
+    parser.add_argument(
+        "run_folder", type=Path, metavar="RUN", help="a run folder, or a published checkpoint"
+    )
     parser.add_argument(
         "--version", help="the archive's version in TorchServe (default: the backbone's name)"
     )
@@ -144,14 +148,14 @@ def _count(text: str) -> int:
 
 
 def export(run: Path, options: Options = Options()) -> Path:
-    """Package ``run``; return the path of the archive, ``OUTPUT/maskrcnn_VERSION.mar``.
+    """Package a run folder or a published checkpoint; return the path of the archive, ``OUTPUT/maskrcnn_VERSION.mar``.
 
     Raises:
         UserError: the run is not complete, a value is not possible, or the archive fails its trial. An
             archive that was there before is then untouched.
     """
-    record = _read_run(run)
-    version = record["backbone"] if options.version is None else options.version
+    trained = read_trained(run)
+    version = trained.record["backbone"] if options.version is None else options.version
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", version):
         raise UserError(
             f"--version {version!r} may hold letters, digits, '.', '_' and '-' only, first a letter or digit"
@@ -162,7 +166,7 @@ def export(run: Path, options: Options = Options()) -> Path:
         with tempfile.TemporaryDirectory(prefix=".export-", dir=options.output) as folder:
             work = Path(folder)
             staged = work / "staged"
-            card = _stage(run, record, version, options, staged)
+            card = _stage(trained, version, options, staged)
             if options.engine == "openvino":
                 say("converting the network for OpenVINO")
                 run_archived(staged, "handler.convert", staged, what="the conversion for OpenVINO")
@@ -185,41 +189,27 @@ def export(run: Path, options: Options = Options()) -> Path:
     return target
 
 
-def _read_run(run: Path) -> dict[str, Any]:
-    for name in ("model_best.safetensors", "config.yaml", "run.json"):
-        if not (run / name).is_file():
-            raise UserError(
-                f"{run} has no {name}: train first (python -m finetune train), then export its run folder"
-            )
-    try:
-        record = json.loads((run / "run.json").read_text(encoding="utf-8"))
-        if record["backbone"] and record["classes"]:
-            return record
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    raise UserError(f"{run / 'run.json'} does not name a backbone and classes: it is damaged, train again")
-
-
-def _stage(run: Path, record: dict[str, Any], version: str, options: Options, staged: Path) -> dict[str, Any]:
+def _stage(trained: Trained, version: str, options: Options, staged: Path) -> dict[str, Any]:
     """Fill ``staged`` with all of the archive but what is computed; return the card."""
     for package in ("handler", "finetune/backbones"):
         shutil.copytree(SOURCE / package, staged / package, ignore=_all_but_python)
     shutil.copy(SOURCE / "finetune/__init__.py", staged / "finetune/__init__.py")
-    (staged / "config.yaml").write_text(_served_config(run / "config.yaml"), encoding="utf-8")
+    served = {key: value for key, value in trained.config.items() if key != "FINETUNE"}  # training's alone
+    (staged / "config.yaml").write_text(yaml.safe_dump(served, sort_keys=True), encoding="utf-8")
     weights = staged / "model.safetensors"
-    shutil.copyfile(run / "model_best.safetensors", weights)
+    shutil.copyfile(trained.weights, weights)
     with weights.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     card = {
         "format": ARCHIVE_FORMAT,
         "name": MODEL_NAME,
         "version": version,
-        "backbone": record["backbone"],
-        "classes": record["classes"],
+        "backbone": trained.record["backbone"],
+        "classes": trained.record["classes"],
         "weights_sha256": digest,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "evaluation": _evaluation(run),
-        "training": record,
+        "evaluation": trained.evaluation,
+        "training": trained.record,
     }
     write_json(staged / "archive.json", card)
     config = MODEL_CONFIG.format(
@@ -231,35 +221,6 @@ def _stage(run: Path, record: dict[str, Any], version: str, options: Options, st
 
 def _all_but_python(folder: str, names: list[str]) -> list[str]:
     return [n for n in names if n == "__pycache__" or not (n.endswith(".py") or (Path(folder) / n).is_dir())]
-
-
-def _served_config(path: Path) -> str:
-    """The run's config less what only training needs."""
-    import yaml
-
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-        config.pop("FINETUNE", None)
-        config["MODEL"]["WEIGHTS"] = ""
-    except (yaml.YAMLError, AttributeError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{path} is not a training config ({str(error).splitlines()[0]}): train again"
-        ) from error
-    return yaml.safe_dump(config, sort_keys=True)
-
-
-def _evaluation(run: Path) -> dict[str, Any] | None:
-    """The numbers of ``evaluate``'s report, of the test split if there is one; None before any evaluation."""
-    for split in ("test", "val"):
-        path = run / "evaluation" / split / "report.json"
-        if path.is_file():
-            report = json.loads(path.read_text(encoding="utf-8"))
-            summary: dict[str, Any] = {"split": split, "images": report.get("images")}
-            for kind in ("bbox", "segm"):
-                values = report.get(kind) or {}
-                summary[kind] = {k: v for k, v in values.items() if v is None or isinstance(v, int | float)}
-            return summary
-    return None
 
 
 def _pack(staged: Path, version: str, work: Path) -> Path:

@@ -29,7 +29,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 import finetune.backbones  # noqa: F401 - registers the backbones in every process
 from finetune.batches import TrainingBatches, training_loader
-from finetune.run_folder import load_last, locked, save_best, save_last, write_atomically, write_json
 from finetune.curves import draw_curves
 from finetune.data.layout import class_names, load_split
 from finetune.errors import UserError
@@ -37,6 +36,15 @@ from finetune.evaluation import evaluate_model
 from finetune.machine import computes_in_bfloat16, describe_machine, package_versions
 from finetune.optimise import WeightAverage, build_optimizer, learning_rate, set_learning_rate
 from finetune.progress import Progress
+from finetune.run_folder import (
+    load_last,
+    locked,
+    read_json,
+    save_best,
+    save_last,
+    write_atomically,
+    write_json,
+)
 from finetune.weights import load_weights
 
 LOG_PERIOD = 10  # steps between two lines of metrics.json
@@ -50,7 +58,6 @@ class Job:
     config: CfgNode
     data: Path
     run: Path
-    weights: str
     resume: bool = False
     stop_after: int | None = None
     """Stop after so many steps as if interrupted; the schedule still spans SOLVER.MAX_ITER."""
@@ -75,15 +82,9 @@ def _fine_tune(job: Job, cfg: CfgNode) -> None:
     classes = class_names(job.data)
     train_set, val_set = load_split(job.data, "train"), load_split(job.data, "val")
 
-    # The model, and the weights that it starts from. The main process goes first: it may have to download them.
     torch.manual_seed(cfg.SEED)
     model = build_model(cfg)
-    if not main:
-        comm.synchronize()
-    loaded = load_weights(model, job.weights, job.backbone)
-    if main:
-        print(loaded)
-        comm.synchronize()
+    init = read_json(job.run / "run.json")["init"] if job.resume else _initialise(model, job)
     trained: torch.nn.Module = model
     if comm.get_world_size() > 1:
         devices = [comm.get_local_rank()] if cfg.MODEL.DEVICE == "cuda" else None
@@ -108,8 +109,8 @@ def _fine_tune(job: Job, cfg: CfgNode) -> None:
     record = {
         "backbone": job.backbone,
         "classes": classes,
-        "data": json.loads((job.data / "dataset.json").read_text(encoding="utf-8")),
-        "init": loaded.to_dict(),
+        "data": read_json(job.data / "dataset.json"),
+        "init": init,
         "iterations": start,
         "planned_iterations": end,
         "seed": cfg.SEED,
@@ -188,8 +189,9 @@ def _fine_tune(job: Job, cfg: CfgNode) -> None:
                                 "bbox_AP": result["bbox"]["AP"],
                             }
                             save_best(job.run, model.state_dict())
-                    storage.put_scalar("val/segm_AP", _score(result), smoothing_hint=False)
-                    storage.put_scalar("val/bbox_AP", result["bbox"]["AP"], smoothing_hint=False)
+                    for kind in ("segm", "bbox"):
+                        if (ap := result[kind]["AP"]) is not None:
+                            storage.put_scalar(f"val/{kind}_AP", ap, smoothing_hint=False)
                     progress.say(
                         f"step {done}: val segm AP {_score(result):.1f}{' (best)' if better else ''}"
                     )
@@ -223,6 +225,20 @@ def _fine_tune(job: Job, cfg: CfgNode) -> None:
                 raise KeyboardInterrupt(f"stopped after step {done}: go on with --resume --output {job.run}")
             if finished:
                 break
+
+
+def _initialise(model: torch.nn.Module, job: Job) -> dict[str, Any]:
+    """Load the weights to start from; return what ``run.json`` says of them.
+
+    The main process goes first: it may have to download them.
+    """
+    if not comm.is_main_process():
+        comm.synchronize()
+    loaded = load_weights(model, job.config.FINETUNE.INIT, job.backbone)
+    if comm.is_main_process():
+        print(loaded)
+        comm.synchronize()
+    return loaded.to_dict()
 
 
 def autocast_dtype(cfg: CfgNode) -> torch.dtype:

@@ -8,13 +8,14 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import SafetensorError
-from safetensors.torch import save_file
 
 from finetune.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
 
 LAST = "last.pth"
 BEST = "model_best.safetensors"
@@ -48,12 +49,16 @@ def _reason(error: Exception) -> str:
 
 def save_best(run: Path, weights: dict[str, torch.Tensor]) -> None:
     """Write ``model_best.safetensors``."""
+    from safetensors.torch import save_file
+
     tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
     write_atomically(run / BEST, lambda path: save_file(tensors, path, {"format": "pt"}))
 
 
 def save_last(run: Path, state: dict[str, Any]) -> None:
     """Write ``last.pth``: all that a resumed run needs."""
+    import torch
+
     write_atomically(run / LAST, lambda path: torch.save(state, path))
 
 
@@ -63,6 +68,8 @@ def load_last(run: Path) -> dict[str, Any]:
     Raises:
         UserError: there is none, or it is damaged.
     """
+    import torch
+
     path = run / LAST
     if not path.exists():
         raise UserError(f"{run} holds no {LAST} to resume from: leave --resume out to start a new run")
@@ -78,6 +85,18 @@ def write_json(path: Path, content: Any) -> None:
     """Write JSON atomically, readable by people."""
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON that this module wrote.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({_reason(error)}): start a new run") from error
 
 
 @contextlib.contextmanager

@@ -152,9 +152,11 @@ def prepare(args: argparse.Namespace) -> Job:
         if "MODEL.DEVICE" not in args.overrides:
             defaults += ["MODEL.DEVICE", "cuda" if torch.cuda.is_available() else "cpu"]
         cfg = get_config(args.backbone, [*defaults, *args.overrides])
+        if args.weights:
+            cfg.FINETUNE.INIT = args.weights
         if cfg.SEED < 0:
             cfg.SEED = secrets.randbelow(2**31)
-    if cfg.MODEL.ROI_HEADS.NUM_CLASSES != len(classes):
+    if len(classes) != cfg.MODEL.ROI_HEADS.NUM_CLASSES:
         raise UserError(
             f"MODEL.ROI_HEADS.NUM_CLASSES is {cfg.MODEL.ROI_HEADS.NUM_CLASSES}, but {args.data} has {len(classes)} "
             f"classes ({', '.join(classes)}): leave the key out, it is set from the data"
@@ -164,7 +166,6 @@ def prepare(args: argparse.Namespace) -> Job:
         config=cfg,
         data=args.data,
         run=output,
-        weights=args.weights or cfg.FINETUNE.INIT,
         resume=args.resume,
         stop_after=args.stop_after,
         command="python -m finetune " + shlex.join(sys.argv[1:]),

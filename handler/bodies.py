@@ -55,10 +55,8 @@ def parse_body(parts: Mapping[str, object], content_type: str, max_bytes: int) -
         )
     if mime == "multipart/form-data" and "boundary=" not in content_type.lower():
         raise BadRequest("invalid_form", "The multipart form has no boundary in its Content-Type.")
-    if "body" in parts and mime != "multipart/form-data":
-        body = _whole_body(parts["body"], mime)
-    else:
-        body = _form(parts)
+    whole = "body" in parts and mime != "multipart/form-data"
+    body = _whole_body(parts["body"], mime) if whole else _form(parts)
     if len(body.image) > max_bytes:
         raise _too_many_bytes(max_bytes)
     if not body.image:

@@ -1,5 +1,7 @@
 """The learning rate, the parameter groups and the average of the weights."""
 
+import itertools
+
 import pytest
 import torch
 
@@ -18,7 +20,7 @@ def test_learning_rate_rises_then_falls(cfg):
     rates = [learning_rate(step, cfg) for step in range(100)]
     assert rates[0] == pytest.approx(0.01)
     assert max(rates) == rates[9] == pytest.approx(0.098, abs=0.001)
-    assert all(later < earlier for earlier, later in zip(rates[9:], rates[10:], strict=False))
+    assert all(later < earlier for earlier, later in itertools.pairwise(rates[9:]))
     assert rates[99] < 0.0001
 
 

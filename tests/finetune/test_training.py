@@ -22,12 +22,32 @@ from finetune.errors import UserError
 from finetune.run_folder import write_atomically
 
 REPOSITORY = Path(__file__).parents[2]
-TOY = (
-    "MODEL.FPN.OUT_CHANNELS 16 MODEL.ROI_MASK_HEAD.CONV_DIM 16 MODEL.ROI_BOX_HEAD.FC_DIM 32 "
-    "MODEL.RPN.PRE_NMS_TOPK_TRAIN 100 MODEL.RPN.POST_NMS_TOPK_TRAIN 50 MODEL.RPN.POST_NMS_TOPK_TEST 20 "
-    "FINETUNE.AUGMENT.CROP_SIZE 64 INPUT.MIN_SIZE_TEST 64 SOLVER.IMS_PER_BATCH 2 DATALOADER.NUM_WORKERS 0 "
-    "FINETUNE.AMP off SEED 7"
-).split()
+TOY = [
+    "MODEL.FPN.OUT_CHANNELS",
+    "16",
+    "MODEL.ROI_MASK_HEAD.CONV_DIM",
+    "16",
+    "MODEL.ROI_BOX_HEAD.FC_DIM",
+    "32",
+    "MODEL.RPN.PRE_NMS_TOPK_TRAIN",
+    "100",
+    "MODEL.RPN.POST_NMS_TOPK_TRAIN",
+    "50",
+    "MODEL.RPN.POST_NMS_TOPK_TEST",
+    "20",
+    "FINETUNE.AUGMENT.CROP_SIZE",
+    "64",
+    "INPUT.MIN_SIZE_TEST",
+    "64",
+    "SOLVER.IMS_PER_BATCH",
+    "2",
+    "DATALOADER.NUM_WORKERS",
+    "0",
+    "FINETUNE.AMP",
+    "off",
+    "SEED",
+    "7",
+]
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +104,10 @@ def metrics(run: Path) -> list[dict]:
 def two_epochs(data, tmp_path_factory) -> Path:
     """An uninterrupted run of two epochs: 4 steps of 2 photos."""
     run = tmp_path_factory.mktemp("runs") / "whole"
-    assert train(data, run, *"SOLVER.MAX_ITER 4 TEST.EVAL_PERIOD 2 SOLVER.CHECKPOINT_PERIOD 2".split()) == 0
+    assert (
+        train(data, run, *["SOLVER.MAX_ITER", "4", "TEST.EVAL_PERIOD", "2", "SOLVER.CHECKPOINT_PERIOD", "2"])
+        == 0
+    )
     return run
 
 
@@ -111,7 +134,7 @@ def test_a_run_folder_is_complete(two_epochs, capsys):
 
 def test_one_epoch_and_one_resumed_equal_two(data, two_epochs, tmp_path):
     run = tmp_path / "resumed"
-    keys = "SOLVER.MAX_ITER 4 TEST.EVAL_PERIOD 2 SOLVER.CHECKPOINT_PERIOD 2".split()
+    keys = ["SOLVER.MAX_ITER", "4", "TEST.EVAL_PERIOD", "2", "SOLVER.CHECKPOINT_PERIOD", "2"]
     assert train(data, run, "--stop-after", "2", *keys) == 0
     resume = ["train", "mobilenetv2_fpn", "--data", str(data), "--output", str(run), "--resume"]
     assert main(resume) == 0
@@ -129,7 +152,16 @@ def test_one_epoch_and_one_resumed_equal_two(data, two_epochs, tmp_path):
 
 def test_more_workers_change_nothing(data, two_epochs, tmp_path):
     run = tmp_path / "workers"
-    keys = "DATALOADER.NUM_WORKERS 2 SOLVER.MAX_ITER 4 TEST.EVAL_PERIOD 2 SOLVER.CHECKPOINT_PERIOD 2".split()
+    keys = [
+        "DATALOADER.NUM_WORKERS",
+        "2",
+        "SOLVER.MAX_ITER",
+        "4",
+        "TEST.EVAL_PERIOD",
+        "2",
+        "SOLVER.CHECKPOINT_PERIOD",
+        "2",
+    ]
     arguments = train_arguments(data, run)
     assert main([*arguments, *keys]) == 0
     one, two = (torch.load(folder / "last.pth", weights_only=True)["model"] for folder in (two_epochs, run))
@@ -138,7 +170,7 @@ def test_more_workers_change_nothing(data, two_epochs, tmp_path):
 
 def test_killed_and_resumed(data, tmp_path):
     run = tmp_path / "killed"
-    keys = "SOLVER.MAX_ITER 400 TEST.EVAL_PERIOD 0 SOLVER.CHECKPOINT_PERIOD 2".split()
+    keys = ["SOLVER.MAX_ITER", "400", "TEST.EVAL_PERIOD", "0", "SOLVER.CHECKPOINT_PERIOD", "2"]
     process = subprocess.Popen(command(data, run, *keys), cwd=REPOSITORY, stdout=subprocess.DEVNULL)
     wait_for(run / "last.pth", process)
     process.kill()
@@ -171,9 +203,16 @@ def wait_for(path: Path, process: subprocess.Popen, seconds: float = 120) -> Non
 
 def test_ctrl_c_leaves_a_checkpoint_and_no_process(data, tmp_path):
     run = tmp_path / "stopped"
-    keys = (
-        "SOLVER.MAX_ITER 400 DATALOADER.NUM_WORKERS 1 TEST.EVAL_PERIOD 0 SOLVER.CHECKPOINT_PERIOD 400".split()
-    )
+    keys = [
+        "SOLVER.MAX_ITER",
+        "400",
+        "DATALOADER.NUM_WORKERS",
+        "1",
+        "TEST.EVAL_PERIOD",
+        "0",
+        "SOLVER.CHECKPOINT_PERIOD",
+        "400",
+    ]
     process = subprocess.Popen(
         [*command(data, run), *keys],
         cwd=REPOSITORY,
@@ -197,9 +236,18 @@ def test_ctrl_c_leaves_a_checkpoint_and_no_process(data, tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_learn_like_one(data, tmp_path):
-    keys = (
-        "SOLVER.MAX_ITER 20 SOLVER.BASE_LR 0.001 SOLVER.WARMUP_ITERS 5 SOLVER.IMS_PER_BATCH 4 TEST.EVAL_PERIOD 0"
-    ).split()
+    keys = [
+        "SOLVER.MAX_ITER",
+        "20",
+        "SOLVER.BASE_LR",
+        "0.001",
+        "SOLVER.WARMUP_ITERS",
+        "5",
+        "SOLVER.IMS_PER_BATCH",
+        "4",
+        "TEST.EVAL_PERIOD",
+        "0",
+    ]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     losses, weights = [], []
     for name, more in (("one", []), ("two", ["--num-gpus", "2"])):
@@ -245,7 +293,7 @@ def test_loss_that_is_no_number(data, tmp_path, capsys):
     run = tmp_path / "diverged"
     arguments = [
         *train_arguments(data, run),
-        *"SOLVER.BASE_LR 1e30 SOLVER.MAX_ITER 9 SOLVER.WARMUP_ITERS 0".split(),
+        *["SOLVER.BASE_LR", "1e30", "SOLVER.MAX_ITER", "9", "SOLVER.WARMUP_ITERS", "0"],
     ]
     assert main([*arguments, "SOLVER.CLIP_GRADIENTS.ENABLED", "False"]) == 1
     error = capsys.readouterr().err
