@@ -8,7 +8,7 @@ PIP := $(RUN) -m pip --disable-pip-version-check install --no-deps --require-has
 DATA ?= data/balloon
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo demo-check serve stop web test test-slow lint format lock doctor clean
+.PHONY: help install install-dev demo demo-check serve stop web test test-slow bench bench-gpu lint format lock doctor clean
 
 help:  ## show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -43,6 +43,14 @@ test: install-dev  ## the tests (those that need real photos want BALLOON_DATA=f
 test-slow: install-dev  ## the slow tests as well
 	@$(RUN) -m pytest $(ARGS)
 
+bench: install-dev  ## measure: speed in process and over HTTP, accuracy of each precision (TRAINED=runs/…: with it)
+	@$(RUN) -m tests.benchmarks.bench_predictor $(if $(TRAINED),--run $(TRAINED) --data $(DATA) --calibration $(DATA))
+	@$(RUN) -m tests.benchmarks.bench_http $(if $(TRAINED),--run $(TRAINED))
+	@$(RUN) -m tests.benchmarks.web_client
+
+bench-gpu: install-dev  ## the same on a GPU, where there is one
+	@$(RUN) -m tests.benchmarks.bench_predictor --device cuda $(if $(TRAINED),--run $(TRAINED) --data $(DATA))
+
 install-dev: $(VENV)/.installed-dev  ## what the tests and checks need as well
 
 lint: install-dev  ## lint, format and types
@@ -68,7 +76,9 @@ clean:  ## remove what the targets made, but for your data and runs
 $(VENV)/.installed: requirements.txt requirements-detectron2.txt
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer found: install one, or make PYTHON=/path/to/python" >&2; exit 1; }
 	@echo "Installing into $(VENV) (3 GB to download on the first run)"
-	@test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	@test -x $(RUN) || $(PYTHON) -m venv $(VENV) 2>/dev/null || { rm -rf $(VENV); $(PYTHON) -m virtualenv -q $(VENV); } || \
+	  { rm -rf $(VENV); echo "error: $(PYTHON) cannot make a virtual environment: apt-get install python3-venv, or" \
+	    "$(PYTHON) -m pip install virtualenv" >&2; exit 1; }
 	@$(PIP) --quiet -r requirements.txt
 	@# Detectron2's wheel says CPython 3.10 because of one compiled file that these models never load; pip takes it for
 	@# any Python when told so, and then asks for a target folder. Its stray package `tools` is not wanted.
