@@ -8,7 +8,6 @@ stopped and resumed ends with the same weights as one that was not.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import math
 import signal
