@@ -64,14 +64,14 @@ def main() -> int:
         rows = one_client(ask, args.repeats)
         eight_clients(ask, args.rounds, rows)
         overhead = http_overhead(ask[OURS], args.repeats)
-    service = [*encoding(), memory()]
+    encoded, peak = list(encoding()), memory()
     title = f"{args.run or args.backbone}, {describe(where)}"
-    text = "\n\n".join([title, table(rows), table([overhead]), table(service)])
+    text = "\n\n".join([title, table(rows), table([overhead]), table(encoded), table([peak])])
     print(text)
     save(
         args.output,
         "bench_http",
-        {"machine": where, "rows": rows, "overhead": overhead, "service": service},
+        {"machine": where, "rows": rows, "overhead": overhead, "encoding": encoded, "memory": peak},
         text,
     )
     groups = [{**row, "group": "requests a second, eight clients"} for row in rows]
@@ -209,7 +209,7 @@ def encoding() -> Iterator[dict[str, Any]]:
 
         median = summary(alternate({"": encode}, repeats=20)[""])["median_ms"]
         yield {
-            "service": f"JSON of {count} objects",
+            "JSON of": f"{count} objects",
             "ms an object": median / count,
             "kB": len(encode()) / 1000,
         }
@@ -220,7 +220,7 @@ def memory() -> dict[str, Any]:
     root = Path(__file__).parents[2]
     command = [sys.executable, "-c", MEASURE, "usual", "mask_format=rle"]
     peak = float(subprocess.run(command, capture_output=True, text=True, check=True, cwd=root).stdout)
-    return {"service": "300 detections on 12 megapixels", "peak MiB": peak}
+    return {"one request with": "300 detections on 12 megapixels", "peak MiB beside the model": peak}
 
 
 if __name__ == "__main__":
