@@ -14,7 +14,9 @@ import base64
 import contextlib
 import io
 import json
+import os
 import shutil
+import signal
 import socket
 import statistics
 import subprocess
@@ -129,7 +131,10 @@ def baseline(kind: str, run: Path) -> Iterator[str]:
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "tests.benchmarks.baselines", kind, str(run), str(port)]
     url = f"http://127.0.0.1:{port}"
-    with tempfile.TemporaryFile() as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
+    with (
+        tempfile.TemporaryFile() as log,
+        subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True) as process,
+    ):
         try:
             for _ in range(240):
                 with contextlib.suppress(requests.ConnectionError):
@@ -141,7 +146,7 @@ def baseline(kind: str, run: Path) -> Iterator[str]:
                 time.sleep(0.5)
             yield url
         finally:
-            process.terminate()
+            os.killpg(process.pid, signal.SIGKILL)  # LitServe's workers outlive it otherwise
 
 
 def one_client(ask: dict[str, Callable[[], requests.Response]], repeats: int) -> list[dict[str, Any]]:
