@@ -37,6 +37,8 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="ARCHIVE",
         help="archives or versions to serve; the first is the default",
     )
+    about = "a list as `fetch` reads it: what to serve the first time, its first archive the default"
+    option("--list", metavar="LIST", help=about)
     option("--fresh", action="store_true", help="do not bring back what was registered when it stopped")
     option(
         "--model-store",
@@ -79,6 +81,14 @@ def build_parser() -> argparse.ArgumentParser:
     add("rollback", "make the default before the last swap the default again")
     unregister = add("unregister", "take a version down (not the default)")
     unregister.add_argument("version", metavar="VERSION")
+
+    fetch = add("fetch", "download archives into the model store, by a list with their SHA-256")
+    fetch.add_argument(
+        "list", metavar="LIST", help="`SHA256  https://…/NAME.mar` a line; - reads standard input"
+    )
+    fetch.add_argument(
+        "--to", type=Path, default="model_store", metavar="DIR", help="model store (%(default)s)"
+    )
 
     option = add("predict", "send a picture, print the JSON or write the PNG").add_argument
     option("image", type=Path, metavar="IMAGE")

@@ -8,7 +8,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from serve_config import foreground, predict, status, swap, torchserve
+from serve_config import fetch, foreground, predict, status, swap, torchserve
 from serve_config.archives import find_archive, read_archive
 from serve_config.client import Client
 from serve_config.config import DEFAULT_PORTS, Settings
@@ -29,6 +29,8 @@ def run_start(args: argparse.Namespace, home: Home) -> int:
         workers=args.workers,
     )
     models = [] if args.fresh and args.models is None else args.models
+    if args.list and models is None and not home.state_file.exists():
+        models = [wanted.name for wanted in fetch.read_list(args.list)]
     done = torchserve.start(home, settings, args.model_store, models, say)
     try:
         client = Client(home)
@@ -100,6 +102,12 @@ def run_unregister(args: argparse.Namespace, home: Home) -> int:
     with home.lock():
         unregister(Client(home), args.version)
     print(f"version {args.version} is unregistered; its archive stays in the model store")
+    return 0
+
+
+def run_fetch(args: argparse.Namespace, home: Home) -> int:
+    for wanted in fetch.read_list(args.list):
+        print(fetch.fetch(wanted, args.to, say))
     return 0
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -69,7 +71,7 @@ def ray_processes() -> list[psutil.Process]:
 def _nothing_is_left_running() -> Iterator[None]:
     before = {process.pid for process in ray_processes()}
     yield
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120  # its agents look for a killed Ray once in a while
     while left := [process for process in ray_processes() if process.pid not in before]:
         assert time.monotonic() < deadline, left
         time.sleep(0.2)
@@ -234,7 +236,10 @@ def start_batch(*arguments: object) -> subprocess.Popen[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=lambda number: number.name)
-def test_resume(tmp_path: Path, number: signal.Signals) -> None:
+def test_resume(tmp_path: Path, number: signal.Signals, monkeypatch: pytest.MonkeyPatch) -> None:
+    # a killed job cannot remove its folder of sockets, whose paths must be short
+    scratch = tempfile.mkdtemp(prefix="b-", dir="/tmp")
+    monkeypatch.setenv("TMPDIR", scratch)
     archive, out = stub_archive(tmp_path, seconds=0.1), tmp_path / "out"
     photos = [str(path) for path in write_photos(tmp_path / "photos", 120)]
     arguments = (archive, tmp_path / "photos", out, "--shard-size", 10)
@@ -252,6 +257,7 @@ def test_resume(tmp_path: Path, number: signal.Signals) -> None:
     again = run_batch(*arguments)
     assert again.returncode == 0
     assert sorted(photos_in(out)) == photos
+    shutil.rmtree(scratch)
 
 
 @pytest.mark.slow
