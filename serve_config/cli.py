@@ -102,6 +102,19 @@ def build_parser() -> argparse.ArgumentParser:
     option("--raw", action="store_true", help="print the JSON as it came, masks in full")
     option("--timeout", type=positive, default=120, metavar="S", help="seconds to wait (%(default)s)")
 
+    option = add("plan", "tell how many machines a load needs, from what `make bench` measured").add_argument
+    option("--rate", type=above_zero, required=True, metavar="R", help="requests a second")
+    option(
+        "--p95",
+        type=above_zero,
+        required=True,
+        metavar="MS",
+        help="95 %% are to be answered within so many ms",
+    )
+    measured = Path("reports/bench_http/bench_http.json")
+    option("--bench", type=Path, default=measured, metavar="FILE", help="the report to plan by (%(default)s)")
+    option("--json", action="store_true", help="as JSON")
+
     curl = add("curl", "print the curl line that sends a picture")
     curl.add_argument("image", nargs="?", default="photo.jpg", metavar="IMAGE")
     curl.add_argument("--version", metavar="VERSION", help="instead of the default")
@@ -125,6 +138,13 @@ def positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
+    return value
+
+
+def above_zero(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
     return value
 
 

@@ -125,6 +125,16 @@ def run_predict(args: argparse.Namespace, home: Home) -> int:
     return 0
 
 
+def run_plan(args: argparse.Namespace, home: Home) -> int:
+    from serve_config import capacity, plan
+
+    measured = plan.read_measured(args.bench)
+    found = capacity.plan(measured, args.rate, args.p95 / 1000)
+    text = plan.as_text(measured, found, args.rate, args.p95 / 1000)
+    print(plan.as_json(measured, found) if args.json else text)
+    return 0
+
+
 def run_curl(args: argparse.Namespace, home: Home) -> int:
     print(predict.curl_line(Client(home), home, args.image, args.version))
     return 0

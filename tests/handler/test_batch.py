@@ -195,11 +195,14 @@ def test_refused_before_ray_starts(tmp_path: Path, capsys: Any, more: list[str],
 # --- with Ray ---------------------------------------------------------------------------------------------------------
 
 
-def test_local_run(tmp_path: Path) -> None:
-    """Good photos, bad ones of every kind, one that kills its worker, and a missing file: a row for each."""
+@pytest.mark.parametrize("deadly", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_local_run(tmp_path: Path, deadly: bool) -> None:
+    """Good photos, bad ones of every kind, a missing file, one that kills its worker: a row for each."""
     archive = stub_archive(tmp_path)
     good = write_photos(tmp_path / "photos", 20)
     bad = write_bad_photos(tmp_path / "photos") | {"unreadable_file": tmp_path / "photos/gone.jpg"}
+    if not deadly:
+        bad.pop("worker_died")
     listing = tmp_path / "list.txt"
     listing.write_text("\n".join(str(path) for path in [*good, *bad.values()]))
     run = run_batch(archive, listing, tmp_path / "out")
