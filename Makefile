@@ -8,7 +8,7 @@ PIP := $(RUN) -m pip --disable-pip-version-check install --no-deps --require-has
 DATA ?= data/balloon
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev install-batch demo demo-check serve stop web test test-slow bench bench-gpu lint format lock doctor clean
+.PHONY: help install install-dev install-batch demo demo-check serve stop web test test-slow bench bench-gpu bench-batch lint format lock doctor clean
 
 help:  ## show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -50,6 +50,9 @@ bench: install-dev  ## measure: speed in process and over HTTP, accuracy of each
 
 bench-gpu: install-dev  ## the same on a GPU, where there is one
 	@$(RUN) -m tests.benchmarks.bench_predictor --device cuda $(if $(TRAINED),--run $(TRAINED) --data $(DATA))
+
+bench-batch: install-dev install-batch  ## measure batch prediction: against the predictor alone, two nodes against one
+	@$(RUN) -m tests.benchmarks.bench_batch $(if $(TRAINED),--run $(TRAINED))
 
 install-dev: $(VENV)/.installed-dev  ## what the tests and checks need as well
 

@@ -19,7 +19,7 @@ import simpy
 from serve_config.errors import ServeError
 
 REQUESTS = 40_000
-"""Simulated a machine: enough that the 95th percentile spreads by 2 % with the seed at 70 % utilisation, by 4 % at 85."""
+"""Simulated a machine: the 95th percentile spreads by 2 % with the seed at 70 % utilisation, by 4 % at 85 %."""
 WARM_UP = 0.1  # of the requests, while the queue fills
 MOST_MACHINES = 100_000
 

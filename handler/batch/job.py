@@ -34,6 +34,7 @@ from tqdm import tqdm
 from handler.batch import BatchError, worker
 from handler.batch.photos import list_photos
 from handler.batch.shards import Shards, write_coco
+from handler.cores import usable_cores
 from handler.errors import RequestError, error_body
 from handler.options import FormText, Options, parse_options
 
@@ -147,23 +148,29 @@ def _predict_all(
     progress = tqdm(
         total=total, initial=total - len(photos), unit="photo", smoothing=0.05, desc=model.version
     )
-    errors = 0
-    begun = loaded = time.perf_counter()
+    errors, moments, begun = 0, [], time.perf_counter()
     with _connected(args.address, len(model.data)), progress:
         try:
-            for number, (photo, document) in enumerate(predict(args, model, options, photos)):
-                if number == 0:
-                    loaded = time.perf_counter()
+            for photo, document, moment in predict(args, model, options, photos):
                 shards.add(photo, document)
+                moments.append(moment)
                 if "error" in document:
                     errors += 1
                     progress.set_postfix(errors=errors)
                 progress.update()
         finally:
             shards.flush()
-    seconds, running = time.perf_counter() - begun, time.perf_counter() - loaded
-    rate = f"{(len(photos) - 1) / running:.2f} photos a second after the first answer"
-    print(f"{len(photos)} photos in {seconds:.1f} s; {rate}; {errors} with an error", file=sys.stderr)
+    seconds = time.perf_counter() - begun
+    rate = f", {_steady_rate(moments):.2f} photos a second when running" if len(moments) >= 20 else ""
+    print(f"{len(photos)} photos in {seconds:.1f} s{rate}; {errors} with an error", file=sys.stderr)
+
+
+def _steady_rate(moments: list[float]) -> float:
+    """Photos a second between the first and the last tenth, while predictors load and run out of work."""
+    moments = sorted(moments)
+    skipped = len(moments) // 10
+    first, last = moments[skipped], moments[-1 - skipped]
+    return (len(moments) - 1 - 2 * skipped) / max(last - first, 1e-9)
 
 
 @contextlib.contextmanager
@@ -177,7 +184,7 @@ def _connected(address: str | None, archive_bytes: int) -> Iterator[None]:
             else:
                 ray.init(
                     address="local",
-                    num_cpus=len(os.sched_getaffinity(0)),
+                    num_cpus=usable_cores(),
                     include_dashboard=False,
                     object_store_memory=archive_bytes + 256 * 2**20,
                     _temp_dir=folder,
@@ -194,8 +201,8 @@ def _connected(address: str | None, archive_bytes: int) -> Iterator[None]:
 
 def predict(
     args: argparse.Namespace, model: Model, options: dict[str, str], photos: Sequence[str]
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each photo with its answer, once, in the order in which they come.
+) -> Iterator[tuple[str, dict[str, Any], float]]:
+    """Each photo with its answer and the moment of it, once, in the order in which they come.
 
     Raises:
         BatchError: the predictor cannot be loaded, or not one photo could be answered.
@@ -211,13 +218,13 @@ def predict(
         for row in _one_pass(args, model.sha256, archive, options, list(missing), photos_a_task):
             if row["photo"] in missing:
                 del missing[row["photo"]]
-                yield row["photo"], json.loads(row["body"])
+                yield row["photo"], json.loads(row["body"]), row["answered"]
         if len(missing) == before == len(photos) > 1 and photos_a_task == 1:
             raise BatchError(
                 "not one photo could be answered: look into Ray's logs, or try one photo with TorchServe"
             )
     for photo in missing:
-        yield photo, DIED
+        yield photo, DIED, time.time()
 
 
 def _one_pass(
@@ -228,7 +235,7 @@ def _one_pass(
     photos: list[str],
     photos_a_task: int,
 ) -> Iterator[dict[str, Any]]:
-    """Rows of ``photo``, ``status``, ``body`` for the photos whose tasks survive."""
+    """Rows of ``photo``, ``body``, ``answered`` for the photos whose tasks survive."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.max_errored_blocks = -1

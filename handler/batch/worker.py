@@ -60,7 +60,7 @@ class PhotoWorker:
         self.batch_size = batch_size
 
     def __call__(self, table: Any) -> Any:
-        """One table of photos → their answers: ``photo``, ``status`` and ``body`` (Contract 2's JSON)."""
+        """One table of photos → their answers: ``photo``, ``body`` (Contract 2's JSON), ``answered`` (Unix seconds)."""
         import pyarrow
 
         photos = table.column("photo").to_pylist()
@@ -68,11 +68,15 @@ class PhotoWorker:
         # two at a time: one is read and decoded while the other is in the network
         with ThreadPoolExecutor(2) as pool:
             answers = [answer for group in pool.map(self._answer, groups) for answer in group]
-        columns = {"photo": photos, "status": [a[0] for a in answers], "body": [a[1] for a in answers]}
+        columns = {
+            "photo": photos,
+            "body": [body for body, _ in answers],
+            "answered": [moment for _, moment in answers],
+        }
         return pyarrow.table(columns)
 
-    def _answer(self, photos: list[str]) -> list[tuple[int, bytes]]:
-        answers: dict[str, tuple[int, bytes]] = {}
+    def _answer(self, photos: list[str]) -> list[tuple[bytes, float]]:
+        answers: dict[str, bytes] = {}
         requests = []
         for photo in photos:
             try:
@@ -82,8 +86,8 @@ class PhotoWorker:
             ) as error:  # whatever a file system raises: it is this photo's error, not the job's
                 answers[photo] = _unreadable(error)
         for request, answer in zip(requests, self.service.answer(requests), strict=True):
-            answers[request.id] = (answer.status, answer.body)
-        return [answers[photo] for photo in photos]
+            answers[request.id] = answer.body
+        return [(answers[photo], time.time()) for photo in photos]
 
     def _read(self, photo: str) -> bytes:
         """The file's bytes, one more than are taken at most; a store that hiccups is asked again."""
@@ -102,14 +106,12 @@ class PhotoWorker:
         raise AssertionError
 
 
-def _unreadable(error: Exception) -> tuple[int, bytes]:
+def _unreadable(error: Exception) -> bytes:
     import json
 
     reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
     message = f"The file could not be read: {reason}."
-    return 404, json.dumps(
-        {"error": {"code": "unreadable_file", "message": message, "field": "image"}}
-    ).encode()
+    return json.dumps({"error": {"code": "unreadable_file", "message": message, "field": "image"}}).encode()
 
 
 def _unpack_once(data: Any, sha256: str) -> Any:

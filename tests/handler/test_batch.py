@@ -208,7 +208,7 @@ def test_local_run(tmp_path: Path, deadly: bool) -> None:
     run = run_batch(archive, listing, tmp_path / "out")
     assert run.returncode == 0, run.stderr
     assert run.stdout.splitlines()[-1] == str(tmp_path / "out")
-    assert "photos a second" in run.stderr
+    assert "photos a second when running" in run.stderr
     assert "Traceback" not in run.stderr
     assert sorted(photos_in(tmp_path / "out")) == sorted(str(path) for path in [*good, *bad.values()])
     errors = {row["photo"]: row["error_code"] for row in read(tmp_path / "out") if row["error_code"]}
