@@ -4,7 +4,7 @@ PYTHON ?= $(firstword $(foreach p,python3.12 python3.11 python3.13 python3,$(she
 	$(p) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' 2>/dev/null && command -v $(p))))
 VENV := .venv
 RUN := $(VENV)/bin/python
-PIP := $(RUN) -m pip --disable-pip-version-check install --no-deps --require-hashes
+PIP := PIP_USE_PEP517=1 $(RUN) -m pip --disable-pip-version-check install --no-deps --require-hashes
 DATA ?= data/balloon
 
 .DEFAULT_GOAL := help

@@ -8,7 +8,6 @@ stopped and resumed ends with the same weights as one that was not.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import math
 import signal
@@ -37,6 +36,7 @@ from finetune.machine import computes_in_bfloat16, describe_machine, package_ver
 from finetune.optimise import WeightAverage, build_optimizer, learning_rate, set_learning_rate
 from finetune.progress import Progress
 from finetune.run_folder import (
+    forget_after,
     load_last,
     locked,
     read_json,
@@ -126,7 +126,7 @@ def _fine_tune(job: Job, cfg: CfgNode) -> None:
     if main:
         write_atomically(job.run / "config.yaml", lambda path: path.write_text(cfg.dump()))
         write_json(job.run / "run.json", record)
-        _forget_after(job.run / "metrics.json", start)
+        forget_after(job.run / "metrics.json", start)
         writers = [JSONWriter(str(job.run / "metrics.json")), TensorboardXWriter(str(job.run))]
 
     batches = TrainingBatches(
@@ -283,15 +283,6 @@ def _synthetic(cfg: CfgNode) -> Any:
 def _any_process(flag: bool) -> bool:
     """Whether the flag is set in any process, so that all leave the loop at the same step."""
     return any(comm.all_gather(flag)) if comm.get_world_size() > 1 else flag
-
-
-def _forget_after(metrics: Path, step: int) -> None:
-    """Drop the lines of steps that a resumed run takes again."""
-    if not metrics.exists():
-        return
-    lines = metrics.read_text().splitlines(keepends=True)
-    kept = [line for line in lines if json.loads(line)["iteration"] < step]
-    write_atomically(metrics, lambda path: path.write_text("".join(kept)))
 
 
 @contextlib.contextmanager

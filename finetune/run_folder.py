@@ -99,6 +99,15 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path} cannot be read ({_reason(error)}): start a new run") from error
 
 
+def forget_after(metrics: Path, step: int) -> None:
+    """Drop the lines of steps that a resumed run takes again."""
+    if not metrics.exists():
+        return
+    lines = metrics.read_text().splitlines(keepends=True)
+    kept = [line for line in lines if json.loads(line)["iteration"] < step]
+    write_atomically(metrics, lambda path: path.write_text("".join(kept)))
+
+
 @contextlib.contextmanager
 def locked(run: Path) -> Iterator[None]:
     """Hold the run folder for this process; a second training into it is refused.

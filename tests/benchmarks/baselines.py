@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.baselines flask|litserve RUN PORT
 
-Both answer POST /predict (the picture as body, or as the form's ``request``) with boxes, scores and COCO RLEs of
+Both answer POST /predict (the picture as body; for LitServe as JSON, in base64) with boxes, scores and COCO RLEs of
 masks that Detectron2 pasted into full-size arrays.
 """
 
@@ -54,8 +54,8 @@ def flask_server(run: Path, port: int) -> None:
 
     app = flask.Flask(__name__)
     answer = answerer(run)
-    app.post("/predict")(lambda: answer(flask.request.get_data()))
-    app.get("/health")(lambda: "ok")
+    app.add_url_rule("/predict", "predict", lambda: answer(flask.request.get_data()), methods=["POST"])
+    app.add_url_rule("/health", "health", lambda: "ok")
     app.run("127.0.0.1", port, threaded=True)
 
 
@@ -63,17 +63,9 @@ def litserve_server(run: Path, port: int) -> None:
     """LitServe, one worker."""
     import litserve
 
-    class Api(litserve.LitAPI):
-        def setup(self, device: str) -> None:
-            self.answer = answerer(run)
+    from tests.benchmarks.litserve_api import Api
 
-        def decode_request(self, request: Any) -> bytes:
-            return request["request"].file.read()
-
-        def predict(self, data: bytes) -> dict[str, Any]:
-            return self.answer(data)
-
-    server = litserve.LitServer(Api(), accelerator="cpu", workers_per_device=1, timeout=300)
+    server = litserve.LitServer(Api(run), accelerator="cpu", workers_per_device=1, timeout=300)
     server.run(
         host="127.0.0.1", port=port, generate_client_file=False, num_api_servers=1, log_level="warning"
     )
