@@ -16,7 +16,7 @@ Predict a whole collection of photos with an archive, on this machine or on a Ra
 
   python -m handler.batch model_store/maskrcnn_resnet50_fpn.mar photos results
   python -m handler.batch model_store/maskrcnn_resnet50_fpn.mar 's3://bucket/photos/*.jpg' s3://bucket/results \\
-      --address ray://head:10001 --score-threshold 0.7
+      --address auto --score-threshold 0.7
 
 Parquet has one row an instance; a photo without any has one row with an empty `instance`, a photo that cannot be
 answered one row with its `error_code` and `error_message`. Started again with the same OUTPUT, it goes on where it
@@ -41,7 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
     option(
         "--address",
         metavar="RAY",
-        help="a running Ray cluster: auto or HOST:PORT (default: this machine alone)",
+        help="a running Ray cluster that this machine is part of: auto or HOST:PORT (default: this machine alone)",
     )
     option("--score-threshold", metavar="0..1", help="keep instances whose score is at least this")
     option("--max-detections", metavar="1..300", help="keep at most this many a photo, the best first")

@@ -41,6 +41,7 @@ from handler.options import FormText, Options, parse_options
 PHOTOS_A_TASK = 16  # what a killed worker loses at most, and the step of the progress bar
 TRIES = 2  # of a task, before its photos wait for the next pass
 GPU_BATCH = 8
+LONGEST_TEMPORARY = 25  # characters: Ray's sockets lie deep below it, and a socket's path has 107 at most
 DIED = error_body("worker_died", "The predictor died of this picture, each time it was tried.")
 
 
@@ -177,7 +178,8 @@ def _steady_rate(moments: list[float]) -> float:
 def _connected(address: str | None, archive_bytes: int) -> Iterator[None]:
     """A Ray of this job's own, gone afterwards, or a cluster that runs already."""
     quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
-    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
+    short = tempfile.gettempdir() if len(tempfile.gettempdir()) <= LONGEST_TEMPORARY else "/tmp"  # noqa: S108
+    with tempfile.TemporaryDirectory(prefix="ray-", dir=short, ignore_cleanup_errors=True) as folder:
         try:
             if address:
                 ray.init(address=address, **quiet)
@@ -190,7 +192,7 @@ def _connected(address: str | None, archive_bytes: int) -> Iterator[None]:
                     _temp_dir=folder,
                     **quiet,
                 )
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             reason = str(error).strip().splitlines()[0]
             raise BatchError(f"Ray at {address or 'this machine'} cannot be reached: {reason}") from error
         try:
@@ -205,24 +207,28 @@ def predict(
     """Each photo with its answer and the moment of it, once, in the order in which they come.
 
     Raises:
-        BatchError: the predictor cannot be loaded, or not one photo could be answered.
+        BatchError: the predictor cannot be loaded, or nothing answers any more.
     """
     missing = dict.fromkeys(photos)
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # it reports each lost task; we count them
     ray.cloudpickle.register_pickle_by_value(worker)
     archive = ray.put(model.data)
     for photos_a_task in (PHOTOS_A_TASK, PHOTOS_A_TASK, 1):
+        before, stalled = len(missing), False
+        try:
+            for row in _one_pass(args, model.sha256, archive, options, list(missing), photos_a_task):
+                if row["photo"] in missing:
+                    del missing[row["photo"]]
+                    yield row["photo"], json.loads(row["body"]), row["answered"]
+        except ray.data.exceptions.ExecutionTimeoutError:
+            stalled = True  # a node is gone for good, or all are busy: the next pass takes what there is
         if not missing:
             return
-        before = len(missing)
-        for row in _one_pass(args, model.sha256, archive, options, list(missing), photos_a_task):
-            if row["photo"] in missing:
-                del missing[row["photo"]]
-                yield row["photo"], json.loads(row["body"]), row["answered"]
-        if len(missing) == before == len(photos) > 1 and photos_a_task == 1:
-            raise BatchError(
-                "not one photo could be answered: look into Ray's logs, or try one photo with TorchServe"
-            )
+    if len(missing) == before and (stalled or before == len(photos) > 1):
+        raise BatchError(
+            f"{before} photos got no answer ({next(iter(missing))} the first): look whether the nodes are alive and "
+            "have memory; what was answered is written, and the same command goes on from here"
+        )
     for photo in missing:
         yield photo, DIED, time.time()
 
@@ -262,8 +268,6 @@ def _one_pass(
     try:
         for table in answers.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             yield from table.to_pylist()
-    except ray.data.exceptions.ExecutionTimeoutError:
-        return  # a node is gone for good: the next pass is sized to those that live
     except ray.exceptions.RayError as error:
         lines = [line for line in str(error).splitlines() if line.strip()]
         raise BatchError(f"the predictor could not be started: {lines[-1].strip()[:300]}") from error

@@ -15,6 +15,7 @@ from typing import Any
 
 import psutil
 import pytest
+from PIL import Image
 
 pytest.importorskip("ray", reason="ray is not installed: make install-batch")
 pq = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed: make install-batch")
@@ -288,6 +289,17 @@ def test_coco_and_an_archive_that_does_not_load(tmp_path: Path) -> None:
     assert run.returncode == 1
     assert "no weights at all" in run.stderr
     assert "Traceback" not in run.stderr
+
+
+@pytest.mark.slow
+def test_a_photo_that_hangs(tmp_path: Path) -> None:
+    good = write_photos(tmp_path / "photos", 12)
+    Image.new("RGB", (60, 40), "black").save(tmp_path / "photos/hangs.png")
+    run = run_batch(stub_archive(tmp_path), tmp_path / "photos", tmp_path / "out", "--stall-timeout", 6)
+    assert run.returncode == 1
+    assert "hangs.png" in run.stderr
+    assert "Traceback" not in run.stderr
+    assert sorted(photos_in(tmp_path / "out")) == [str(path) for path in good]
 
 
 @pytest.fixture
