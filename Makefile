@@ -40,7 +40,7 @@ doctor:  ## what is missing on this machine, and the cure
 test: install-dev  ## the tests (those that need real photos want BALLOON_DATA=folder)
 	@$(RUN) -m pytest -m "not slow" $(ARGS)
 
-test-slow: install-dev  ## the slow tests as well
+test-slow: install-dev install-batch  ## the slow tests as well
 	@$(RUN) -m pytest $(ARGS)
 
 bench: install-dev  ## measure: speed in process and over HTTP, accuracy of each precision (TRAINED=runs/…: with it)

@@ -65,6 +65,7 @@ def run(args: argparse.Namespace) -> None:
     model = read_model(args.archive)
     names = ("score_threshold", "max_detections", "classes", "mask_format")
     options = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    options.setdefault("mask_format", "rle")  # whatever the archive's own default is
     chosen = _checked(options, model.classes)
     coco = args.output_format == "coco"
     if coco and chosen.mask_format == "png":

@@ -161,11 +161,11 @@ def test_prediction_for_a_torchserve_under_load(tmp_path: Path) -> None:
             return time.perf_counter() - start
 
         alone = [ask(nap) for nap in naps]
-        with ThreadPoolExecutor(40) as pool:
+        with ThreadPoolExecutor(8) as pool:
             begun = time.perf_counter()
             list(pool.map(ask, naps * 3))
             saturated = len(naps * 3) / (time.perf_counter() - begun)
-            measured = Measured([s * 1000 for s in alone], saturated, workers=2, cores=2, queue_size=100)
+            measured = Measured([s * 1000 for s in alone], saturated, workers=2, cores=2, queue_size=32)
             rate, seconds, requests = 0.6 * saturated, [0.0] * 600, 600
             threads = []
             clock = time.perf_counter()
@@ -182,7 +182,7 @@ def test_prediction_for_a_torchserve_under_load(tmp_path: Path) -> None:
             for thread in threads:
                 thread.join()
     services = capacity.resampled(measured.service_times(), seed=6)
-    same = simulate(poisson(rate, requests, seed=5), services, 2, 100)  # for the very arrivals that were sent
+    same = simulate(poisson(rate, requests, seed=5), services, 2, 32)  # for the very arrivals that were sent
     found = sorted(seconds[int(requests * capacity.WARM_UP) :])
     p50, p95 = (found[int(len(found) * q)] for q in (0.5, 0.95))
     print(f"p50 {p50:.3f} s, predicted {same.p50 + measured.overhead:.3f}")
