@@ -8,7 +8,7 @@ PIP := PIP_USE_PEP517=1 $(RUN) -m pip --disable-pip-version-check install --no-d
 DATA ?= data/balloon
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo demo-check serve stop web test test-slow bench bench-gpu lint format lock doctor clean
+.PHONY: help install install-dev install-batch demo demo-check serve stop web test test-slow bench bench-gpu bench-batch lint format lock doctor clean
 
 help:  ## show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -40,7 +40,7 @@ doctor:  ## what is missing on this machine, and the cure
 test: install-dev  ## the tests (those that need real photos want BALLOON_DATA=folder)
 	@$(RUN) -m pytest -m "not slow" $(ARGS)
 
-test-slow: install-dev  ## the slow tests as well
+test-slow: install-dev install-batch  ## the slow tests as well
 	@$(RUN) -m pytest $(ARGS)
 
 bench: install-dev  ## measure: speed in process and over HTTP, accuracy of each precision (TRAINED=runs/…: with it)
@@ -51,7 +51,12 @@ bench: install-dev  ## measure: speed in process and over HTTP, accuracy of each
 bench-gpu: install-dev  ## the same on a GPU, where there is one
 	@$(RUN) -m tests.benchmarks.bench_predictor --device cuda $(if $(TRAINED),--run $(TRAINED) --data $(DATA))
 
+bench-batch: install-dev install-batch  ## measure batch prediction: against the predictor alone, two nodes against one
+	@$(RUN) -m tests.benchmarks.bench_batch $(if $(TRAINED),--run $(TRAINED))
+
 install-dev: $(VENV)/.installed-dev  ## what the tests and checks need as well
+
+install-batch: $(VENV)/.installed-batch  ## what `python -m handler.batch` needs as well (Ray Data)
 
 lint: install-dev  ## lint, format and types
 	@$(RUN) -m ruff check .
@@ -67,6 +72,8 @@ lock:  ## choose the versions anew (needs uv)
 	  --extra dev -o requirements-dev.txt
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate --no-header pyproject.toml \
 	  -c requirements-dev.txt -o requirements.txt
+	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate --no-header pyproject.toml \
+	  --extra batch -c requirements-dev.txt -o requirements-batch.txt
 
 clean:  ## remove what the targets made, but for your data and runs
 	rm -rf $(VENV) .serve .demo reports .pytest_cache .ruff_cache .mypy_cache
@@ -89,4 +96,8 @@ $(VENV)/.installed: requirements.txt requirements-detectron2.txt
 
 $(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt
 	@$(PIP) --quiet -r requirements-dev.txt
+	@touch $@
+
+$(VENV)/.installed-batch: $(VENV)/.installed requirements-batch.txt
+	@$(PIP) --quiet -r requirements-batch.txt
 	@touch $@

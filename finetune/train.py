@@ -26,6 +26,9 @@ events, last.pth (to resume from) and model_best.safetensors (the best checkpoin
   python -m finetune train resnet50_fpn --data data/balloon --output runs/resnet50_fpn --resume
 """
 
+LOST_CONTACT = 3
+"""Exit status of a training process whose peers are gone."""
+
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command ``train``."""
@@ -102,6 +105,11 @@ def _fine_tune_in_processes(job: Job, args: argparse.Namespace) -> None:
     try:
         launch(_worker, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, args=(job,))
     except ProcessExitedException as error:
+        if error.exit_code == LOST_CONTACT:
+            raise UserError(
+                "another machine's training process ended: what failed stands there; mend that and go on with "
+                f"--resume --output {job.run} on all machines"
+            ) from None
         ended = f"was killed by {error.signal_name}" if error.signal_name else "failed, see above"
         raise UserError(
             f"training process {error.error_index} {ended}: mend that and go on with --resume --output {job.run}"
@@ -123,6 +131,17 @@ def _worker(job: Job) -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
+    except RuntimeError as error:
+        if not _lost_contact(error):
+            raise
+        sys.exit(LOST_CONTACT)
+
+
+def _lost_contact(error: RuntimeError) -> bool:
+    """Whether another process of the training is gone: NCCL has an error of its own, gloo only its words."""
+    from torch.distributed import DistError
+
+    return isinstance(error, DistError) or "gloo" in str(error) or "Connection closed by peer" in str(error)
 
 
 def prepare(args: argparse.Namespace) -> Job:

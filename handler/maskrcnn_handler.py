@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import sys
 import time
 from http import HTTPStatus
@@ -141,5 +140,7 @@ def _device(gpu_id: int | None) -> str:
 
 def _fair_threads(config: dict[str, Any]) -> int:
     """This worker's share of the cores that the process may use."""
+    from handler.cores import usable_cores
+
     workers = max(int(config.get("maxWorkers") or 1), int(config.get("minWorkers") or 1), 1)
-    return max(1, len(os.sched_getaffinity(0)) // workers)
+    return max(1, usable_cores() // workers)

@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from detectron2.modeling import build_model as build
 from detectron2.structures import Instances
 
 from handler.archive import Archive, ArchiveError, open_archive
+from handler.cores import usable_cores
 from handler.detections import Detections
 from handler.engines import Engine, choose_engine
 from handler.engines.torch_engine import TorchEngine, Trunk
@@ -100,7 +100,7 @@ class Predictor:
         """
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         dtype = choose_dtype(precision, device)
-        threads = threads or len(os.sched_getaffinity(0))
+        threads = threads or usable_cores()
         if device.type == "cpu":
             torch.set_num_threads(threads)
         archive = open_archive(Path(folder))

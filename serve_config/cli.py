@@ -37,6 +37,8 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="ARCHIVE",
         help="archives or versions to serve; the first is the default",
     )
+    about = "a list as `fetch` reads it: what to serve the first time, its first archive the default"
+    option("--list", metavar="LIST", help=about)
     option("--fresh", action="store_true", help="do not bring back what was registered when it stopped")
     option(
         "--model-store",
@@ -80,6 +82,14 @@ def build_parser() -> argparse.ArgumentParser:
     unregister = add("unregister", "take a version down (not the default)")
     unregister.add_argument("version", metavar="VERSION")
 
+    fetch = add("fetch", "download archives into the model store, by a list with their SHA-256")
+    fetch.add_argument(
+        "list", metavar="LIST", help="`SHA256  https://…/NAME.mar` a line; - reads standard input"
+    )
+    fetch.add_argument(
+        "--to", type=Path, default="model_store", metavar="DIR", help="model store (%(default)s)"
+    )
+
     option = add("predict", "send a picture, print the JSON or write the PNG").add_argument
     option("image", type=Path, metavar="IMAGE")
     option("--version", metavar="VERSION", help="instead of the default")
@@ -91,6 +101,19 @@ def build_parser() -> argparse.ArgumentParser:
     option("--mask-format", choices=["rle", "polygon", "png", "none"])
     option("--raw", action="store_true", help="print the JSON as it came, masks in full")
     option("--timeout", type=positive, default=120, metavar="S", help="seconds to wait (%(default)s)")
+
+    option = add("plan", "tell how many machines a load needs, from what `make bench` measured").add_argument
+    option("--rate", type=above_zero, required=True, metavar="R", help="requests a second")
+    option(
+        "--p95",
+        type=above_zero,
+        required=True,
+        metavar="MS",
+        help="95 %% are to be answered within so many ms",
+    )
+    measured = Path("reports/bench_http/bench_http.json")
+    option("--bench", type=Path, default=measured, metavar="FILE", help="the report to plan by (%(default)s)")
+    option("--json", action="store_true", help="as JSON")
 
     curl = add("curl", "print the curl line that sends a picture")
     curl.add_argument("image", nargs="?", default="photo.jpg", metavar="IMAGE")
@@ -115,6 +138,13 @@ def positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
+    return value
+
+
+def above_zero(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
     return value
 
 

@@ -8,7 +8,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from serve_config import foreground, predict, status, swap, torchserve
+from serve_config import fetch, foreground, predict, status, swap, torchserve
 from serve_config.archives import find_archive, read_archive
 from serve_config.client import Client
 from serve_config.config import DEFAULT_PORTS, Settings
@@ -29,6 +29,8 @@ def run_start(args: argparse.Namespace, home: Home) -> int:
         workers=args.workers,
     )
     models = [] if args.fresh and args.models is None else args.models
+    if args.list and models is None and not home.state_file.exists():
+        models = [wanted.name for wanted in fetch.read_list(args.list)]
     done = torchserve.start(home, settings, args.model_store, models, say)
     try:
         client = Client(home)
@@ -103,6 +105,12 @@ def run_unregister(args: argparse.Namespace, home: Home) -> int:
     return 0
 
 
+def run_fetch(args: argparse.Namespace, home: Home) -> int:
+    for wanted in fetch.read_list(args.list):
+        print(fetch.fetch(wanted, args.to, say))
+    return 0
+
+
 def run_predict(args: argparse.Namespace, home: Home) -> int:
     names = ("output", "score_threshold", "max_detections", "classes", "mask_format")
     options = {name: str(getattr(args, name)) for name in names if getattr(args, name) is not None}
@@ -114,6 +122,16 @@ def run_predict(args: argparse.Namespace, home: Home) -> int:
         print(args.to)
     else:
         print(predict.show(body, args.raw))
+    return 0
+
+
+def run_plan(args: argparse.Namespace, home: Home) -> int:
+    from serve_config import capacity, plan
+
+    measured = plan.read_measured(args.bench)
+    found = capacity.plan(measured, args.rate, args.p95 / 1000)
+    text = plan.as_text(measured, found, args.rate, args.p95 / 1000)
+    print(plan.as_json(measured, found) if args.json else text)
     return 0
 
 

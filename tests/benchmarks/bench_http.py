@@ -63,7 +63,7 @@ def main() -> int:
         run = prepare(args, Path(folder))
         ask = servers(run, Path(folder), stack)
         where = machine()
-        rows = one_client(ask, args.repeats)
+        rows, seconds = one_client(ask, args.repeats)
         eight_clients(ask, args.rounds, rows)
         overhead = http_overhead(ask[OURS], args.repeats)
     encoded, peak = list(encoding()), memory()
@@ -73,7 +73,14 @@ def main() -> int:
     save(
         args.output,
         "bench_http",
-        {"machine": where, "rows": rows, "overhead": overhead, "encoding": encoded, "memory": peak},
+        {
+            "machine": where,
+            "rows": rows,
+            "overhead": overhead,
+            "encoding": encoded,
+            "memory": peak,
+            "capacity": capacity(str(args.run or args.backbone), where, seconds[OURS], rows),
+        },
         text,
     )
     groups = [{**row, "group": "requests a second, eight clients"} for row in rows]
@@ -149,14 +156,32 @@ def baseline(kind: str, run: Path) -> Iterator[str]:
             os.killpg(process.pid, signal.SIGKILL)  # LitServe's workers outlive it otherwise
 
 
-def one_client(ask: dict[str, Callable[[], requests.Response]], repeats: int) -> list[dict[str, Any]]:
-    """Latency of a single client; a row per server."""
+def capacity(
+    model: str, where: dict[str, Any], seconds: list[float], rows: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """What ``serve_config plan`` reads (:class:`serve_config.capacity.Measured`): our one worker on all cores."""
+    (ours,) = [row for row in rows if row["server"] == OURS]
+    return {
+        "latency_ms": [value * 1000 for value in seconds],
+        "saturated_rate": ours["requests a second"],
+        "workers": 1,
+        "cores": where["cores"],
+        "gpus": 1 if where["gpu"] else 0,
+        "model": model,
+        "machine": describe(where),
+    }
+
+
+def one_client(
+    ask: dict[str, Callable[[], requests.Response]], repeats: int
+) -> tuple[list[dict[str, Any]], dict[str, list[float]]]:
+    """Latency of a single client; a row per server, and the seconds of each request."""
     replies = {name: call() for name, call in ask.items()}
     for name, reply in replies.items():
         assert reply.ok, (name, reply.text[:500])
     seconds = alternate(ask, repeats=repeats)
     reference = summary(seconds[FLASK])["median_ms"]
-    return [
+    rows = [
         {
             "server": name,
             "latency_ms": summary(times)["median_ms"],
@@ -165,6 +190,7 @@ def one_client(ask: dict[str, Callable[[], requests.Response]], repeats: int) ->
         }
         for name, times in seconds.items()
     ]
+    return rows, seconds
 
 
 def eight_clients(

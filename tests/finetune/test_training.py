@@ -1,23 +1,18 @@
 """The training command, run as a user runs it, on a toy model and a few drawn photos."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-import cv2
 import numpy as np
 import psutil
 import pytest
 import torch
-from detectron2.modeling import build_model
 
 from finetune.cli import main
-from finetune.config import read_config
-from finetune.data.layout import Instance, Photo, write_dataset
 from finetune.errors import UserError
 from finetune.run_folder import write_atomically
 
@@ -48,29 +43,6 @@ TOY = [
     "SEED",
     "7",
 ]
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
-    """Six photos of bright discs, two for validation: enough for the path, not for a good model."""
-    rng = np.random.default_rng(0)
-
-    def photo(number: int) -> Photo:
-        image = rng.integers(0, 80, (64, 80, 3), dtype=np.uint8)
-        x, y, radius = int(rng.integers(20, 60)), int(rng.integers(20, 44)), 14
-        cv2.circle(image, (x, y), radius, (30, 60, 250), -1)
-        angles = np.linspace(0, 2 * np.pi, 24, endpoint=False)
-        polygon = (
-            np.stack([x + radius * np.cos(angles), y + radius * np.sin(angles)], axis=1).ravel().tolist()
-        )
-        return Photo(
-            f"{number}.png", cv2.imencode(".png", image)[1].tobytes(), 80, 64, [Instance(0, [polygon])]
-        )
-
-    root = tmp_path_factory.mktemp("data") / "discs"
-    splits = {"train": [photo(i) for i in range(4)], "val": [photo(i) for i in range(4, 6)]}
-    write_dataset(root, name="discs", classes=["disc"], source="drawn", splits=splits)
-    return root
 
 
 def train_arguments(data: Path, run: Path, *more: str) -> list[str]:
@@ -232,45 +204,6 @@ def test_ctrl_c_leaves_a_checkpoint_and_no_process(data, tmp_path):
     assert not [child for child in children if child.is_running()]
     assert torch.load(run / "last.pth", weights_only=True)["step"] >= 1
     assert not list(run.glob(".*.tmp"))
-
-
-@pytest.mark.slow
-def test_two_processes_learn_like_one(data, tmp_path):
-    keys = [
-        "SOLVER.MAX_ITER",
-        "20",
-        "SOLVER.BASE_LR",
-        "0.001",
-        "SOLVER.WARMUP_ITERS",
-        "5",
-        "SOLVER.IMS_PER_BATCH",
-        "4",
-        "TEST.EVAL_PERIOD",
-        "0",
-    ]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    losses, weights = [], []
-    for name, more in (("one", []), ("two", ["--num-gpus", "2"])):
-        run = tmp_path / name
-        subprocess.run(
-            [*command(data, run, *more), *keys], cwd=REPOSITORY, check=True, env=environment, timeout=200
-        )
-        weights.append(torch.load(run / "last.pth", weights_only=True)["model"])
-        losses.append([row["total_loss"] for row in metrics(run) if "total_loss" in row])
-    assert len(losses[0]) == len(losses[1]) == 2, "the main process alone writes"
-    assert losses[1] == pytest.approx(losses[0], rel=0.05)
-    assert losses[0][1] < 0.95 * losses[0][0], "it did learn"
-    start = first_weights(tmp_path / "one")
-    moved = [torch.cat([(state[name] - start[name]).flatten() for name in start]) for state in weights]
-    # not equal: which of the proposals are learned from is drawn anew in every process
-    assert torch.nn.functional.cosine_similarity(*moved, dim=0) > 0.8
-
-
-def first_weights(run: Path) -> dict[str, torch.Tensor]:
-    """The random weights that a run without --weights started from."""
-    cfg = read_config(run / "config.yaml")
-    torch.manual_seed(cfg.SEED)
-    return build_model(cfg).state_dict()
 
 
 def test_existing_run_is_not_overwritten(data, two_epochs, capsys):

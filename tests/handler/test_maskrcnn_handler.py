@@ -161,7 +161,7 @@ def test_initialize_passes_the_configuration_on(predictor: FakePredictor, folder
 def test_workers_share_the_cores(
     predictor: FakePredictor, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
+    monkeypatch.setattr("handler.cores.usable_cores", lambda: 8)
     for workers, threads in ((1, 8), (3, 2), (20, 1)):
         Worker(folder, {"minWorkers": 1, "maxWorkers": workers})
         assert predictor.card["loaded"]["threads"] == threads

@@ -19,7 +19,7 @@ from serve_config.state import Home, State
 from tests.serve_config.conftest import REPOSITORY
 
 COMMANDS = ["start", "stop", "status", "models", "register", "swap", "rollback", "unregister", "predict"]
-COMMANDS += ["curl", "header", "doctor"]
+COMMANDS += ["fetch", "plan", "curl", "header", "doctor"]
 
 
 def run(*arguments: str | Path, python: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:

@@ -1,0 +1,133 @@
+"""Batch prediction on Ray against the predictor alone, and two Ray nodes of one core against one.
+
+    python -m tests.benchmarks.bench_batch                  # random weights that find about ten objects
+    python -m tests.benchmarks.bench_batch --run RUN        # a trained run
+
+The predictor alone has all cores and its photos decoded in memory. Batch reads and decodes JPEGs and writes Parquet;
+its rate is that between the first and the last tenth of the answers, without Ray's start. They take turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from finetune.export import Options, export
+from tests.benchmarks.bench_http import prepare
+from tests.benchmarks.bench_predictor import describe
+from tests.benchmarks.measuring import machine, save, table
+from tests.toy_models import photo
+
+HEIGHT, WIDTH = 768, 1024
+RATE = re.compile(r"([\d.]+) photos a second when running; 0 with an error")
+ALONE = """
+import sys, time
+from pathlib import Path
+import numpy as np
+from PIL import Image
+sys.path.insert(0, sys.argv[1])
+from handler.predictor import Predictor
+predictor = Predictor.load(Path(sys.argv[1]), device="cpu")
+photos = [np.asarray(Image.open(path)) for path in sorted(Path(sys.argv[2]).iterdir())]
+predictor.predict(photos[:2])
+start = time.perf_counter()
+for image in photos:
+    predictor.predict([image])
+print(len(photos) / (time.perf_counter() - start))
+"""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--backbone", default="mobilenetv2_fpn", help="for random weights")
+    parser.add_argument("--run", type=Path, help="a trained run instead of random weights")
+    parser.add_argument("--photos", type=int, default=120)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--output", type=Path, default=Path("reports/bench_batch"))
+    args = parser.parse_args()
+    where = machine()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        archive = export(prepare(args, folder), Options(output=folder / "exported"))
+        with zipfile.ZipFile(archive) as file:
+            file.extractall(folder / "unpacked")
+        (folder / "photos").mkdir()
+        for i in range(args.photos):
+            picture = Image.fromarray(photo(HEIGHT, WIDTH, seed=i % 10))
+            picture.save(folder / f"photos/{i:04}.jpg", quality=90)
+        rates: dict[str, list[float]] = {}
+        for number in range(args.rounds):
+            output = folder / f"out{number}"
+            rates.setdefault("predictor alone, all cores", []).append(alone(folder))
+            rates.setdefault("batch, this machine", []).append(batch(archive, folder, output / "local"))
+            for nodes in (1, 2):
+                rate = on_cluster(nodes, archive, folder, output / f"nodes{nodes}")
+                rates.setdefault(f"batch, {nodes} Ray node(s) of one core", []).append(rate)
+    medians = {name: statistics.median(values) for name, values in rates.items()}
+    first, _, one, _ = medians.values()
+    rows: list[dict[str, Any]] = [
+        {"what": name, "photos a second": rate, "× predictor": rate / first, "× one node": rate / one}
+        for name, rate in medians.items()
+    ]
+    title = f"{args.run or args.backbone}, {WIDTH}x{HEIGHT}, {args.photos} photos, {describe(where)}"
+    text = f"{title}\n\n{table(rows)}"
+    save(args.output, "bench_batch", {"machine": where, "rows": rows, "rounds": rates}, text)
+    print(f"{text}\n\n{args.output}")
+    return 0
+
+
+def alone(folder: Path) -> float:
+    """Photos a second of the archive's own predictor, in a process of its own."""
+    command = [sys.executable, "-c", ALONE, str(folder / "unpacked"), str(folder / "photos")]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True, cwd=folder).stdout)
+
+
+def batch(archive: Path, folder: Path, output: Path, *more: str) -> float:
+    """Photos a second of the command line, once the predictors answer."""
+    command = [
+        sys.executable,
+        "-m",
+        "handler.batch",
+        str(archive),
+        str(folder / "photos"),
+        str(output),
+        *more,
+    ]
+    run = subprocess.run(command, capture_output=True, text=True)
+    found = RATE.search(run.stderr)
+    if run.returncode or not found:
+        raise RuntimeError(run.stderr[-2000:])
+    return float(found[1])
+
+
+def on_cluster(nodes: int, archive: Path, folder: Path, output: Path) -> float:
+    """The same on a cluster of this machine's, a node a core."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    from ray.cluster_utils import Cluster
+
+    head = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": 500 * 2**20}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    try:
+        for _ in range(nodes - 1):
+            cluster.add_node(num_cpus=1, object_store_memory=500 * 2**20)
+        return batch(archive, folder, output, "--address", cluster.address)
+    finally:
+        cluster.shutdown()
+        time.sleep(2)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,30 @@
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from finetune.data.layout import Instance, Photo, write_dataset
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory) -> Path:
+    """Six photos of bright discs, two for validation: enough for the path, not for a good model."""
+    rng = np.random.default_rng(0)
+
+    def photo(number: int) -> Photo:
+        image = rng.integers(0, 80, (64, 80, 3), dtype=np.uint8)
+        x, y, radius = int(rng.integers(20, 60)), int(rng.integers(20, 44)), 14
+        cv2.circle(image, (x, y), radius, (30, 60, 250), -1)
+        angles = np.linspace(0, 2 * np.pi, 24, endpoint=False)
+        polygon = (
+            np.stack([x + radius * np.cos(angles), y + radius * np.sin(angles)], axis=1).ravel().tolist()
+        )
+        return Photo(
+            f"{number}.png", cv2.imencode(".png", image)[1].tobytes(), 80, 64, [Instance(0, [polygon])]
+        )
+
+    root = tmp_path_factory.mktemp("data") / "discs"
+    splits = {"train": [photo(i) for i in range(4)], "val": [photo(i) for i in range(4, 6)]}
+    write_dataset(root, name="discs", classes=["disc"], source="drawn", splits=splits)
+    return root
