@@ -24,6 +24,7 @@ from serve_config.cli import main as serve_config
 from serve_config.config import Settings
 from serve_config.management import default_version, versions
 from serve_config.state import State
+from tests.e2e.conftest import page_config
 from tests.torchserve_fixture import RunningTorchServe, running_torchserve, toy_archive
 from tests.toy_models import write_run
 from tests.web_client.conftest import serving
@@ -60,18 +61,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningTorchSer
 
 @pytest.fixture(scope="module")
 def app(server: RunningTorchServe) -> Flask:
-    ports = server.client.ports
-    return create_app(
-        {
-            "INFERENCE_URL": f"http://127.0.0.1:{ports['inference']}",
-            "MANAGEMENT_URL": f"http://127.0.0.1:{ports['management']}",
-            "KEY_FILE": str(server.home.key_file),
-            "HOST": "127.0.0.1",
-            "PORT": 0,
-            "RATE_LIMIT": "",
-            "TIMEOUT": TIMEOUT,
-        }
-    )
+    return create_app(page_config(server, TIMEOUT=TIMEOUT))
 
 
 @pytest.fixture(scope="module")
