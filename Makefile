@@ -8,7 +8,7 @@ PIP := $(RUN) -m pip --disable-pip-version-check install --no-deps --require-has
 DATA ?= data/balloon
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo demo-check serve stop web test test-slow bench bench-gpu lint format lock doctor clean
+.PHONY: help install install-dev demo demo-check serve stop web test test-slow bench bench-gpu load soak audit lint format lock doctor clean
 
 help:  ## show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -50,6 +50,15 @@ bench: install-dev  ## measure: speed in process and over HTTP, accuracy of each
 
 bench-gpu: install-dev  ## the same on a GPU, where there is one
 	@$(RUN) -m tests.benchmarks.bench_predictor --device cuda $(if $(TRAINED),--run $(TRAINED) --data $(DATA))
+
+load: install-dev  ## the page and TorchServe under steady load, a burst of ten times as much, slow clients
+	@$(RUN) -m tests.benchmarks.load
+
+soak: install-dev  ## half an hour of load (MINUTES=3): memory and open files must not grow
+	@$(RUN) -m tests.benchmarks.load --soak $(or $(MINUTES),30)
+
+audit: install-dev  ## known vulnerabilities of the pinned packages, and the bill of materials
+	@$(RUN) -m tests.audit
 
 install-dev: $(VENV)/.installed-dev  ## what the tests and checks need as well
 
