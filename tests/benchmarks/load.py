@@ -31,6 +31,7 @@ import requests
 
 from serve_config.management import versions
 from serve_config.state import State
+from tests.benchmarks.load_chart import chart
 from tests.benchmarks.measuring import machine, save, table
 from tests.corpus import files
 from tests.handler.served import handler_archive
@@ -40,8 +41,7 @@ QUEUE = 16  # requests that may wait; the burst brings more
 GROWTH_MB = 24  # megabytes that the slope of a process's memory may add up to over the soak
 GROWTH_FILES = 3  # and its open files
 
-Form = dict[str, Any]
-MIX: tuple[Form, ...] = (
+MIX: tuple[dict[str, Any], ...] = (
     {"files": {"image": ("a.jpg", files()["JPEG"])}},
     {"files": {"image": ("a.png", files()["PNG"])}, "data": {"mask_format": "polygon"}},
     {"files": {"image": ("a.webp", files()["WEBP"])}, "data": {"output": "overlay"}},
@@ -60,7 +60,7 @@ class Sample:
     promised: bool = True
 
 
-def ask(url: str, phase: str, due: float, form: Form) -> Sample:
+def ask(url: str, phase: str, due: float, form: dict[str, Any]) -> Sample:
     try:
         answer = requests.post(f"{url}api/predict", **form, timeout=60)
         status, promised = answer.status_code, answer.status_code != 503 or "Retry-After" in answer.headers
@@ -226,43 +226,6 @@ def failures(rows: Sequence[dict[str, Any]], grown: Sequence[dict[str, Any]] = (
                     f"{row['process']} grew by {row[f'{what} grown']:.1f} {what}, more than {allowed}"
                 )
     return found
-
-
-def chart(path: Path, samples: Sequence[Sample], measured: Sequence[dict[str, Any]]) -> None:
-    """Latency over time by outcome; below it, after a soak, memory over time."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(
-        1 + bool(measured), 1, figsize=(9, 3.2 * (1 + bool(measured))), squeeze=False, layout="constrained"
-    )
-    start = min(sample.at for sample in samples)
-    outcomes = {
-        "answered": ((200, 400), "#1f77b4"),
-        "503, come back later": ((503,), "#e69f00"),
-        "lost": ((0,), "#d55e00"),
-    }
-    for label, (statuses, colour) in outcomes.items():
-        chosen = [sample for sample in samples if sample.status in statuses]
-        if chosen:
-            x, y = [s.at - start for s in chosen], [1e3 * s.seconds for s in chosen]
-            axes[0, 0].scatter(x, y, s=5, color=colour, label=f"{label} ({len(chosen)})")
-    for phase in dict.fromkeys(sample.phase for sample in samples):
-        begun = min(s.at for s in samples if s.phase == phase) - start
-        axes[0, 0].axvline(begun, color="#bbbbbb", linewidth=0.8)
-        axes[0, 0].text(begun, 1.01, f" {phase}", transform=axes[0, 0].get_xaxis_transform(), fontsize=8)
-    axes[0, 0].set(yscale="log", ylabel="milliseconds", xlabel="seconds")
-    axes[0, 0].legend(fontsize=8, loc="lower right")
-    if measured:
-        for name in ("worker", "page", "TorchServe (Java)"):
-            x = [row["seconds"] - start for row in measured]
-            axes[1, 0].plot(x, [row[f"{name} MB"] for row in measured], label=name)
-        axes[1, 0].set(ylabel="resident memory, MB", xlabel="seconds", ylim=(0, None))
-        axes[1, 0].legend(fontsize=8)
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
 
 
 def main() -> int:
