@@ -8,7 +8,8 @@ PIP := PIP_USE_PEP517=1 $(RUN) -m pip --disable-pip-version-check install --no-d
 DATA ?= data/balloon
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev install-batch demo demo-check serve stop web test test-slow bench bench-gpu bench-batch lint format lock doctor clean
+.PHONY: help install install-dev install-batch demo demo-check serve stop web doctor test test-slow bench bench-gpu \
+	bench-batch load soak audit lint format lock clean
 
 help:  ## show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -53,6 +54,15 @@ bench-gpu: install-dev  ## the same on a GPU, where there is one
 
 bench-batch: install-dev install-batch  ## measure batch prediction: against the predictor alone, two nodes against one
 	@$(RUN) -m tests.benchmarks.bench_batch $(if $(TRAINED),--run $(TRAINED))
+
+load: install-dev  ## the page and TorchServe under steady load, a burst of ten times as much, slow clients
+	@$(RUN) -m tests.benchmarks.load
+
+soak: install-dev  ## half an hour of load (MINUTES=3): memory and open files must not grow
+	@$(RUN) -m tests.benchmarks.load --soak $(or $(MINUTES),30)
+
+audit: install-dev  ## known vulnerabilities of the pinned packages, and the bill of materials
+	@$(RUN) -m tests.audit
 
 install-dev: $(VENV)/.installed-dev  ## what the tests and checks need as well
 

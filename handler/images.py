@@ -23,6 +23,10 @@ _FORMAT_LIST = "JPEG, PNG, WebP, BMP, TIFF or GIF"
 MAX_ASPECT_RATIO = 100
 """A picture longer than this times its width shrinks to a line when it is resized for the network."""
 
+MAX_JPEG_SCANS = 100
+"""Encoders make 10 scans at most. A decoder goes over the whole picture for each, and a file of 3 MB has room for a
+hundred thousand: minutes of work."""
+
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"II*\x00", b"MM\x00*", b"GIF87a", b"GIF89a")
 _ORIENTATION = 0x0112
 
@@ -48,7 +52,8 @@ def decode_image(data: bytes, max_bytes: int, max_pixels: int) -> np.ndarray:
 
     Raises:
         TooManyBytes: 413. UnknownType: 415, not one of :data:`FORMATS` or 32-bit samples.
-        Unprocessable: 422, too many pixels or a shape beyond :data:`MAX_ASPECT_RATIO`.
+        Unprocessable: 422, too many pixels, a shape beyond :data:`MAX_ASPECT_RATIO`, or a JPEG that would take
+            minutes.
         BadRequest: 400 ``undecodable_image``, truncated or corrupt.
     """
     if len(data) > max_bytes:
@@ -58,6 +63,8 @@ def decode_image(data: bytes, max_bytes: int, max_pixels: int) -> np.ndarray:
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
         check_size(*image.size, max_pixels)
+        if image.format in ("JPEG", "MPO"):
+            check_scans(data)
         rgb = _decode_jpeg(data) if image.format in ("JPEG", "MPO") and image.mode == "RGB" else None
         if rgb is None:
             image.load()
@@ -92,6 +99,14 @@ def check_size(width: int, height: int, max_pixels: int) -> None:
             "image_too_narrow",
             f"The picture is {width} × {height}; one side may be {MAX_ASPECT_RATIO} times the other at most.",
             "image",
+        )
+
+
+def check_scans(data: bytes) -> None:
+    """Judge a JPEG by its start-of-scan markers, which entropy-coded data never hold (ITU-T T.81, B.1.1.5)."""
+    if data.count(b"\xff\xda") > MAX_JPEG_SCANS:
+        raise Unprocessable(
+            "too_many_scans", "The picture is a JPEG of far too many scans; save it anew.", "image"
         )
 
 

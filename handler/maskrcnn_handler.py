@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 import time
 from http import HTTPStatus
@@ -76,7 +77,7 @@ class MaskRCNNHandler:
                 if headers.get("describe") == "True" and "explain" not in headers:
                     answers[index] = Answer(200, JSON_TYPE, self.describe_handle(), "described")
                 else:
-                    request_id = context.get_request_id(index) or ""
+                    request_id = _request_id(headers, context.get_request_id(index) or "")
                     predictions.append((index, Request(parts, headers.get("content-type", ""), request_id)))
             for (index, _), answer in zip(
                 predictions, self.service.answer([request for _, request in predictions]), strict=True
@@ -129,6 +130,14 @@ def _headers(context: Any, index: int) -> dict[str, str]:
     """
     headers = context.get_all_request_header(index)
     return {name.lower(): value for name, value in headers.items() if isinstance(value, str)}
+
+
+def _request_id(headers: dict[str, str], own: str) -> str:
+    """TorchServe's id, and before it the caller's ``X-Request-ID``, if that is fit for a log: one search finds
+    a request in the logs of the page, of the worker and of TorchServe.
+    """
+    given = headers.get("x-request-id", "")
+    return f"{given}/{own}" if re.fullmatch(r"[A-Za-z0-9._-]{1,64}", given) else own
 
 
 def _device(gpu_id: int | None) -> str:

@@ -161,6 +161,8 @@ class Service:
             responses.check_length(content, self.settings.max_response_bytes)
         except Exception as error:
             return _refuse(job.request, error)
+        spent = " ".join(f"{name}={value:.0f}ms" for name, value in job.timings_ms.items())
+        logger.info("request %s answered: instances=%d %s", job.request.id, content.instances, spent)
         return Answer(
             200, content.content_type, content.body, instances=content.instances, timings_ms=job.timings_ms
         )

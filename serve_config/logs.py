@@ -21,6 +21,9 @@ RAISED = re.compile(
 # What TorchServe's worker raises in place of, or because of, the error before it.
 AFTERMATH = re.compile(r"RuntimeError: \d{3} - |ModuleNotFoundError: No module named 'ts\.torch_handler\.")
 
+# What TorchServe says of a worker that ended before it was READY; then it starts it again, for minutes.
+LOAD_FAILED = re.compile(r"Load model failed: |Retry worker: ")
+
 TAIL_BYTES = 400_000
 
 
@@ -88,3 +91,13 @@ def last_worker_error(logs: Path, version: str, since: int = 0) -> str | None:
         error for error in worker_errors(read_tail(logs / "model_log.log", since)) if error.version == version
     ]
     return errors[-1].message if errors else None
+
+
+def load_failed(logs: Path, version: str, since: int = 0) -> bool:
+    """Whether ts_log.log tells that a worker of ``version`` could not load its model."""
+    for line in read_tail(logs / "ts_log.log", since):
+        found = LINE.match(line)
+        worker = WORKER.match(found["thread"]) if found else None
+        if found and worker and worker["version"] == version and LOAD_FAILED.match(found["message"]):
+            return True
+    return False

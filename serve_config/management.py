@@ -12,7 +12,7 @@ from urllib.parse import quote
 from serve_config.archives import Archive, bring_into_store, read_archive
 from serve_config.client import Client, Refused
 from serve_config.errors import ServeError
-from serve_config.logs import last_worker_error, log_size
+from serve_config.logs import last_worker_error, load_failed, log_size
 from serve_config.state import MODEL, State
 
 Say = Callable[[str], None]
@@ -95,16 +95,18 @@ def register(client: Client, archive: Archive, say: Say, timeout: float = LOAD_T
     name, copied = bring_into_store(archive, Path(state.store))
     if copied:
         say(f"copied {archive.path} to {Path(state.store) / name}")
-    logged = log_size(client.home.logs / "model_log.log")
+    logs = client.home.logs
+    server_logged, workers_logged = log_size(logs / "ts_log.log"), log_size(logs / "model_log.log")
     try:
-        # by its name in the store: what was registered by a file:// URL, TorchServe would delete at
-        # unregistering
-        options = {"url": name, "initial_workers": "1", "synchronous": "true"}
-        client.json("management", "POST", "/models", params=options, timeout=timeout)
-        _wait_ready(client, archive.version, timeout=30)
+        # By its name in the store: what was registered by a file:// URL, TorchServe would delete at
+        # unregistering. Not synchronous: TorchServe would wait in one of the threads that also carry
+        # predictions, and every caller on that thread with it, until the model is loaded.
+        options = {"url": name, "initial_workers": "1", "synchronous": "false"}
+        client.json("management", "POST", "/models", params=options, timeout=90)
+        _wait_ready(client, archive.version, server_logged, timeout)
     except ServeError as error:
         _discard(client, archive.version)
-        why = last_worker_error(client.home.logs, archive.version, logged)
+        why = last_worker_error(logs, archive.version, workers_logged)
         reason = f"its worker says: {why}" if why else str(error)
         raise ServeError(
             f"version {archive.version} ({name}) does not start, and was removed again; {reason}"
@@ -113,11 +115,17 @@ def register(client: Client, archive: Archive, say: Say, timeout: float = LOAD_T
     return archive.version
 
 
-def _wait_ready(client: Client, name: str, timeout: float) -> None:
+def _wait_ready(client: Client, name: str, logged: int, timeout: float) -> None:
+    """Wait for the workers. TorchServe goes on starting a worker that fails to load and tells nobody: only
+    its log says so.
+    """
     deadline = time.monotonic() + timeout
     while not any(version.name == name and version.ready for version in versions(client)):
+        if load_failed(client.home.logs, name, logged):
+            time.sleep(0.5)  # the worker's own last words go through another log
+            raise ServeError("its worker ended while it loaded the model and gave no reason")
         if time.monotonic() > deadline:
-            raise ServeError(f"version {name} has no READY worker after {timeout:.0f} s")
+            raise ServeError(f"it has no READY worker after {timeout:.0f} s")
         time.sleep(0.2)
 
 

@@ -200,7 +200,8 @@ def refusal(response: requests.Response, version: str | None) -> Refused:
         400 <= status < 500 or status == 503
     ):  # the handler's own words: pass them on
         message = str(error.get("message") or "The model refused this picture.")
-        return Refused(status, str(error.get("code") or "refused"), message, error.get("field"))
+        retry_after = 10 if status == 503 else None
+        return Refused(status, str(error.get("code") or "refused"), message, error.get("field"), retry_after)
     kind = str(body.get("type", ""))
     log.warning("TorchServe answered %s %s", status, kind)
     if status == 404 and kind == "ModelVersionNotFoundException":
@@ -212,6 +213,12 @@ def refusal(response: requests.Response, version: str | None) -> Refused:
     if status == 413:
         message = "This picture is too large for the model's server. Make it smaller and send it again."
         return Refused(413, "image_too_large", message, "image")
+    if status == 507 and body.get("message") == "Worker died.":  # and TorchServe is starting another one
+        message = (
+            "The model stopped while it worked on this picture and is being restarted. "
+            "Try again in a few seconds."
+        )
+        return Refused(503, "model_restarting", message, retry_after=10)
     if status == 507:
         message = "The model ran out of memory on this picture. Try a smaller one, or try again in a minute."
         return Refused(503, "out_of_memory", message, retry_after=60)

@@ -14,6 +14,7 @@ from PIL import Image
 
 from handler.errors import RequestError
 from handler.images import decode_image
+from tests.corpus.pictures import scans
 from tests.handler import awkward
 from tests.handler.awkward import BLUE, GREEN, RED, WHITE, corners, save
 
@@ -125,6 +126,7 @@ BAD = {
     "JPEG bomb": (awkward.bomb("JPEG"), 422, "too_many_pixels"),
     "BMP bomb": (awkward.bomb("BMP"), 422, "too_many_pixels"),
     "GIF bomb": (awkward.bomb("GIF"), 422, "too_many_pixels"),
+    "JPEG of 100,000 scans": (scans(1000, 1000, 2_500_000), 422, "too_many_scans"),
     "a line": (save(Image.new("L", (5000, 7)), "PNG"), 422, "image_too_narrow"),
     "too many bytes": (b"\xff\xd8\xff" + bytes(1_000_000), 413, "image_too_large"),
 }
@@ -175,6 +177,10 @@ def test_a_cut_jpeg_is_refused_with_an_opencv_that_would_take_it(
     decode_image(GOOD[name], **CAPS)
     with pytest.raises(RequestError):
         decode_image(cut(GOOD[name], 0.95), **CAPS)
+
+
+def test_a_progressive_jpeg_of_the_usual_scans_is_taken() -> None:
+    assert decode_image(save(corners(), "JPEG", progressive=True), 10**6, 10**6).shape == (40, 60, 3)
 
 
 def test_jpegs_decode_as_pillow_decodes_them() -> None:

@@ -283,3 +283,26 @@ def test_the_loader_of_torchserve_takes_the_module(predictor: FakePredictor, fol
         importlib.invalidate_caches()
     service.set_cl_socket(None)
     assert decode_response(service.predict([raw(JPEG)]))[0]["status"] == 200
+
+
+@pytest.mark.parametrize(
+    ("given", "logged"),
+    [
+        ("page-7.a_b", "page-7.a_b/own"),
+        ("", "own"),
+        ("a b", "own"),
+        ("x" * 65, "own"),
+        ("line\nbreak", "own"),
+    ],
+)
+def test_log_has_the_callers_id_if_it_is_fit_for_one(
+    predictor: FakePredictor, folder: Path, caplog: pytest.LogCaptureFixture, given: str, logged: str
+) -> None:
+    worker = Worker(folder)
+    with caplog.at_level(logging.INFO):
+        worker.ask(
+            message(
+                ("body", "image/jpeg", bytearray(JPEG)), headers={"X-Request-ID": given}, request_id="own"
+            )
+        )
+    assert f"request {logged} answered: instances=3 decode=" in caplog.text

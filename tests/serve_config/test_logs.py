@@ -4,7 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from serve_config.logs import last_worker_error, log_size, read_tail, server_errors, worker_errors
+from serve_config.logs import (
+    last_worker_error,
+    load_failed,
+    log_size,
+    read_tail,
+    server_errors,
+    worker_errors,
+)
 
 OURS, OTHER = "W-9000-maskrcnn_a_b.2-stdout", "W-9001-maskrcnn_other-stdout"
 TWO_TRACEBACKS = [
@@ -69,3 +76,15 @@ def test_server_errors() -> None:
     ]
     errors = server_errors(lines)
     assert [(error.version, error.message) for error in errors] == [("a", "worker error")]
+
+
+def test_worker_that_cannot_load_is_noticed_once_and_for_its_own_version(tmp_path: Path) -> None:
+    log = tmp_path / "ts_log.log"
+    assert not load_failed(tmp_path, "a_b.2")
+    line = "2026-01-31T12:00:00,001 [WARN ] W-9001-maskrcnn_{} org.pytorch.serve.wlm.BatchAggregator - {}\n"
+    log.write_text(line.format("a_b.2", "Sending response for jobId: 1"))
+    assert not load_failed(tmp_path, "a_b.2")
+    log.write_text(line.format("a_b.2", "Load model failed: maskrcnn, error: Worker died."))
+    assert load_failed(tmp_path, "a_b.2")
+    assert not load_failed(tmp_path, "a_b")
+    assert not load_failed(tmp_path, "a_b.2", since=log_size(log))

@@ -284,6 +284,16 @@ FAILURES: dict[str, tuple[int, Any, str]] = {
         {"code": 500, "type": "InternalServerException", "message": "Worker died."},
         "application/json",
     ),
+    "killed": (
+        507,
+        {"code": 507, "type": "InternalServerException", "message": "Worker died."},
+        "application/json",
+    ),
+    "no_room": (
+        503,
+        {"error": {"code": "out_of_memory", "message": "The picture does not fit now.", "field": "image"}},
+        "application/json",
+    ),
     "memory": (
         507,
         {"code": 507, "type": "InsufficientStorageException", "message": "CUDA out of memory"},

@@ -70,6 +70,8 @@ def test_a_strange_request_id_is_replaced(client: FlaskClient, given: str) -> No
     [
         ("no_worker", 503, "model_busy", "busy or still starting"),
         ("died", 502, "model_failed", "Try again"),
+        ("killed", 503, "model_restarting", "being restarted"),
+        ("no_room", 503, "out_of_memory", "does not fit now"),
         ("memory", 503, "out_of_memory", "ran out of memory"),
         ("too_large", 413, "image_too_large", "too large"),
         ("refused", 422, "too_many_pixels", "The picture is 9 × 9 pixels."),
@@ -87,6 +89,7 @@ def test_failures_of_torchserve_are_told_plainly(
     assert (response.status_code, error["code"]) == (status, code)
     assert words in error["message"]
     assert "/" not in error["message"]  # neither a path nor a stack trace
+    assert status != 503 or int(response.headers["Retry-After"]) > 0
     stub.mode = "ok"
     assert send(client).status_code == 200
 

@@ -1,0 +1,72 @@
+"""``make load`` and ``make soak`` can fail: shown on made-up measurements. And three minutes of the real soak."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.benchmarks.load import Sample, failures, growth, service, soak, summarise
+
+
+def samples(*statuses: int, phase: str = "steady", promised: bool = True) -> list[Sample]:
+    return [Sample(phase, float(i), 0.1 * (i + 1), status, promised) for i, status in enumerate(statuses)]
+
+
+def test_a_row_counts_every_request_once() -> None:
+    (row,) = summarise(samples(200, 200, 400, 503, 0, 502))
+    assert (row["asked"], row["answered"], row["503"], row["other or lost"]) == (6, 3, 1, 2)
+    assert row["p50 ms"] == pytest.approx(200)
+
+
+@pytest.mark.parametrize(
+    ("made", "words"),
+    [
+        (samples(200, 0), "1 requests were lost"),
+        (samples(200, 500), "1 requests were lost or answered oddly"),
+        (samples(200, 503), "turned away"),
+        (samples(200, 503, phase="burst", promised=False), "without Retry-After"),
+        (samples(200, phase="burst"), "did not reach the bound"),
+    ],
+)
+def test_what_must_not_be_is_told(made: list[Sample], words: str) -> None:
+    assert any(words in failure for failure in failures(summarise(made)))
+
+
+def test_good_load_has_no_failures() -> None:
+    assert failures(summarise([*samples(200, 400), *samples(200, 503, phase="burst")])) == []
+
+
+def measured(megabytes: float, files: float) -> list[dict[str, Any]]:
+    """A minute in which a process grows evenly by so much, with some noise on it."""
+    return [
+        {
+            "seconds": 4.0 * i,
+            "worker MB": 500 + megabytes * i / 15 + 3 * (i % 2),
+            "worker files": 30 + files * i / 15,
+        }
+        for i in range(16)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("megabytes", "files", "grows"), [(0, 0, []), (60, 0, ["MB"]), (0, 10, ["files"]), (-9, -1, [])]
+)
+def test_growth_is_told_from_noise(megabytes: float, files: float, grows: list[str]) -> None:
+    row = growth(measured(megabytes, files), "worker")
+    assert row["MB grown"] == pytest.approx(megabytes, abs=2)
+    assert [
+        word for word in ("MB", "files") if any(f" {word}, more" in each for each in failures([], [row]))
+    ] == grows
+
+
+@pytest.mark.e2e
+@pytest.mark.slow
+@pytest.mark.timeout(420)
+def test_three_minutes_of_soak(tmp_path: Path) -> None:
+    with service(tmp_path) as (server, url, page):
+        asked, grown, _ = soak(server, url, page, minutes=3)
+    assert failures(summarise(asked), grown) == []
+    assert len(asked) > 500
+    assert {row["process"] for row in grown} == {"worker", "page", "TorchServe (Java)"}

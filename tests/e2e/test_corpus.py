@@ -1,0 +1,137 @@
+"""Over 700 bad requests (:mod:`tests.corpus`) to the real TorchServe and to the page before it, with good ones between.
+
+Every answer is 2xx or 4xx in the one error shape and comes within its limit, nothing of the machine is in it, the
+worker stays the same process, and the good requests are all answered as if they were alone.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from serve_config.logs import read_tail, server_errors, worker_errors
+from serve_config.management import versions
+from tests.corpus import Case, corpus, files
+from tests.torchserve_fixture import RunningTorchServe
+from tests.web_client.test_errors import assert_error_shape
+
+pytestmark = pytest.mark.e2e
+
+LIMIT = 15.0  # seconds for one answer, with others in flight on two cores
+TELLTALE = re.compile(
+    rb"/(tmp|usr|home|root|srv|opt|work)/|Traceback|File \"|\.py\b|\bat [a-z]+\.[a-z.]+\(", re.ASCII
+)
+GOOD = files()["JPEG"]
+Door = Callable[[Case], requests.Response]
+
+
+def post(url: str, case: Case, as_form: bool, key: str = "") -> requests.Response:
+    headers = dict(case.headers) | ({"Authorization": f"Bearer {key}"} if key else {})
+    if case.content_type is None and as_form:
+        return requests.post(url, files={"image": (case.filename, case.body)}, headers=headers, timeout=60)
+    if case.content_type is not None:
+        headers["Content-Type"] = case.content_type
+    return requests.post(url, data=case.body, headers=headers, timeout=60)
+
+
+@pytest.fixture
+def doors(served: RunningTorchServe, page: str) -> dict[str, Door]:
+    """Where a request can go in: TorchServe with the file as body or as form, the page."""
+    inference = served.client.url("inference", "/predictions/maskrcnn")
+    key = served.client.read_key("inference")[0]
+    return {
+        "body": lambda case: post(inference, case, False, key),
+        "form": lambda case: post(inference, case, True, key),
+        "page": lambda case: post(f"{page}/api/predict", case, True),
+    }
+
+
+def faults(door: str, answer: requests.Response, seconds: float, keys: list[bytes]) -> Iterator[str]:
+    """What is wrong with an answer."""
+    if not (200 <= answer.status_code < 300 or 400 <= answer.status_code < 500):
+        yield f"status {answer.status_code}: {answer.text[:200]}"
+    elif answer.status_code >= 400:
+        try:
+            assert_error_shape(answer.json())
+        except (AssertionError, ValueError):
+            # what TorchServe itself refuses never reaches the handler, and has TorchServe's own shape
+            if door == "page" or not re.search(r'"type": "\w+Exception"', answer.text):
+                yield f"shape of {answer.status_code}: {answer.text[:200]}"
+    if seconds > LIMIT:
+        yield f"took {seconds:.1f} s"
+    if found := TELLTALE.search(answer.content):
+        yield f"shows {answer.content[max(0, found.start() - 60) : found.end() + 60]!r}"
+    if any(key in answer.content for key in keys):
+        yield "shows a key"
+
+
+def worker(served: RunningTorchServe) -> tuple[Any, ...]:
+    (version,) = versions(served.client)
+    return tuple((each["pid"], each["startTime"], each["status"]) for each in version.workers)
+
+
+def run_corpus(served: RunningTorchServe, doors: dict[str, Door], cases: list[Case]) -> list[str]:
+    """Send every case through every door, and a good picture after every ninth; returns what went wrong."""
+    before, wrong = worker(served), []
+    keys = [served.client.read_key(kind)[0].encode() for kind in ("inference", "management", "API")]  # type: ignore[arg-type]
+    good = Case("a good picture", GOOD)
+    right = {door: send(good).json()["instances"] for door, send in doors.items()}
+    jobs = [(door, case) for case in cases for door in doors if door != "form" or case.content_type is None]
+    jobs = [job for i, job in enumerate(jobs) for job in ((job, (job[0], good)) if i % 9 == 0 else (job,))]
+
+    def send(job: tuple[str, Case]) -> list[str]:
+        door, case = job
+        start = time.monotonic()
+        try:
+            answer = doors[door](case)
+        except requests.RequestException as error:
+            return [f"no answer: {type(error).__name__} {str(error)[:200]}"]
+        found = list(faults(door, answer, time.monotonic() - start, keys))
+        if case is good and (answer.status_code != 200 or answer.json()["instances"] != right[door]):
+            found.append(f"a good picture was answered wrong: {answer.status_code} {answer.text[:200]}")
+        return found
+
+    with ThreadPoolExecutor(4) as pool:
+        for (door, case), found in zip(jobs, pool.map(send, jobs), strict=True):
+            wrong += [f"{case.name}, {door}: {each}" for each in found]
+    if worker(served) != before:
+        wrong.append(f"the worker was {before} and is {worker(served)}")
+    return wrong
+
+
+def logged_errors(served: RunningTorchServe) -> list[str]:
+    logs = served.home.logs
+    workers = worker_errors(read_tail(logs / "model_log.log"))
+    return [error.message for error in [*workers, *server_errors(read_tail(logs / "ts_log.log"))]]
+
+
+def test_a_tenth_of_the_corpus(served: RunningTorchServe, doors: dict[str, Door]) -> None:
+    assert run_corpus(served, doors, corpus()[::10]) == []
+
+
+@pytest.mark.slow
+def test_the_whole_corpus(served: RunningTorchServe, doors: dict[str, Door]) -> None:
+    cases = corpus()
+    assert len(cases) >= 500
+    assert run_corpus(served, doors, cases) == []
+    assert logged_errors(served) == []
+
+
+@pytest.mark.slow
+def test_another_seed(served: RunningTorchServe, doors: dict[str, Door]) -> None:
+    """The random ones only, drawn anew: bits turned over, parts left out."""
+    drawn = {case.name: case.body for case in corpus()}
+    fresh = [case for case in corpus(seed=1) if drawn.get(case.name) != case.body]
+    assert len(fresh) > 150
+    assert run_corpus(served, doors, fresh) == []
+
+
+def test_the_corpus_is_the_same_for_the_same_seed(tmp_path: Path) -> None:
+    assert corpus(3)[:200] == corpus(3)[:200]
