@@ -151,9 +151,9 @@ def _predict_all(
         total=total, initial=total - len(photos), unit="photo", smoothing=0.05, desc=model.version
     )
     errors, moments, begun = 0, [], time.perf_counter()
-    with _connected(args.address, len(model.data)), progress:
+    with _connected(args.address, len(model.data)) as cache, progress:
         try:
-            for photo, document, moment in predict(args, model, options, photos):
+            for photo, document, moment in predict(args, model, options, photos, cache):
                 shards.add(photo, document)
                 moments.append(moment)
                 if "error" in document:
@@ -176,8 +176,8 @@ def _steady_rate(moments: list[float]) -> float:
 
 
 @contextlib.contextmanager
-def _connected(address: str | None, archive_bytes: int) -> Iterator[None]:
-    """A Ray of this job's own, gone afterwards, or a cluster that runs already."""
+def _connected(address: str | None, archive_bytes: int) -> Iterator[str | None]:
+    """A Ray of this job's own, gone afterwards with the folder that it yields; or a cluster that runs already."""
     quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
     short = tempfile.gettempdir() if len(tempfile.gettempdir()) <= LONGEST_TEMPORARY else "/tmp"  # noqa: S108
     with tempfile.TemporaryDirectory(prefix="ray-", dir=short, ignore_cleanup_errors=True) as folder:
@@ -197,13 +197,13 @@ def _connected(address: str | None, archive_bytes: int) -> Iterator[None]:
             reason = str(error).strip().splitlines()[0]
             raise BatchError(f"Ray at {address or 'this machine'} cannot be reached: {reason}") from error
         try:
-            yield
+            yield None if address else folder
         finally:
             ray.shutdown()
 
 
 def predict(
-    args: argparse.Namespace, model: Model, options: dict[str, str], photos: Sequence[str]
+    args: argparse.Namespace, model: Model, options: dict[str, str], photos: Sequence[str], cache: str | None
 ) -> Iterator[tuple[str, dict[str, Any], float]]:
     """Each photo with its answer and the moment of it, once, in the order in which they come.
 
@@ -213,11 +213,11 @@ def predict(
     missing = dict.fromkeys(photos)
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # it reports each lost task; we count them
     ray.cloudpickle.register_pickle_by_value(worker)
-    archive = ray.put(model.data)
+    whole = {"archive": [ray.put(model.data)], "sha256": model.sha256, "options": options, "cache": cache}
     for photos_a_task in (PHOTOS_A_TASK, PHOTOS_A_TASK, 1):
         before, stalled = len(missing), False
         try:
-            for row in _one_pass(args, model.sha256, archive, options, list(missing), photos_a_task):
+            for row in _one_pass(args, whole, list(missing), photos_a_task):
                 if row["photo"] in missing:
                     del missing[row["photo"]]
                     yield row["photo"], json.loads(row["body"]), row["answered"]
@@ -235,14 +235,9 @@ def predict(
 
 
 def _one_pass(
-    args: argparse.Namespace,
-    sha256: str,
-    archive: Any,
-    options: dict[str, str],
-    photos: list[str],
-    photos_a_task: int,
+    args: argparse.Namespace, whole: dict[str, Any], photos: list[str], photos_a_task: int
 ) -> Iterator[dict[str, Any]]:
-    """Rows of ``photo``, ``body``, ``answered`` for the photos whose tasks survive."""
+    """Rows of ``photo``, ``body``, ``answered`` for the photos whose tasks survive; each worker gets ``whole``."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.max_errored_blocks = -1
@@ -258,7 +253,7 @@ def _one_pass(
     tables = [pyarrow.table({"photo": photos[i : i + size]}) for i in range(0, len(photos), size)]
     answers = ray.data.from_arrow(tables).map_batches(
         worker.PhotoWorker,
-        fn_constructor_args=([archive], sha256, options, args.threads, batch_size, device),
+        fn_constructor_kwargs={**whole, "threads": args.threads, "batch_size": batch_size, "device": device},
         batch_size=None,
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(size=min(actors, len(tables))),

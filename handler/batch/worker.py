@@ -22,6 +22,7 @@ class PhotoWorker:
         sha256: of the archive; names the folder that all actors of a node share.
         options: Contract 2's options as a form would send them.
         threads: cores to use. ``batch_size``: photos to run at once. ``device``: ``cpu`` or ``cuda``.
+        cache: where to unpack; by default the temporary folder, where it stays for the next job.
     """
 
     def __init__(
@@ -32,6 +33,7 @@ class PhotoWorker:
         threads: int,
         batch_size: int,
         device: str,
+        cache: str | None = None,
     ) -> None:
         import json
         import sys
@@ -39,7 +41,7 @@ class PhotoWorker:
         import ray
         import yaml
 
-        folder = _unpack_once(ray.get(archive[0]), sha256)
+        folder = _unpack_once(ray.get(archive[0]), sha256, cache)
         sys.path.insert(0, str(folder))
         from handler.options import FormText, parse_options
         from handler.predictor import Predictor
@@ -114,8 +116,8 @@ def _unreadable(error: Exception) -> bytes:
     return json.dumps({"error": {"code": "unreadable_file", "message": message, "field": "image"}}).encode()
 
 
-def _unpack_once(data: Any, sha256: str) -> Any:
-    """The folder of the unpacked archive, private to this user; kept in the temporary folder for the next job."""
+def _unpack_once(data: Any, sha256: str, cache: str | None) -> Any:
+    """The folder of the unpacked archive, private to this user; the first actor of a node makes it."""
     import fcntl
     import io
     import os
@@ -123,7 +125,7 @@ def _unpack_once(data: Any, sha256: str) -> Any:
     import zipfile
     from pathlib import Path
 
-    base = Path(tempfile.gettempdir()) / f"maskrcnn-batch-{os.getuid()}"
+    base = Path(cache or tempfile.gettempdir()) / f"maskrcnn-batch-{os.getuid()}"
     base.mkdir(mode=0o700, exist_ok=True)
     status = base.lstat()
     if status.st_uid != os.getuid() or status.st_mode & 0o077:

@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +60,8 @@ def main() -> int:
     parser.add_argument("--output", type=Path, default=Path("reports/bench_batch"))
     args = parser.parse_args()
     where = machine()
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
         archive = export(prepare(args, folder), Options(output=folder / "exported"))
         with zipfile.ZipFile(archive) as file:
             file.extractall(folder / "unpacked")
@@ -68,14 +69,17 @@ def main() -> int:
         for i in range(args.photos):
             picture = Image.fromarray(photo(HEIGHT, WIDTH, seed=i % 10))
             picture.save(folder / f"photos/{i:04}.jpg", quality=90)
-        rates: dict[str, list[float]] = {}
+        contestants: dict[str, Callable[[Path], float]] = {
+            "predictor alone, all cores": lambda _: alone(folder),
+            "batch, this machine": lambda output: batch(archive, folder, output),
+            "batch, one Ray node of one core": lambda output: on_cluster(1, archive, folder, output),
+            "batch, two Ray nodes of one core": lambda output: on_cluster(2, archive, folder, output),
+        }
+        rates: dict[str, list[float]] = {name: [] for name in contestants}
         for number in range(args.rounds):
-            output = folder / f"out{number}"
-            rates.setdefault("predictor alone, all cores", []).append(alone(folder))
-            rates.setdefault("batch, this machine", []).append(batch(archive, folder, output / "local"))
-            for nodes in (1, 2):
-                rate = on_cluster(nodes, archive, folder, output / f"nodes{nodes}")
-                rates.setdefault(f"batch, {nodes} Ray node(s) of one core", []).append(rate)
+            for name, run in contestants.items():
+                rates[name].append(run(folder / f"out{number}" / name.replace(" ", "_")))
+                print(f"{name}: {rates[name][-1]:.2f} photos a second", file=sys.stderr, flush=True)
     medians = {name: statistics.median(values) for name, values in rates.items()}
     first, _, one, _ = medians.values()
     rows: list[dict[str, Any]] = [
