@@ -22,7 +22,12 @@ from tests.corpus import Case, corpus, files
 from tests.torchserve_fixture import RunningTorchServe
 from tests.web_client.test_errors import assert_error_shape
 
-pytestmark = pytest.mark.e2e
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.filterwarnings(
+        "ignore::UserWarning:PIL"
+    ),  # of broken metadata; outside of tests they are not errors
+]
 
 LIMIT = 15.0  # seconds for one answer, with others in flight on two cores
 TELLTALE = re.compile(
