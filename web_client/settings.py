@@ -37,7 +37,8 @@ SETTINGS = (
     Setting("MAX_PIXELS", 25_000_000, "largest picture in pixels, width times height"),
     Setting("TIMEOUT", 60.0, "seconds to wait for a prediction"),
     Setting("RATE_LIMIT", "60 per minute", "pictures per visitor; an empty text switches the limit off"),
-    Setting("THREADS", 32, "requests answered at the same time"),
+    # more than TorchServe lets wait (32): only then does a full queue show, and is told, instead of growing here
+    Setting("THREADS", 48, "requests answered at the same time"),
 )
 
 

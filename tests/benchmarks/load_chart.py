@@ -37,7 +37,7 @@ def chart(path: Path, samples: Sequence[Any], measured: Sequence[dict[str, Any]]
         axes[0, 0].axvline(begun, color="#bbbbbb", linewidth=0.8)
         axes[0, 0].text(begun, 1.01, f" {phase}", transform=axes[0, 0].get_xaxis_transform(), fontsize=8)
     axes[0, 0].set(yscale="log", ylabel="milliseconds", xlabel="seconds")
-    axes[0, 0].legend(fontsize=8, loc="lower right")
+    axes[0, 0].legend(fontsize=8)
     if measured:
         for name in ("worker", "page", "TorchServe (Java)"):
             x = [row["seconds"] - start for row in measured]

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from serve_config.config import Settings
 from tests.benchmarks.load import Sample, failures, growth, service, soak, summarise
+from web_client import settings
 
 
 def samples(*statuses: int, phase: str = "steady", promised: bool = True) -> list[Sample]:
@@ -36,6 +38,12 @@ def test_what_must_not_be_is_told(made: list[Sample], words: str) -> None:
 
 def test_good_load_has_no_failures() -> None:
     assert failures(summarise([*samples(200, 400), *samples(200, 503, phase="burst")])) == []
+
+
+def test_the_page_can_fill_the_queue_of_torchserve() -> None:
+    """Otherwise a burst waits in the page, without a bound and without a word."""
+    batch = 8  # the largest that the README recommends
+    assert settings.from_environment({})["THREADS"] >= Settings().job_queue_size + batch
 
 
 def measured(megabytes: float, files: float) -> list[dict[str, Any]]:
