@@ -36,13 +36,17 @@ web: install  ## start the page that shows the masks
 doctor:  ## what is missing on this machine, and the cure
 	@$(if $(wildcard $(RUN)),$(RUN),$(PYTHON)) -m serve_config doctor
 
+# A process for each room: with the native libraries of all of them (torch, OpenVINO, Ray) in one, a later fork has crashed.
+ROOMS ?= tests/test_*.py tests/finetune tests/handler tests/serve_config tests/web_client tests/benchmarks tests/e2e
+each_room = status=0; for room in $(ROOMS); do echo "── $$room"; $(RUN) -m pytest -q $(1) $(ARGS) $$room || status=1; done; exit $$status
+
 # --- development ----------------------------------------------------------------------------------------------------
 
 test: install-dev  ## the tests (those that need real photos want BALLOON_DATA=folder)
-	@$(RUN) -m pytest -m "not slow" $(ARGS)
+	@$(call each_room,-m "not slow")
 
 test-slow: install-dev install-batch  ## the slow tests as well
-	@$(RUN) -m pytest $(ARGS)
+	@$(call each_room,)
 
 bench: install-dev  ## measure: speed in process and over HTTP, accuracy of each precision (TRAINED=runs/…: with it)
 	@$(RUN) -m tests.benchmarks.bench_predictor $(if $(TRAINED),--run $(TRAINED) --data $(DATA) --calibration $(DATA))

@@ -37,13 +37,23 @@ def chosen_version() -> str | None:
     return version or None
 
 
+def chosen_options() -> dict[str, str]:
+    """The form's other fields. The model judges them; only names that its server cannot take apart end here."""
+    options = {name: value for name, value in request.form.items() if name != "version"}
+    for name in options:
+        if not name or not name.isprintable():
+            raise Refused(
+                400, "unknown_option", "An option of this request has no readable name. Leave it out.", name
+            )
+    return options
+
+
 @blueprint.post("/predict")
 def predict() -> Response:
     """Multipart: ``image``, optionally ``version``, and Contract 2's options, which the model itself
     judges."""
     sent = picture()
-    options = {name: value for name, value in request.form.items() if name != "version"}
-    reply = torchserve().predict(sent, chosen_version(), options, g.request_id)
+    reply = torchserve().predict(sent, chosen_version(), chosen_options(), g.request_id)
     kind = reply.headers.get("Content-Type", "").partition(";")[0].strip().lower()
     if kind not in ANSWERS:
         raise Refused(502, "odd_answer", "The model answered something we do not understand. Try again.")

@@ -126,6 +126,13 @@ def test_unknown_version(client: FlaskClient, version: str) -> None:
     assert response.get_json()["error"]["field"] == "version"
 
 
+@pytest.mark.parametrize("name", ["", "\x00"])
+def test_an_option_without_a_readable_name_ends_here(client: FlaskClient, name: str) -> None:
+    response = send(client, **{name: "1"})
+    assert response.status_code == 400
+    assert response.get_json()["error"]["code"] == "unknown_option"
+
+
 def test_no_model_is_loaded(client: FlaskClient, stub: Stub) -> None:
     stub.versions = {}
     response = client.get("/readyz")
