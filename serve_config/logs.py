@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 from serve_config.state import MODEL
@@ -75,13 +76,14 @@ def worker_errors(lines: list[str]) -> list[LogError]:
 
 
 def server_errors(lines: list[str]) -> list[LogError]:
-    """The lines of level ERROR in ts_log.log."""
+    """The lines of level ERROR in ts_log.log; of one without a message, the Java exception in the line after."""
     errors = []
-    for line in lines:
+    for line, after in zip_longest(lines, lines[1:], fillvalue=""):
         found = LINE.match(line)
         if found and found["level"] in ("ERROR", "FATAL"):
             worker = WORKER.match(found["thread"])
-            errors.append(LogError(found["time"], worker["version"] if worker else None, found["message"]))
+            message = found["message"] or after
+            errors.append(LogError(found["time"], worker["version"] if worker else None, message))
     return errors
 
 

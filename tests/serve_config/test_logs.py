@@ -78,6 +78,15 @@ def test_server_errors() -> None:
     assert [(error.version, error.message) for error in errors] == [("a", "worker error")]
 
 
+def test_server_error_without_a_message_is_named_by_its_exception() -> None:
+    lines = [
+        "2026-01-31T12:00:00,001 [ERROR] epollEventLoopGroup-3-3 org.pytorch.serve.http.HttpRequestHandler - ",
+        "java.lang.StringIndexOutOfBoundsException: String index out of range: 0",
+        "\tat java.lang.String.charAt(String.java:1517) ~[?:?]",
+    ]
+    assert [(error.version, error.message) for error in server_errors(lines)] == [(None, lines[1])]
+
+
 def test_worker_that_cannot_load_is_noticed_once_and_for_its_own_version(tmp_path: Path) -> None:
     log = tmp_path / "ts_log.log"
     assert not load_failed(tmp_path, "a_b.2")
