@@ -48,8 +48,10 @@ test: install-dev  ## the tests (those that need real photos want BALLOON_DATA=f
 test-slow: install-dev install-batch  ## the slow tests as well
 	@$(call each_room,)
 
-bench: install-dev  ## measure: speed in process and over HTTP, accuracy of each precision (TRAINED=runs/…: with it)
-	@$(RUN) -m tests.benchmarks.bench_predictor $(if $(TRAINED),--run $(TRAINED) --data $(DATA) --calibration $(DATA))
+bench: install-dev  ## measure: speed in process and over HTTP (TRAINED=run or checkpoint: and accuracy of each precision)
+	@$(RUN) -m tests.benchmarks.bench_predictor
+	@$(if $(TRAINED),$(RUN) -m tests.benchmarks.bench_predictor --run $(TRAINED) --data $(DATA) --calibration $(DATA) \
+		--output reports/bench_trained)
 	@$(RUN) -m tests.benchmarks.bench_http $(if $(TRAINED),--run $(TRAINED))
 	@$(RUN) -m tests.benchmarks.web_client
 

@@ -15,7 +15,8 @@ import shutil
 import sys
 import tempfile
 import zipfile
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ Package a trained run as a TorchServe model archive, try it once, and put it int
   python -m finetune export runs/resnet50_fpn
   python -m finetune export runs/resnet50_fpn_more_data --version resnet50_fpn.2
   python -m finetune export runs/resnet50_fpn --int8 --calibration data/balloon --precision int8
+  python -m finetune export runs/resnet50_fpn INPUT.MIN_SIZE_TEST 480 MODEL.RPN.POST_NMS_TOPK_TEST 300
 """
 
 MODEL_CONFIG = """\
@@ -68,6 +70,7 @@ class Options:
     workers: int = 1
     batch_size: int = 1
     calibration: Path | None = None  # a data set: carry an int8 model as well, calibrated on its val split
+    overrides: Sequence[str] = ()  # KEY VALUE …: serve with another config than was trained with
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -117,6 +120,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--calibration", type=Path, metavar="DATA", help="a data set; its val split calibrates"
     )
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="KEY VALUE",
+        help="config keys to serve with, such as INPUT.MIN_SIZE_TEST 480; the evaluation, made without, is left out",
+    )
     parser.set_defaults(run=_run)
 
 
@@ -135,6 +144,7 @@ def _run(args: argparse.Namespace) -> int:
         workers=args.workers,
         batch_size=args.batch_size,
         calibration=args.calibration,
+        overrides=args.overrides,
     )
     print(export(args.run_folder, options))
     return 0
@@ -154,7 +164,7 @@ def export(run: Path, options: Options = Options()) -> Path:
         UserError: the run is not complete, a value is not possible, or the archive fails its trial. An
             archive that was there before is then untouched.
     """
-    trained = read_trained(run)
+    trained = _overridden(read_trained(run), options.overrides)
     version = trained.record["backbone"] if options.version is None else options.version
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", version):
         raise UserError(
@@ -187,6 +197,19 @@ def export(run: Path, options: Options = Options()) -> Path:
             f"{target} cannot be written ({error.strerror or error}): see to the folder and its disk"
         ) from error
     return target
+
+
+def _overridden(trained: Trained, overrides: Sequence[str]) -> Trained:
+    """With another config, and without the evaluation that was made before."""
+    if not overrides:
+        return trained
+    from detectron2.config import CfgNode
+
+    from finetune.config import override
+
+    config = CfgNode(trained.config)
+    override(config, overrides)
+    return replace(trained, config=yaml.safe_load(config.dump()), evaluation=None)
 
 
 def _stage(trained: Trained, version: str, options: Options, staged: Path) -> dict[str, Any]:

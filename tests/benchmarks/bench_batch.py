@@ -1,7 +1,7 @@
 """Batch prediction on Ray against the predictor alone, and two Ray nodes of one core against one.
 
     python -m tests.benchmarks.bench_batch                  # random weights that find about ten objects
-    python -m tests.benchmarks.bench_batch --run RUN        # a trained run
+    python -m tests.benchmarks.bench_batch --run RUN        # a trained one
 
 The predictor alone has all cores and its photos decoded in memory. Batch reads and decodes JPEGs and writes Parquet;
 its rate is that between the first and the last tenth of the answers, without Ray's start. They take turns.
@@ -25,9 +25,8 @@ from typing import Any
 from PIL import Image
 
 from finetune.export import Options, export
-from tests.benchmarks.bench_http import prepare
 from tests.benchmarks.bench_predictor import describe
-from tests.benchmarks.measuring import machine, save, table
+from tests.benchmarks.measuring import machine, save, table, write_run_at_800
 from tests.toy_models import photo
 
 HEIGHT, WIDTH = 768, 1024
@@ -54,7 +53,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--backbone", default="mobilenetv2_fpn", help="for random weights")
-    parser.add_argument("--run", type=Path, help="a trained run instead of random weights")
+    parser.add_argument("--run", type=Path, help="a run folder or checkpoint instead of random weights")
     parser.add_argument("--photos", type=int, default=120)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--output", type=Path, default=Path("reports/bench_batch"))
@@ -62,7 +61,8 @@ def main() -> int:
     where = machine()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        archive = export(prepare(args, folder), Options(output=folder / "exported"))
+        run = write_run_at_800(folder / "run", args.backbone, args.run)
+        archive = export(run, Options(output=folder / "exported"))
         with zipfile.ZipFile(archive) as file:
             file.extractall(folder / "unpacked")
         (folder / "photos").mkdir()
@@ -77,8 +77,8 @@ def main() -> int:
         }
         rates: dict[str, list[float]] = {name: [] for name in contestants}
         for number in range(args.rounds):
-            for name, run in contestants.items():
-                rates[name].append(run(folder / f"out{number}" / name.replace(" ", "_")))
+            for name, measure in contestants.items():
+                rates[name].append(measure(folder / f"out{number}" / name.replace(" ", "_")))
                 print(f"{name}: {rates[name][-1]:.2f} photos a second", file=sys.stderr, flush=True)
     medians = {name: statistics.median(values) for name, values in rates.items()}
     first, _, one, _ = medians.values()

@@ -1,7 +1,7 @@
 """Speed over HTTP: ours on TorchServe against ``DefaultPredictor`` behind Flask and behind LitServe.
 
     python -m tests.benchmarks.bench_http                   # random weights that find about ten objects
-    python -m tests.benchmarks.bench_http --run RUN         # a trained run
+    python -m tests.benchmarks.bench_http --run RUN         # a trained one
 
 Same weights, same JPEG of 2048 × 1536 pixels resized to 800, JSON with RLE masks, all servers up at once and
 asked in turn: one client, then eight at once. Then what the service costs beyond the network: HTTP, encoding, memory.
@@ -15,7 +15,6 @@ import contextlib
 import io
 import json
 import os
-import shutil
 import signal
 import socket
 import statistics
@@ -31,16 +30,15 @@ from typing import Any
 import requests
 from PIL import Image
 
-from finetune.backbones import load_config
 from finetune.export import Options, export
 from handler import responses
 from handler.options import Options as Asked
-from tests.benchmarks.bench_predictor import HEIGHT, SIZE, WIDTH, describe
-from tests.benchmarks.measuring import alternate, bar_chart, machine, save, summary, table
+from tests.benchmarks.bench_predictor import HEIGHT, WIDTH, describe
+from tests.benchmarks.measuring import alternate, bar_chart, machine, save, summary, table, write_run_at_800
 from tests.handler.test_memory import MEASURE
 from tests.handler.toys import blob_detections
 from tests.torchserve_fixture import running_torchserve
-from tests.toy_models import photo, write_run
+from tests.toy_models import photo
 
 OURS = "ours on TorchServe"
 FLASK, LITSERVE = "DefaultPredictor, Flask", "DefaultPredictor, LitServe"
@@ -52,7 +50,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--backbone", default="resnet50_fpn", help="for random weights")
-    parser.add_argument("--run", type=Path, help="a trained run instead of random weights")
+    parser.add_argument("--run", type=Path, help="a run folder or checkpoint instead of random weights")
     parser.add_argument("--repeats", type=int, default=20, help="timed requests of one client (default: 20)")
     parser.add_argument(
         "--rounds", type=int, default=3, help="rounds of eight clients with two requests each"
@@ -60,7 +58,7 @@ def main() -> int:
     parser.add_argument("--output", type=Path, default=Path("reports/bench_http"))
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        run = prepare(args, Path(folder))
+        run = write_run_at_800(Path(folder) / "run", args.backbone, args.run)
         ask = servers(run, Path(folder), stack)
         where = machine()
         rows, seconds = one_client(ask, args.repeats)
@@ -94,19 +92,6 @@ def main() -> int:
     )
     print(f"\n{args.output}")
     return 0
-
-
-def prepare(args: argparse.Namespace, folder: Path) -> Path:
-    """A run folder whose pictures are resized to 800 pixels."""
-    run = folder / "run"
-    if args.run is None:
-        write_run(run, args.backbone, SIZE, detections=10)
-        return run
-    shutil.copytree(args.run, run, ignore=shutil.ignore_patterns("*.pth", "events*", "evaluation"))
-    config = load_config(run / "config.yaml")
-    config.merge_from_list([SIZE[0], 800, SIZE[2], 1333])
-    (run / "config.yaml").write_text(config.dump(), encoding="utf-8")
-    return run
 
 
 def servers(

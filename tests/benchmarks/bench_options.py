@@ -55,9 +55,10 @@ def main() -> int:
                 rows.append(measure(unpacked, size, proposals, records, images))
                 print(rows[-1], flush=True)
     where = machine()
-    text = f"{args.trained.name}, {args.split} split of {args.data.name}, {describe(where)}\n\n{table(rows)}"
+    title = f"{args.trained.stem}, {args.split} split of {args.data.name}\n{describe(where)}"
+    text = f"{title}\n\n{table(rows)}"
     save(args.output, "bench_options", {"machine": where, "split": args.split, "rows": rows}, text)
-    chart(args.output / "bench_options.png", rows, describe(where))
+    chart(args.output / "bench_options.png", rows, title)
     print(f"\n{text}\n\n{args.output}")
     return 0
 
@@ -92,7 +93,7 @@ def measure(
 
 
 def chart(path: Path, rows: list[dict[str, Any]], title: str) -> None:
-    """AP against latency; a line per number of proposals."""
+    """AP against latency; a line per number of proposals, a point per short side."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -107,15 +108,16 @@ def chart(path: Path, rows: list[dict[str, Any]], title: str) -> None:
             "o-",
             label=f"{proposals} proposals",
         )
-        for row in chosen if proposals == PROPOSALS[0] else ():
+        for row in chosen:
             axis.annotate(
                 f"{row['short side']}",
                 (row["latency ms"], row["segm AP"]),
-                (0, 7),
+                (0, 6),
                 textcoords="offset points",
+                ha="center",
                 fontsize=8,
             )
-    axis.set(xlabel="latency, ms a photo", ylabel="segm AP", title=title)
+    axis.set(xlabel="ms a photo (beside each point: short side in pixels)", ylabel="segm AP", title=title)
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(frameon=False)
     figure.savefig(path, dpi=120)

@@ -1,7 +1,7 @@
 """In-process speed: Detectron2's ``DefaultPredictor`` against ours, same weights, same photo, same cores.
 
     python -m tests.benchmarks.bench_predictor                        # random weights, four backbones
-    python -m tests.benchmarks.bench_predictor --run RUN --data DIR   # a trained run, with its accuracy
+    python -m tests.benchmarks.bench_predictor --run RUN --data DIR   # a trained one, with its accuracy
 
 Every contestant starts from a photo in memory (2048 × 1536, or the split's first), resized to 800 pixels.
 ``DefaultPredictor`` ends with masks pasted into full-size arrays, ours with 28 × 28 masks and boxes; the
@@ -13,7 +13,6 @@ Accuracy, where a run is given: segm and bbox AP on a split, same checkpoint, fo
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import sys
 import tempfile
@@ -34,11 +33,10 @@ from finetune.matching import ground_truth, match
 from handler.options import Options as Asked
 from handler.predictor import Predictor
 from handler.responses import coco_results
-from tests.benchmarks.measuring import alternate, bar_chart, machine, save, summary, table
-from tests.toy_models import photo, quiet_detectron2, write_run
+from tests.benchmarks.measuring import alternate, bar_chart, machine, save, summary, table, write_run_at_800
+from tests.toy_models import photo, quiet_detectron2
 
 HEIGHT, WIDTH = 1536, 2048
-SIZE = ("INPUT.MIN_SIZE_TEST", "800", "INPUT.MAX_SIZE_TEST", "1333")
 
 
 def main() -> int:
@@ -46,7 +44,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--backbones", nargs="+", default=BACKBONES, choices=BACKBONES, metavar="NAME")
-    parser.add_argument("--run", type=Path, help="a trained run instead of random weights")
+    parser.add_argument("--run", type=Path, help="a run folder or checkpoint instead of random weights")
     parser.add_argument("--data", type=Path, help="with --run: measure accuracy on this data set")
     parser.add_argument("--split", default="test")
     parser.add_argument(
@@ -79,15 +77,7 @@ def main() -> int:
 
 def bench(backbone: str | None, args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     """Measure one model; a row per contestant."""
-    run = folder / "run"
-    if backbone is None:
-        shutil.copytree(args.run, run, ignore=shutil.ignore_patterns("*.pth", "events*", "evaluation"))
-        config = load_config(run / "config.yaml")
-        config.merge_from_list([SIZE[0], 800, SIZE[2], 1333])
-        (run / "config.yaml").write_text(config.dump(), encoding="utf-8")
-        backbone = json.loads((run / "run.json").read_text(encoding="utf-8"))["backbone"]
-    else:
-        write_run(run, backbone, SIZE, detections=10)
+    run = write_run_at_800(folder / "run", backbone or "", args.run)
     on_cpu = args.device == "cpu"
     engine = "openvino" if on_cpu else "torch"
     archive = export(
@@ -128,7 +118,7 @@ def bench(backbone: str | None, args: argparse.Namespace, folder: Path) -> list[
     unpasted = summary(seconds["Detectron2, masks not pasted"])["median_ms"]
     return [
         {
-            "backbone": backbone,
+            "backbone": backbone or args.run.stem,
             "contestant": name,
             "photo": f"{rgb.shape[1]}x{rgb.shape[0]}",
             **summary(times),

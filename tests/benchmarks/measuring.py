@@ -14,8 +14,36 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
+from safetensors.torch import save_file
 
+from finetune.checkpoints import read_checkpoint
+from finetune.trained import read_trained
 from handler.precision import cpu_flags
+from tests.toy_models import write_run
+
+AT_800 = {"MIN_SIZE_TEST": 800, "MAX_SIZE_TEST": 1333}
+
+
+def write_run_at_800(folder: Path, backbone: str, trained: Path | None = None) -> Path:
+    """A run folder whose photos are resized to 800 pixels.
+
+    Args:
+        backbone: of a random model that finds about ten objects, where ``trained`` is None.
+        trained: a run folder or a published checkpoint; it stays as it is.
+    """
+    if trained is None:
+        size = [str(word) for key, pixels in AT_800.items() for word in (f"INPUT.{key}", pixels)]
+        write_run(folder, backbone, size, detections=10)
+        return folder
+    source = read_trained(trained)
+    folder.mkdir()
+    weights = {name: tensor.float().contiguous() for name, tensor in read_checkpoint(source.weights).items()}
+    save_file(weights, folder / "model_best.safetensors", {"format": "pt"})
+    source.config["INPUT"] |= AT_800
+    (folder / "config.yaml").write_text(yaml.safe_dump(source.config), encoding="utf-8")
+    (folder / "run.json").write_text(json.dumps(source.record), encoding="utf-8")
+    return folder
 
 
 def alternate(

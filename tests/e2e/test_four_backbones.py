@@ -62,7 +62,8 @@ def test_all_four_answer_a_real_photo(
         }
         assert [answers[backbone]["model"]["version"] for backbone in BACKBONES] == list(BACKBONES)
         assert len({answer["model"]["weights_sha256"] for answer in answers.values()}) == 4
-        width, height = Image.open(photo).size
+        with Image.open(photo) as image:
+            width, height = image.size
         for answer in answers.values():
             assert answer["image"] == {"width": width, "height": height}
             assert answer["timings_ms"]["inference"] > 0

@@ -94,6 +94,15 @@ def test_an_archive_for_torch_alone_has_a_version_of_its_own(run: Path, tmp_path
         assert json.loads(packed.read("archive.json"))["version"] == "mobilenetv2_fpn.2"
 
 
+def test_a_run_can_be_served_with_another_config(run: Path, tmp_path: Path) -> None:
+    options = Options(output=tmp_path, engine="torch", overrides=["MODEL.RPN.POST_NMS_TOPK_TEST", "123"])
+    with zipfile.ZipFile(export(run, options)) as packed:
+        assert yaml.safe_load(packed.read("config.yaml"))["MODEL"]["RPN"]["POST_NMS_TOPK_TEST"] == 123
+        assert json.loads(packed.read("archive.json"))["evaluation"] is None
+    with pytest.raises(UserError, match=r"did you mean INPUT\.MIN_SIZE_TEST"):
+        export(run, Options(output=tmp_path, overrides=["INPUT.MIN_SIZE", "480"]))
+
+
 @pytest.mark.parametrize("missing", ["model_best.safetensors", "config.yaml", "run.json"])
 def test_a_run_that_is_not_complete_is_refused(run: Path, tmp_path: Path, missing: str) -> None:
     folder = shutil.copytree(run, tmp_path / "run")
