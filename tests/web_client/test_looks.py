@@ -113,6 +113,7 @@ def test_axe_finds_nothing_and_nothing_runs_over(
     name = KEPT.get(request.node.callspec.id)
     if name:
         folder = Path(os.environ.get("SCREENSHOTS") or tmp_path)
+        folder.mkdir(parents=True, exist_ok=True)
         page.evaluate("scrollTo(0, 0); document.querySelector('.card').scrollTo(0, 0)")
         with Image.open(io.BytesIO(page.screenshot())) as image:
             image.convert("RGB").save(folder / name, quality=80, method=6)
