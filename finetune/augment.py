@@ -128,7 +128,7 @@ def jitter_colour(
     saturation: float,
     hue: float,
 ) -> Sample:
-    """Random brightness, contrast, (each a factor in 1 ± value), hue (a shift in ± turns)."""
+    """Random brightness, contrast and saturation (each a factor in 1 ± value), and hue (a shift in ± turns)."""
     image = sample.image.astype(np.float32)
     image *= rng.uniform(1 - brightness, 1 + brightness)
     factor = rng.uniform(1 - contrast, 1 + contrast)

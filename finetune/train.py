@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+import os
 import secrets
 import shlex
 import sys
@@ -24,6 +25,7 @@ events, last.pth (to resume from) and model_best.safetensors (the best checkpoin
   python -m finetune train mobilenetv2_fpn --data data/balloon
   python -m finetune train resnet50_fpn --data data/balloon --weights imagenet SOLVER.MAX_ITER 600
   python -m finetune train resnet50_fpn --data data/balloon --output runs/resnet50_fpn --resume
+  torchrun --nproc-per-node 4 -m finetune train resnet50_fpn --data data/balloon
 """
 
 LOST_CONTACT = 3
@@ -70,10 +72,15 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; the last line printed is the path of the run folder."""
+    from torch.distributed import is_torchelastic_launched
+
     from finetune.recipe import fine_tune
 
     job = prepare(args)
-    processes = args.num_gpus * args.num_machines
+    torchrun = is_torchelastic_launched()
+    if torchrun and args.num_gpus * args.num_machines > 1:
+        raise UserError("torchrun has started the processes: leave --num-gpus and --num-machines out")
+    processes = int(os.environ["WORLD_SIZE"]) if torchrun else args.num_gpus * args.num_machines
     if args.num_machines > 1 and args.dist_url == "auto":
         raise UserError(
             "several machines need a place to meet: give all of them --dist-url tcp://FIRST_MACHINE:PORT"
@@ -83,13 +90,32 @@ def run(args: argparse.Namespace) -> int:
             f"SOLVER.IMS_PER_BATCH {job.config.SOLVER.IMS_PER_BATCH} cannot be shared out evenly among {processes} "
             "processes: make it a multiple of their number"
         )
-    if processes == 1:
+    if torchrun:
+        _fine_tune_under_torchrun(job)
+    elif processes == 1:
         fine_tune(job)
     else:
         _fine_tune_in_processes(job, args)
-    if args.machine_rank == 0:
+    if (int(os.environ["RANK"]) if torchrun else args.machine_rank) == 0:
         print(job.run)
     return 0
+
+
+def _fine_tune_under_torchrun(job: Job) -> None:
+    """As one of the processes that torchrun started: what Detectron2's ``launch`` does in those of its own."""
+    import torch
+    from detectron2.utils import comm
+    from torch import distributed
+
+    on_gpu = job.config.MODEL.DEVICE == "cuda"
+    if on_gpu:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    distributed.init_process_group("nccl" if on_gpu else "gloo")
+    try:
+        comm.create_local_process_group(int(os.environ["LOCAL_WORLD_SIZE"]))
+        _worker(job)
+    finally:
+        distributed.destroy_process_group()
 
 
 def _fine_tune_in_processes(job: Job, args: argparse.Namespace) -> None:
@@ -124,8 +150,11 @@ def _fine_tune_in_processes(job: Job, args: argparse.Namespace) -> None:
 
 def _worker(job: Job) -> None:
     """One of several training processes."""
+    from detectron2.utils import comm
+
     from finetune.recipe import fine_tune
 
+    job.config.SEED = comm.all_gather(job.config.SEED)[0]  # a random one was drawn on every machine
     try:
         fine_tune(job)
     except UserError as error:

@@ -63,11 +63,25 @@ def first_weights(run: Path) -> dict[str, torch.Tensor]:
 
 
 def test_two_processes_and_two_machines_learn_like_one(data: Path, tmp_path: Path) -> None:
-    one, two, first, second = (tmp_path / name for name in ("one", "two", "first", "second"))
+    one, two, torchrun, first, second = (
+        tmp_path / name for name in ("one", "two", "torchrun", "first", "second")
+    )
     for run, more in ((one, []), (two, ["--num-gpus", "2"])):
         subprocess.run(
             [*command(data, run, *more), *LEARN], cwd=REPOSITORY, check=True, env=ENVIRONMENT, timeout=200
         )
+    line = command(data, torchrun)
+    module = line.index("-m")
+    elastic = [
+        line[0],
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "--standalone",
+        *line[module:],
+    ]
+    subprocess.run([*elastic, *LEARN], cwd=REPOSITORY, check=True, env=ENVIRONMENT, timeout=200)
     machines = two_machines(data, [first, second], LEARN)
     said = [machine.communicate(timeout=200) for machine in machines]
     assert [machine.returncode for machine in machines] == [0, 0], said
@@ -81,14 +95,15 @@ def test_two_processes_and_two_machines_learn_like_one(data: Path, tmp_path: Pat
         run: torch.cat(
             [(trained_weights(run)[name] - start_weights[name]).flatten() for name in start_weights]
         )
-        for run in (one, two, first)
+        for run in (one, two, torchrun, first)
     }
-    for run in (two, first):
+    for run in (two, torchrun, first):
         assert len(losses(run)) == 2, "rank 0 alone writes"
         assert losses(run) == pytest.approx(losses(one), rel=TOLERANCE)
         assert torch.nn.functional.cosine_similarity(moved[one], moved[run], dim=0) > 0.8
     # how the same two processes were started makes no difference at all
     assert torch.equal(moved[two], moved[first])
+    assert torch.equal(moved[two], moved[torchrun])
 
 
 def test_a_killed_process_ends_the_job_and_it_goes_on(data: Path, tmp_path: Path) -> None:
