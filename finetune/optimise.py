@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import math
+from bisect import bisect_right
 from collections.abc import Iterator
 
 import torch
 from detectron2.config import CfgNode
 from torch import nn
+
+from finetune.errors import UserError
 
 
 def build_optimizer(model: nn.Module, cfg: CfgNode) -> torch.optim.Optimizer:
@@ -33,13 +36,24 @@ def build_optimizer(model: nn.Module, cfg: CfgNode) -> torch.optim.Optimizer:
 
 
 def learning_rate(step: int, cfg: CfgNode) -> float:
-    """Linear warm-up over SOLVER.WARMUP_ITERS, then a half cosine that ends near zero at SOLVER.MAX_ITER.
+    """Linear warm-up over SOLVER.WARMUP_ITERS, times what SOLVER.LR_SCHEDULER_NAME says.
 
-    A function of the step alone, so there is no scheduler state to save. Loshchilov & Hutter 2017, arXiv:1608.03983.
+    ``WarmupCosineLR``: a half cosine that ends near zero at SOLVER.MAX_ITER (Loshchilov & Hutter 2017,
+    arXiv:1608.03983). ``WarmupMultiStepLR``: times SOLVER.GAMMA at each of SOLVER.STEPS. A function of the step alone,
+    so there is no scheduler state to save.
+
+    Raises:
+        UserError: another name.
     """
-    warmup = min(1.0, (step + 1) / max(1, cfg.SOLVER.WARMUP_ITERS))
-    cosine = 0.5 * (1 + math.cos(math.pi * step / cfg.SOLVER.MAX_ITER))
-    return cfg.SOLVER.BASE_LR * warmup * cosine
+    solver = cfg.SOLVER
+    rate = solver.BASE_LR * min(1.0, (step + 1) / max(1, solver.WARMUP_ITERS))
+    if solver.LR_SCHEDULER_NAME == "WarmupCosineLR":
+        return rate * 0.5 * (1 + math.cos(math.pi * step / solver.MAX_ITER))
+    if solver.LR_SCHEDULER_NAME == "WarmupMultiStepLR":
+        return rate * solver.GAMMA ** bisect_right(solver.STEPS, step)
+    raise UserError(
+        f"SOLVER.LR_SCHEDULER_NAME is {solver.LR_SCHEDULER_NAME}: choose WarmupCosineLR or WarmupMultiStepLR"
+    )
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from finetune.config import get_config
+from finetune.errors import UserError
 from finetune.optimise import WeightAverage, build_optimizer, learning_rate, set_learning_rate
 
 
@@ -22,6 +23,14 @@ def test_learning_rate_rises_then_falls(cfg):
     assert max(rates) == rates[9] == pytest.approx(0.098, abs=0.001)
     assert all(later < earlier for earlier, later in itertools.pairwise(rates[9:]))
     assert rates[99] < 0.0001
+
+
+def test_steps_instead_of_the_cosine(cfg):
+    cfg.SOLVER.LR_SCHEDULER_NAME, cfg.SOLVER.STEPS, cfg.SOLVER.GAMMA = "WarmupMultiStepLR", (30, 60), 0.5
+    assert [learning_rate(step, cfg) for step in (10, 29, 30, 60)] == pytest.approx([0.1, 0.1, 0.05, 0.025])
+    cfg.SOLVER.LR_SCHEDULER_NAME = "WarmupLR"
+    with pytest.raises(UserError, match="choose WarmupCosineLR"):
+        learning_rate(0, cfg)
 
 
 class Toy(torch.nn.Module):
