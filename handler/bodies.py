@@ -127,9 +127,8 @@ def _form(parts: Mapping[str, object]) -> Body:
         hint = f" The form has a field {quoted(unknown)} instead." if unknown is not None else ""
         raise BadRequest("missing_image", f"There is no picture in this request. {_HOW}{hint}", "image")
     image = parts[named[0]]
-    if isinstance(
-        image, str
-    ):  # a part typed text/…: the server decoded it as UTF-8, so this gives its bytes back
+    # a part typed text/…: the server decoded it as UTF-8, so this gives its bytes back
+    if isinstance(image, str):
         image = image.encode()
     if not isinstance(image, bytes | bytearray):
         raise BadRequest("missing_image", f"The field {named[0]} must hold the picture's file.", named[0])

@@ -12,6 +12,5 @@ class Detections:  # one image, by falling score, at most max_detections
     boxes: np.ndarray  # (N, 4) float32, XYXY, pixels of the image
     scores: np.ndarray  # (N,) float32
     class_ids: np.ndarray  # (N,) int64
-    masks: (
-        np.ndarray
-    )  # (N, 28, 28) float32, mask probabilities inside the box (Detectron2's pred_masks before pasting)
+    # (N, 28, 28) float32, mask probabilities inside the box (Detectron2's pred_masks before pasting)
+    masks: np.ndarray

@@ -68,9 +68,8 @@ def decode_image(data: bytes, max_bytes: int, max_pixels: int) -> np.ndarray:
         rgb = _decode_jpeg(data) if image.format in ("JPEG", "MPO") and image.mode == "RGB" else None
         if rgb is None:
             image.load()
-        orientation = _orientation(
-            image
-        )  # only now: a PNG may tell it last, and a TIFF applies it while loading
+        # only now: a PNG may tell it last, and a TIFF applies it while loading
+        orientation = _orientation(image)
     except (RequestError, MemoryError):
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -81,9 +80,8 @@ def decode_image(data: bytes, max_bytes: int, max_pixels: int) -> np.ndarray:
         raise UnknownType(
             "unsupported_media_type", f"This is not a picture of a known type; send {_FORMAT_LIST}.", "image"
         ) from None
-    except (
-        Exception
-    ):  # decoders raise a dozen kinds of exception on corrupt bytes, and none of them is our fault
+    # decoders raise a dozen kinds of exception on corrupt bytes, and none of them is our fault
+    except Exception:
         raise _undecodable() from None
     return np.ascontiguousarray(_upright(_to_rgb(image) if rgb is None else rgb, orientation))
 
@@ -146,9 +144,8 @@ def _upright(rgb: np.ndarray, orientation: int) -> np.ndarray:
 def _to_rgb(image: Image.Image) -> np.ndarray:
     """A decoded picture of any mode → (H, W, 3) uint8."""
     if image.mode.startswith("I;16"):
-        gray = np.asarray(
-            image
-        )  # Pillow gives it in the machine's byte order or names the order in the dtype
+        # Pillow gives it in the machine's byte order or names the order in the dtype
+        gray = np.asarray(image)
         return np.repeat((gray >> 8).astype(np.uint8)[:, :, None], 3, axis=2)
     if image.mode in ("I", "F", "LAB"):
         raise UnknownType(

@@ -79,9 +79,8 @@ def batch_samples(answers: Sequence[Answer], seconds: float, version: str) -> li
     for stage in STAGES:
         spent = sum(answer.timings_ms.get(stage, 0.0) for answer in answered)
         if stage == "inference" and answered:
-            spent /= len(
-                answered
-            )  # the batch went through the network once, and each answer tells the whole time
+            # the batch went through the network once, and each answer tells the whole time
+            spent /= len(answered)
         samples.append(Sample(f"maskrcnn_{stage}_milliseconds_total", round(spent, 2), (version,)))
     samples.append(Sample("maskrcnn_batch_size", len(answers), (version,)))
     samples.append(Sample("maskrcnn_batch_seconds", round(seconds, 4), (version,)))

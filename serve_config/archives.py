@@ -16,9 +16,8 @@ from typing import Any
 from serve_config.errors import ServeError
 from serve_config.state import MODEL
 
-SAFE_NAME = re.compile(
-    r"[A-Za-z0-9_-][A-Za-z0-9._-]*"
-)  # for versions and file names: they go into URLs and paths
+# for versions and file names: they go into URLs and paths
+SAFE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True)

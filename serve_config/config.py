@@ -121,9 +121,8 @@ def choose_ports(wanted: dict[str, int]) -> dict[str, int]:
         for name, port in sorted(wanted.items(), key=lambda item: item[1], reverse=True):
             listener = socket.socket()
             sockets.append(listener)
-            listener.setsockopt(
-                socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
-            )  # as TorchServe: TIME_WAIT does not count
+            # as TorchServe: TIME_WAIT does not count
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 listener.bind((LOOPBACK, port))
             except OverflowError as error:

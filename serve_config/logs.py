@@ -15,9 +15,8 @@ LINE = re.compile(
     r"^(?P<time>\S+) \[(?P<level>\w+) *\] (?P<thread>.+?) (?P<logger>[\w.$]+) - (?P<message>.*)$"
 )
 WORKER = re.compile(rf"^W-\d+-{MODEL}_(?P<version>.+?)(?:-std(?:out|err))?$")
-RAISED = re.compile(
-    r"^[A-Za-z_][\w.]*(?:: .*)?$"
-)  # the last line of a traceback: "ValueError: the weights …"
+# the last line of a traceback: "ValueError: the weights …"
+RAISED = re.compile(r"^[A-Za-z_][\w.]*(?:: .*)?$")
 
 # What TorchServe's worker raises in place of, or because of, the error before it.
 AFTERMATH = re.compile(r"RuntimeError: \d{3} - |ModuleNotFoundError: No module named 'ts\.torch_handler\.")

@@ -17,9 +17,8 @@ from serve_config.state import MODEL, State
 
 Say = Callable[[str], None]
 
-LOAD_TIMEOUT = (
-    420.0  # seconds; above TorchServe's own default_startup_timeout, so that it is the one to judge
-)
+# seconds; above TorchServe's own default_startup_timeout, so that it is the one to judge
+LOAD_TIMEOUT = 420.0
 
 
 @dataclass(frozen=True)

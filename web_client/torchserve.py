@@ -42,9 +42,8 @@ class TorchServe:
 
     def __post_init__(self) -> None:
         self.session = requests.Session()
-        self.session.trust_env = (
-            False  # a proxy from the environment has no business between two local servers
-        )
+        # a proxy from the environment has no business between two local servers
+        self.session.trust_env = False
         for scheme in ("http://", "https://"):
             self.session.mount(scheme, HTTPAdapter(pool_maxsize=self.connections))
 
@@ -196,9 +195,8 @@ def refusal(response: requests.Response, version: str | None) -> Refused:
     status = response.status_code
     body = _json(response)
     error = body.get("error")
-    if isinstance(error, dict) and (
-        400 <= status < 500 or status == 503
-    ):  # the handler's own words: pass them on
+    # the handler's own words: pass them on
+    if isinstance(error, dict) and (400 <= status < 500 or status == 503):
         message = str(error.get("message") or "The model refused this picture.")
         retry_after = 10 if status == 503 else None
         return Refused(status, str(error.get("code") or "refused"), message, error.get("field"), retry_after)

@@ -33,9 +33,8 @@ def open_photo(path: Path, *, decode: bool = True) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            warnings.filterwarnings(
-                "ignore", category=UserWarning, module="PIL"
-            )  # odd EXIF data are no trouble
+            # odd EXIF data are no trouble
+            warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
             image = Image.open(path, formats=FORMATS)
             try:
                 if image.width * image.height > MAX_PIXELS:
@@ -79,9 +78,8 @@ def orientation_of(image: Image.Image) -> int:
     """The EXIF orientation, 1 to 8; 1 also where there is none or a wrong one."""
     try:
         value = image.getexif().get(ORIENTATION, 1)
-    except (
-        Exception
-    ):  # broken EXIF data raise anything; Detectron2 reads such a photo as stored, and so do we
+    # broken EXIF data raise anything; Detectron2 reads such a photo as stored, and so do we
+    except Exception:
         return 1
     return value if value in range(1, 9) else 1
 

@@ -30,10 +30,8 @@ SCHEMA = pyarrow.schema(
         ("score", pyarrow.float64()),
         ("box", pyarrow.list_(pyarrow.float64(), 4)),  # XYXY, pixels
         ("area", pyarrow.int64()),
-        (
-            "mask",
-            pyarrow.string(),
-        ),  # rle: COCO's counts, the size is (height, width); polygon: JSON; png: base64
+        # rle: COCO's counts, the size is (height, width); polygon: JSON; png: base64
+        ("mask", pyarrow.string()),
         ("error_code", pyarrow.string()),
         ("error_message", pyarrow.string()),
     ]

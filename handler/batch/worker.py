@@ -83,9 +83,8 @@ class PhotoWorker:
         for photo in photos:
             try:
                 requests.append(self.request(photo, self._read(photo)))
-            except (
-                Exception
-            ) as error:  # whatever a file system raises: it is this photo's error, not the job's
+            # whatever a file system raises: it is this photo's error, not the job's
+            except Exception as error:
                 answers[photo] = _unreadable(error)
         for request, answer in zip(requests, self.service.answer(requests), strict=True):
             answers[request.id] = answer.body

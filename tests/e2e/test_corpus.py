@@ -23,9 +23,8 @@ from tests.torchserve_fixture import RunningTorchServe
 
 pytestmark = [
     pytest.mark.e2e,
-    pytest.mark.filterwarnings(
-        "ignore::UserWarning:PIL"
-    ),  # of broken metadata; outside of tests they are not errors
+    # Pillow's, of broken metadata; outside of tests they are not errors
+    pytest.mark.filterwarnings("ignore::UserWarning:PIL"),
 ]
 
 LIMIT = 15.0  # seconds for one answer, with others in flight on two cores

@@ -133,9 +133,8 @@ BAD = {
 
 
 @pytest.mark.parametrize(("data", "status", "code"), BAD.values(), ids=BAD)
-@pytest.mark.filterwarnings(
-    "ignore:Truncated File Read:UserWarning"
-)  # Pillow's, before it gives up on a TIFF
+# Pillow's, before it gives up on a TIFF
+@pytest.mark.filterwarnings("ignore:Truncated File Read:UserWarning")
 def test_a_bad_picture_is_refused(data: bytes, status: int, code: str) -> None:
     with pytest.raises(RequestError) as refusal:
         decode_image(data, **CAPS)
@@ -149,9 +148,8 @@ def test_a_bomb_costs_no_memory(kind: str) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(RequestError):
         decode_image(awkward.bomb(kind), **CAPS)
-    assert (
-        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000
-    )  # kB; decoded it would be 2.7 GB
+    # kB; decoded it would be 2.7 GB
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 77])

@@ -198,9 +198,8 @@ def test_a_mixed_batch(predictor: FakePredictor, folder: Path) -> None:
 def test_multipart_is_known_by_the_clients_spelling_of_the_header(
     predictor: FakePredictor, folder: Path
 ) -> None:
-    form = message(
-        ("body", "", bytearray(b"x")), headers={"cOnTeNt-TyPe": "multipart/form-data; boundary=b"}
-    )  # a field that is called body, in a form
+    # a field that is called body, in a form
+    form = message(("body", "", bytearray(b"x")), headers={"cOnTeNt-TyPe": "multipart/form-data; boundary=b"})
     (answer,) = Worker(folder).ask(form)
     assert json.loads(answer["body"])["error"]["code"] == "missing_image"
 
@@ -221,9 +220,8 @@ def test_a_description_is_answered_inside_a_batch(predictor: FakePredictor, fold
     assert json.loads(description["body"])["running"]["device"] == "cpu"
     assert len(json.loads(prediction["body"])["instances"]) == 2
     (spoofed,) = worker.ask(raw(bytearray(JPEG)) | {"headers": describe["headers"] + message()["headers"]})
-    assert "instances" in json.loads(
-        spoofed["body"]
-    )  # a client's own header does not turn a prediction around
+    # a client's own header does not turn a prediction around
+    assert "instances" in json.loads(spoofed["body"])
 
 
 def test_nothing_leaves_handle(

@@ -12,9 +12,8 @@ SCALES = (1 / 4, 1 / 8, 1 / 16, 1 / 32)
 def _boxes(count: int, width: float, height: float, seed: int) -> Boxes:
     generator = torch.Generator().manual_seed(seed)
     centre = torch.rand(count, 2, generator=generator) * torch.tensor([width, height])
-    side = torch.exp(
-        torch.rand(count, 2, generator=generator) * 5 + 0.5
-    )  # 1.6 to 245 pixels, any aspect ratio
+    # 1.6 to 245 pixels, any aspect ratio
+    side = torch.exp(torch.rand(count, 2, generator=generator) * 5 + 0.5)
     boxes = Boxes(torch.cat([centre - side / 2, centre + side / 2], dim=1))
     boxes.clip((int(height), int(width)))
     return boxes

@@ -93,9 +93,8 @@ def containers(documents: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 def test_kubernetes_takes_them(documents: list[dict[str, Any]]) -> None:
     for document in documents:
-        if (
-            document["kind"] == "InferenceService"
-        ):  # its predictor is a pod's spec with a few keys of KServe's
+        # its predictor is a pod's spec with a few keys of KServe's
+        if document["kind"] == "InferenceService":
             spec = dict(document["spec"]["predictor"])
             labels = spec.pop("labels")
             assert 1 <= spec.pop("minReplicas") <= spec.pop("maxReplicas")

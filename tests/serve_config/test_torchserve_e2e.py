@@ -513,9 +513,8 @@ def test_life_of_a_torchserve(
         assert serve_config("stop", home=home) == 0
         assert "was not running" in capsys.readouterr().out
 
-        (
-            store / toys["alpha"].name
-        ).unlink()  # the default is gone: the other one is brought back all the same
+        # the default is gone: the other one is brought back all the same
+        (store / toys["alpha"].name).unlink()
         assert serve_config(*start, home=home) == 0
         captured = capsys.readouterr()
         assert "warning: there is no archive" in captured.err

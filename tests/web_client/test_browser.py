@@ -318,9 +318,8 @@ class TestTakeAway:
         path.write_bytes(balloon_picture(2600, 1800, [(900, 900, 400)]))
         reply = send(page, path)
         assert reply["image"]["width"] == 2048
-        page.locator("input[value=splash]").check(
-            force=True
-        )  # what is looked at does not change what is taken
+        # what is looked at does not change what is taken
+        page.locator("input[value=splash]").check(force=True)
         for kind in ("overlay", "splash"):
             with Image.open(io.BytesIO(take(page, kind))) as image:
                 assert image.size == (2600, 1800)

@@ -142,9 +142,8 @@ class TestWaiting:
         frames(page)
         assert page.locator("#count").inner_text() == "1"
         page.wait_for_timeout(1000)
-        assert (
-            page.locator("#count").inner_text() == "1"
-        )  # the other model's answer (0) is kept for its own place
+        # the other model's answer (0) is kept for its own place
+        assert page.locator("#count").inner_text() == "1"
         page.select_option("#version", "resnet50_fpn")
         frames(page)
         assert page.locator("#count").inner_text() == "0"

@@ -26,9 +26,8 @@ from web_client.__main__ import main, parser
 from web_client.tunnel import TunnelError, open_tunnel
 
 ROOT = Path(__file__).resolve().parents[2]
-LARGE = balloon_picture(
-    1200, 1000, kind="BMP"
-)  # 3.6 MB: over every threshold at which something might be spooled
+# 3.6 MB: over every threshold at which something might be spooled
+LARGE = balloon_picture(1200, 1000, kind="BMP")
 
 _opened: list[str] = []
 _watching = False

@@ -25,9 +25,8 @@ class Patch:
     y: int
     color: np.ndarray  # (h, w, 3) float32
     alpha: np.ndarray  # (h, w) float32, how much of the canvas it hides
-    cover: (
-        np.ndarray
-    )  # (h, w) float32, how much of each pixel lies inside the outline: what the mask is made of
+    # (h, w) float32, how much of each pixel lies inside the outline: what the mask is made of
+    cover: np.ndarray
     knot: tuple[float, float]  # where the string is tied
 
 
