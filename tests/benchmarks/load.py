@@ -257,7 +257,7 @@ def main() -> int:
         {"machine": where, "rows": rows, "growth": grown, "measured": measured, "failures": found},
         text,
     )
-    chart(args.output / f"{name}.png", samples, measured)
+    chart(args.output / f"{name}.png", [s for s in samples if s.phase != "warm-up"], measured)
     print(f"\n{args.output}")
     return 1 if found else 0
 

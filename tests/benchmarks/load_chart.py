@@ -41,8 +41,12 @@ def chart(path: Path, samples: Sequence[Any], measured: Sequence[dict[str, Any]]
     if measured:
         for name in ("worker", "page", "TorchServe (Java)"):
             x = [row["seconds"] - start for row in measured]
-            axes[1, 0].plot(x, [row[f"{name} MB"] for row in measured], label=name)
+            y = [row[f"{name} MB"] for row in measured]
+            axes[1, 0].plot(x, y)
+            axes[1, 0].annotate(
+                name, (x[-1], y[-1]), (0, 5), textcoords="offset points", ha="right", fontsize=8
+            )
+        axes[1, 0].margins(y=0.15)
         axes[1, 0].set(ylabel="resident memory, MB", xlabel="seconds", ylim=(0, None))
-        axes[1, 0].legend(fontsize=8)
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
