@@ -138,11 +138,6 @@ def logged_errors(served: RunningTorchServe) -> list[str]:
     return [error.message for error in errors if not JSON_TRIED.match(error.message)]
 
 
-def test_a_tenth_of_the_corpus(served: RunningTorchServe, doors: dict[str, Door]) -> None:
-    assert run_corpus(served, doors, corpus()[::10]) == ""
-
-
-@pytest.mark.slow
 def test_the_whole_corpus(served: RunningTorchServe, doors: dict[str, Door]) -> None:
     cases = corpus()
     assert len(cases) >= 500

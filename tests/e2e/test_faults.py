@@ -215,7 +215,6 @@ def without_weights(name: str, content: bytes) -> bytes | None:
     return None if name == "model.safetensors" else content
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "cause"),
     [
@@ -248,7 +247,6 @@ def test_an_archive_with_wrong_weights_is_refused_and_the_rest_serves_on(
     assert max(done - asked for asked, done, _ in callers.answers) < 3
 
 
-@pytest.mark.slow
 def test_the_unharmed_archive_is_taken(
     server: RunningTorchServe, page: str, real_archive: Path, tmp_path: Path
 ) -> None:

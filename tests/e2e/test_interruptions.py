@@ -96,7 +96,6 @@ def press_ctrl_c(process: subprocess.Popen) -> str:
 # --- Ctrl-C ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("moment", "later"), [("packing", 0.0), ("packing", 0.4), ("trying", 0.0), ("trying", 1.5)]
 )
@@ -127,7 +126,6 @@ def everything_made(folder: Path) -> None:
         shutil.rmtree(folder / "model_store" / f"parts_{backbone}")
 
 
-@pytest.mark.slow
 @pytest.mark.e2e
 @pytest.mark.parametrize(
     ("moment", "later"),
@@ -151,7 +149,6 @@ def test_ctrl_c_while_the_demo_serves_leaves_no_process(tmp_path: Path, moment: 
     assert not (serve / "tmp").exists()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("later", [0.0, 1.5])
 def test_ctrl_c_while_the_demo_draws_leaves_no_half_data_set(tmp_path: Path, later: float) -> None:
     with command(tmp_path, "serve_config.demo", "--check") as process:
@@ -188,7 +185,6 @@ def weights_size(run: Path) -> int:
     return (run / "model_best.safetensors").stat().st_size
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("spare", [-100_000, 10_000], ids=["copying the weights", "packing"])
 def test_files_cannot_grow_while_exporting(run: Path, tmp_path: Path, spare: int) -> None:
     (tmp_path / ARCHIVE).write_text("the old one")
@@ -203,7 +199,6 @@ def test_files_cannot_grow_while_exporting(run: Path, tmp_path: Path, spare: int
     assert (tmp_path / ARCHIVE).read_text() == "the old one"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.5, 2.5], ids=["at once", "copying", "packing", "unpacking"])
 def test_disk_full_while_exporting(run: Path, tmp_path: Path, share: float) -> None:
     size = int(share * weights_size(run)) + 100_000
@@ -230,7 +225,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return folder / "data", folder / "run"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.7], ids=["nothing left", "little left", "not enough"])
 def test_disk_full_while_training_spares_the_last_good_checkpoint(
     trained: tuple[Path, Path], tmp_path: Path, share: float

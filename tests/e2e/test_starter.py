@@ -34,7 +34,6 @@ def test_it_is_small_and_says_where_it_comes_from() -> None:
     assert "/" not in trained.config["FINETUNE"]["INIT"], "no path of the machine that trained"
 
 
-@pytest.mark.slow
 @pytest.mark.real_data
 def test_evaluation_gives_the_number_of_the_card(balloon_photos: Path, tmp_path: Path) -> None:
     data, report = tmp_path / "data", tmp_path / "report"
@@ -47,7 +46,6 @@ def test_evaluation_gives_the_number_of_the_card(balloon_photos: Path, tmp_path:
     assert segm["AP50"] == pytest.approx(float(said[1]), abs=0.3)
 
 
-@pytest.mark.slow
 @pytest.mark.e2e
 def test_its_archive_finds_drawn_balloons(tmp_path: Path) -> None:
     assert finetune(["export", str(STARTER), "--output", str(tmp_path / "exported")]) == 0

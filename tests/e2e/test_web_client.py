@@ -18,7 +18,7 @@ from tests.web_client import browser, test_browser
 from tests.web_client.conftest import serving
 from web_client import create_app
 
-pytestmark = [pytest.mark.e2e, pytest.mark.browser, pytest.mark.slow]
+pytestmark = [pytest.mark.e2e, pytest.mark.browser]
 chromium, page, picture = browser.chromium, browser.page, test_browser.picture
 
 for feature in vars(test_browser).copy().values():

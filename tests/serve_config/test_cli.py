@@ -180,7 +180,6 @@ class TestDoctor:
     def test_python_that_does_not_run(self, tmp_path: Path) -> None:
         assert self.levels(doctor.check_packages(tmp_path / "python")) == {"packages": "missing"}
 
-    @pytest.mark.slow
     def test_runs_without_packages_and_looks_into_the_environment(self, tmp_path: Path) -> None:
         answer = run("doctor", "--home", tmp_path, *free_ports(), python=("-S",))
         assert "Traceback" not in answer.stderr

@@ -31,7 +31,7 @@ from serve_config.state import Home, State
 from tests.serve_config.conftest import REPOSITORY
 from tests.torchserve_fixture import RunningTorchServe, toy_archive
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+pytestmark = pytest.mark.e2e
 
 ANY_FREE_PORTS = [f"--{name.replace('_', '-')}-port=0" for name in DEFAULT_PORTS]
 

@@ -255,7 +255,6 @@ class TestTrouble:
         context.close()
 
 
-@pytest.mark.slow
 def test_twenty_users_at_once_each_get_their_own(
     chromium: Browser, base_url: str, stub: Stub, tmp_path: Path
 ) -> None:
@@ -294,7 +293,6 @@ def crowd(width: int, height: int, count: int) -> tuple[bytes, list[dict[str, An
     return balloon_picture(width, height, []), found
 
 
-@pytest.mark.slow
 def test_the_threshold_slider_moves_smoothly(page: Page, stub: Stub, record_property: Any) -> None:
     """100 instances on 4 megapixels: more than 30 frames a second, as Chromium shows them, while the
     slider moves."""
