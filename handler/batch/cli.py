@@ -54,7 +54,8 @@ def build_parser() -> argparse.ArgumentParser:
     option(
         "--shard-size", type=_count, default=1000, metavar="N", help="photos a shard (default: %(default)s)"
     )
-    about = "seconds without an answer after which what is missing is given to the nodes that still live (%(default)s)"
+    about = "seconds without an answer after which what is missing is given to the nodes that still live; a predictor "
+    about += "gets a quarter of it for a photo (%(default)s)"
     option("--stall-timeout", type=_count, default=300, metavar="S", help=about)
     return parser
 

@@ -5,7 +5,7 @@ What it promises: every photo of INPUT is in OUTPUT exactly once, with its insta
 - Ray Data runs one predictor an actor and starts a killed one again. Answers are small (some kB a photo), so they
   come back to this process, which alone writes; see :mod:`handler.batch.shards`.
 - A photo that kills its actor twice, or that was lost with a node, is missing at the end of a pass, and gets
-  another pass, the last one by itself. If it kills again, that is its error.
+  another pass, the last one by itself. If it kills again, that is its error. An actor that hangs kills itself.
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ PHOTOS_A_TASK = 16  # what a killed worker loses at most, and the step of the pr
 TRIES = 2  # of a task, before its photos wait for the next pass
 GPU_BATCH = 8
 LONGEST_TEMPORARY = 25  # characters: Ray's sockets lie deep below it, and a socket's path has 107 at most
-DIED = error_body("worker_died", "The predictor died of this picture, each time it was tried.")
+DIED = error_body(
+    "worker_died", "The predictor died of this picture, or never came to an end, each time it was tried."
+)
 
 
 @dataclass(frozen=True)
@@ -189,6 +191,7 @@ def _connected(address: str | None, archive_bytes: int) -> Iterator[str | None]:
                     address="local",
                     num_cpus=usable_cores(),
                     include_dashboard=False,
+                    _node_ip_address="127.0.0.1",  # nobody else has business with it
                     object_store_memory=archive_bytes + 256 * 2**20,
                     _temp_dir=folder,
                     **quiet,
@@ -253,7 +256,14 @@ def _one_pass(
     tables = [pyarrow.table({"photo": photos[i : i + size]}) for i in range(0, len(photos), size)]
     answers = ray.data.from_arrow(tables).map_batches(
         worker.PhotoWorker,
-        fn_constructor_kwargs={**whole, "threads": args.threads, "batch_size": batch_size, "device": device},
+        fn_constructor_kwargs={
+            **whole,
+            "threads": args.threads,
+            "batch_size": batch_size,
+            "device": device,
+            # two tries, and a new actor for each, before Ray itself takes it for a standstill
+            "patience": args.stall_timeout / 4,
+        },
         batch_size=None,
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(size=min(actors, len(tables))),

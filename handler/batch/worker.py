@@ -6,6 +6,7 @@ The class travels to the nodes by value, and imports ``handler`` only after the 
 
 from __future__ import annotations
 
+import faulthandler
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,8 @@ class PhotoWorker:
         sha256: of the archive; names the folder that all actors of a node share.
         options: Contract 2's options as a form would send them.
         threads: cores to use. ``batch_size``: photos to run at once. ``device``: ``cpu`` or ``cuda``.
+        patience: seconds without an answer after which the process ends itself. Ray would wait for it for ever, and
+            leave it its core.
         cache: where to unpack; by default the temporary folder, where it stays for the next job.
     """
 
@@ -33,6 +36,7 @@ class PhotoWorker:
         threads: int,
         batch_size: int,
         device: str,
+        patience: float,
         cache: str | None = None,
     ) -> None:
         import json
@@ -60,6 +64,7 @@ class PhotoWorker:
         self.request = lambda photo, data: Request({"image": data, **given}, id=photo)
         self.limit = settings.max_image_bytes
         self.batch_size = batch_size
+        self.patience = patience
 
     def __call__(self, table: Any) -> Any:
         """One table of photos → their answers: ``photo``, ``body`` (Contract 2's JSON), ``answered`` (Unix seconds)."""
@@ -67,15 +72,24 @@ class PhotoWorker:
 
         photos = table.column("photo").to_pylist()
         groups = [photos[i : i + self.batch_size] for i in range(0, len(photos), self.batch_size)]
+        answers = []
         # two at a time: one is read and decoded while the other is in the network
         with ThreadPoolExecutor(2) as pool:
-            answers = [answer for group in pool.map(self._answer, groups) for answer in group]
+            self._watch()
+            for group in pool.map(self._answer, groups):
+                answers += group
+                self._watch()
+        faulthandler.cancel_dump_traceback_later()
         columns = {
             "photo": photos,
             "body": [body for body, _ in answers],
             "answered": [moment for _, moment in answers],
         }
         return pyarrow.table(columns)
+
+    def _watch(self) -> None:
+        """Begin to wait anew. faulthandler's watchdog is C: it also ends what never gives the interpreter back."""
+        faulthandler.dump_traceback_later(self.patience, exit=True, file=2)  # standard error, whatever Ray has made of sys.stderr
 
     def _answer(self, photos: list[str]) -> list[tuple[bytes, float]]:
         answers: dict[str, bytes] = {}
