@@ -89,7 +89,8 @@ class PhotoWorker:
 
     def _watch(self) -> None:
         """Begin to wait anew. faulthandler's watchdog is C: it also ends what never gives the interpreter back."""
-        faulthandler.dump_traceback_later(self.patience, exit=True, file=2)  # standard error, whatever Ray has made of sys.stderr
+        standard_error = 2  # whatever Ray has made of sys.stderr
+        faulthandler.dump_traceback_later(self.patience, exit=True, file=standard_error)
 
     def _answer(self, photos: list[str]) -> list[tuple[bytes, float]]:
         answers: dict[str, bytes] = {}
