@@ -110,8 +110,8 @@ $(VENV)/.installed: requirements.txt requirements-detectron2.txt
 	    --upgrade --target $$site -r requirements-detectron2.txt && rm -rf $$site/tools
 	@touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt
-	@$(PIP) --quiet -r requirements-dev.txt
+$(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt requirements-kserve.txt
+	@$(PIP) --quiet -r requirements-dev.txt -r requirements-kserve.txt
 	@touch $@
 
 $(VENV)/.installed-batch: $(VENV)/.installed requirements-batch.txt

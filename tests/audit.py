@@ -60,7 +60,7 @@ def main() -> int:
     materials = bom([Path(name).read_text(encoding="utf-8") for name in SERVED])
     (args.output / "sbom.json").write_text(json.dumps(materials, indent=1) + "\n", encoding="utf-8")
     print(f"{args.output / 'sbom.json'}: {len(materials['components'])} packages that are served with")
-    return audit([*SERVED, "requirements-dev.txt"], args.output / "audit.json")
+    return audit([*SERVED, "requirements-dev.txt", "requirements-kserve.txt"], args.output / "audit.json")
 
 
 if __name__ == "__main__":
