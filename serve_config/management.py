@@ -105,8 +105,8 @@ def register(client: Client, archive: Archive, say: Say, timeout: float = LOAD_T
         _wait_ready(client, archive.version, server_logged, timeout)
     except ServeError as error:
         _discard(client, archive.version)
-        ended = load_failed(logs, archive.version, server_logged)
-        why = _last_words(logs, archive.version, workers_logged) if ended else None
+        patience = 5.0 if isinstance(error, _WorkerEnded) else 0.0
+        why = _last_words(logs, archive.version, workers_logged, patience)
         reason = f"its worker says: {why}" if why else str(error)
         raise ServeError(
             f"version {archive.version} ({name}) does not start, and was removed again; {reason}"
@@ -122,16 +122,20 @@ def _wait_ready(client: Client, name: str, logged: int, timeout: float) -> None:
     deadline = time.monotonic() + timeout
     while not any(version.name == name and version.ready for version in versions(client)):
         if load_failed(client.home.logs, name, logged):
-            raise ServeError("its worker ended while it loaded the model and gave no reason")
+            raise _WorkerEnded("its worker ended while it loaded the model and gave no reason")
         if time.monotonic() > deadline:
             raise ServeError(f"it has no READY worker after {timeout:.0f} s")
         time.sleep(0.2)
 
 
-def _last_words(logs: Path, name: str, logged: int) -> str | None:
-    """What a worker raised before it ended. It goes through a log of its own, on a busy machine seconds later."""
-    deadline = time.monotonic() + 5
-    time.sleep(0.5)  # a traceback that follows from another one may still be on its way
+class _WorkerEnded(ServeError):
+    """A worker ended before it was READY."""
+
+
+def _last_words(logs: Path, name: str, logged: int, patience: float) -> str | None:
+    """What a worker raised last. It goes through a log of its own, on a busy machine seconds later: wait so long."""
+    deadline = time.monotonic() + patience
+    time.sleep(min(0.5, patience))  # a traceback that follows from another one may still be on its way
     while not (why := last_worker_error(logs, name, logged)) and time.monotonic() < deadline:
         time.sleep(0.1)
     return why

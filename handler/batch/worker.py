@@ -75,11 +75,13 @@ class PhotoWorker:
         answers = []
         # two at a time: one is read and decoded while the other is in the network
         with ThreadPoolExecutor(2) as pool:
-            self._watch()
-            for group in pool.map(self._answer, groups):
-                answers += group
+            try:
                 self._watch()
-        faulthandler.cancel_dump_traceback_later()
+                for group in pool.map(self._answer, groups):
+                    answers += group
+                    self._watch()
+            finally:  # an idle actor has nothing to hurry for
+                faulthandler.cancel_dump_traceback_later()
         columns = {
             "photo": photos,
             "body": [body for body, _ in answers],

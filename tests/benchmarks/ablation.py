@@ -10,13 +10,13 @@ command goes on where it was. Few photos make a noisy score: ``--seeds 3`` train
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+from finetune.run_folder import read_json
 from tests.benchmarks.measuring import machine, save, table
 
 ROWS = {
@@ -73,18 +73,15 @@ def main() -> int:
 def train(args: argparse.Namespace, name: str, seed: int) -> dict[str, Any]:
     """The record of one finished training; begun, gone on with, or read if it was finished before."""
     run = args.runs / f"{name.replace(' ', '_')}-{seed}"
-    command = [sys.executable, "-m", "finetune", "train", args.backbone, "--data", str(args.data)]
-    command += ["--output", str(run)]
-    if (run / "last.pth").exists():
-        record: dict[str, Any] = json.loads((run / "run.json").read_text(encoding="utf-8"))
-        if record["iterations"] == record["planned_iterations"]:
-            return record
-        command += ["--resume"]
-    else:
-        command += ["--weights", args.weights, "SEED", str(seed), *args.overrides, *ROWS[name].split()]
-    subprocess.run(command, check=True, stdout=sys.stderr)
-    finished: dict[str, Any] = json.loads((run / "run.json").read_text(encoding="utf-8"))
-    return finished
+    begun = (run / "last.pth").exists()
+    record: dict[str, Any] = read_json(run / "run.json") if begun else {}
+    if not begun or record["iterations"] < record["planned_iterations"]:
+        fresh = ["--weights", args.weights, "SEED", str(seed), *args.overrides, *ROWS[name].split()]
+        command = [sys.executable, "-m", "finetune", "train", args.backbone, "--data", str(args.data)]
+        command += ["--output", str(run), *(["--resume"] if begun else fresh)]
+        subprocess.run(command, check=True, stdout=sys.stderr)
+        record = read_json(run / "run.json")
+    return record
 
 
 if __name__ == "__main__":

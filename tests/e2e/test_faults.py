@@ -7,7 +7,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator
@@ -24,6 +23,7 @@ from serve_config.cli import main as serve_config
 from serve_config.config import Settings
 from serve_config.management import default_version, versions
 from serve_config.state import State
+from tests.e2e.callers import Callers
 from tests.e2e.conftest import page_config
 from tests.torchserve_fixture import RunningTorchServe, running_torchserve, toy_archive
 from tests.toy_models import write_run
@@ -89,35 +89,6 @@ def seconds_until(true: Callable[[], bool], limit: float) -> float:
         assert time.monotonic() - start < limit, f"not within {limit:.0f} s"
         time.sleep(0.1)
     return time.monotonic() - start
-
-
-class Callers:
-    """Threads that call without a pause until the block ends, and note (asked, answered, answer)."""
-
-    def __init__(self, *calls: Callable[[], requests.Response]) -> None:
-        self.answers: list[tuple[float, float, requests.Response]] = []
-        self.lost: list[Exception] = []
-        self.ending = threading.Event()
-        self.threads = [threading.Thread(target=self.work, args=(call,)) for call in calls]
-
-    def work(self, call: Callable[[], requests.Response]) -> None:
-        while not self.ending.is_set():
-            asked = time.monotonic()
-            try:
-                answer = call()
-                self.answers.append((asked, time.monotonic(), answer))
-            except Exception as error:
-                self.lost.append(error)
-
-    def __enter__(self) -> Callers:
-        for thread in self.threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.ending.set()
-        for thread in self.threads:
-            thread.join()
 
 
 def test_a_killed_worker_is_replaced_and_every_caller_told(server: RunningTorchServe, page: str) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 import time
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import requests
 from serve_config.cli import main as serve_config
 from serve_config.management import versions
 from serve_config.state import State
+from tests.e2e.callers import Callers
 from tests.torchserve_fixture import TOY_HANDLER, RunningTorchServe, running_torchserve, toy_archive
 
 pytestmark = pytest.mark.e2e
@@ -19,36 +21,11 @@ pytestmark = pytest.mark.e2e
 LOADING = 4  # seconds that one of the versions takes to load
 
 
-class Load:
-    """Threads that ask the default version without a pause, and note when, and who answered."""
-
-    def __init__(self, server: RunningTorchServe, threads: int) -> None:
-        self.url = server.client.url("inference", "/predictions/maskrcnn")
-        self.headers = {"Authorization": f"Bearer {server.client.read_key('inference')[0]}"}
-        self.answers: list[tuple[float, float, int, str]] = []  # asked, answered, status, version
-        self.ending = threading.Event()
-        self.threads = [threading.Thread(target=self.work) for _ in range(threads)]
-
-    def work(self) -> None:
-        with requests.Session() as session:
-            while not self.ending.is_set():
-                asked = time.monotonic()
-                try:
-                    answer = session.post(self.url, data=b"sleep:0.02", headers=self.headers, timeout=30)
-                    told = answer.json().get("version", answer.text)
-                    self.answers.append((asked, time.monotonic(), answer.status_code, told))
-                except requests.RequestException as error:
-                    self.answers.append((asked, time.monotonic(), 0, str(error)))
-
-    def __enter__(self) -> Load:
-        for thread in self.threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.ending.set()
-        for thread in self.threads:
-            thread.join()
+def asking(server: RunningTorchServe, session: requests.Session) -> Callable[[], requests.Response]:
+    """One caller of the default version."""
+    url = server.client.url("inference", "/predictions/maskrcnn")
+    headers = {"Authorization": f"Bearer {server.client.read_key('inference')[0]}"}
+    return lambda: session.post(url, data=b"sleep:0.02", headers=headers, timeout=30)
 
 
 def test_swaps_and_rollback_under_load_lose_nothing(tmp_path: Path) -> None:
@@ -64,9 +41,10 @@ def test_swaps_and_rollback_under_load_lose_nothing(tmp_path: Path) -> None:
         switches.append((begun, time.monotonic(), to))
         time.sleep(0.5)
 
-    with running_torchserve(tmp_path, [toys["alpha"], toys["beta"]]) as server:
+    with ExitStack() as sessions, running_torchserve(tmp_path, [toys["alpha"], toys["beta"]]) as server:
         (server.store / toys["gamma"].name).write_bytes(toys["gamma"].read_bytes())
-        with Load(server, threads=8) as load:
+        callers = Callers(*[asking(server, sessions.enter_context(requests.Session())) for _ in range(8)])
+        with callers:
             time.sleep(0.5)
             switch("swap", "beta", "--unregister-old", to="beta")
             switch("swap", "gamma", to="gamma")  # registers it from the store
@@ -74,14 +52,16 @@ def test_swaps_and_rollback_under_load_lose_nothing(tmp_path: Path) -> None:
         assert [version.name for version in versions(server.client)] == ["beta", "gamma"]
         assert State.load(server.home).history == ["alpha"]
 
-    assert len(load.answers) > 100
-    assert [answer for answer in load.answers if answer[2] != 200] == []
+    assert len(callers.answers) > 100
+    assert callers.lost == []
+    assert [answer for _, _, answer in callers.answers if answer.status_code != 200] == []
+    answers = [(asked, answered, answer.json()["version"]) for asked, answered, answer in callers.answers]
     serving = [(0.0, 0.0, "alpha"), *switches]
-    for asked, answered, _, version in load.answers:
+    for asked, answered, version in answers:
         begun_before = [to for begun, _, to in serving if begun <= answered]
         last_done = max(index for index, (_, done, _) in enumerate(serving) if done <= asked)
         may_answer = [to for _, _, to in serving[last_done : len(begun_before)]]
         assert version in may_answer
-    assert {answer[3] for answer in load.answers} == {"alpha", "beta", "gamma"}
+    assert {version for _, _, version in answers} == {"alpha", "beta", "gamma"}
     # nobody waits for a model to be loaded but the one who asked for it
-    assert max(answered - asked for asked, answered, _, _ in load.answers) < LOADING
+    assert max(answered - asked for asked, answered, _ in answers) < LOADING
