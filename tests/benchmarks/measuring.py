@@ -134,9 +134,12 @@ def bar_chart(
     )
     for axis, name in zip(axes[:, 0], groups, strict=True):
         chosen = [row for row in rows if row[group] == name]
-        colours = ["#9aa0a6" if "Detectron2" in row[label] else "#1f77b4" for row in chosen]
+        theirs = ["Detectron2" in row[label] or "DefaultPredictor" in row[label] for row in chosen]
+        colours = ["#9aa0a6" if each else "#1f77b4" for each in theirs]
         bars = axis.barh([row[label] for row in chosen], [row[value] for row in chosen], color=colours)
-        axis.bar_label(bars, fmt="%.0f", padding=3, fontsize=8)
+        axis.bar_label(
+            bars, fmt=lambda number: f"{number:.{0 if number >= 10 else 2}f}", padding=3, fontsize=8
+        )
         axis.invert_yaxis()
         axis.set_title(name, loc="left", fontsize=10)
         axis.spines[["top", "right"]].set_visible(False)
