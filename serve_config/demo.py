@@ -1,6 +1,6 @@
 """``make demo``: the whole chain by its own commands, from drawn photos to a page that shows masks.
 
-Every step runs a command that a user would type, printed before it runs; nothing here imports another room. What a
+Every step runs a command that a user would type, printed before it runs; no other room is imported. What a
 step made stays in ``.demo/``, so a second run goes straight to serving. Ctrl-C at any time ends all that was started.
 """
 
@@ -21,6 +21,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from serve_config.interrupts import interrupts_wait
 
 HOME = Path(".demo")
 DATA = HOME / "data"
@@ -159,23 +161,25 @@ def page_server(port: int) -> Iterator[str]:
         f"--management-url http://127.0.0.1:{ports['management']} --key-file {SERVE / 'key_file.json'}"
     )
     say("Start the page", command)
-    with open(HOME / "web_client.log", "w", encoding="utf-8") as log:
-        process = subprocess.Popen(
-            python(command), stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True
-        )
+    process = None
     try:
+        with open(HOME / "web_client.log", "w", encoding="utf-8") as log, interrupts_wait():
+            process = subprocess.Popen(
+                python(command), stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True
+            )
         line = process.stdout.readline() if process.stdout else ""
         if "http://" not in line:
             raise DemoError(f"the page did not start: see {HOME / 'web_client.log'}")
         yield line[line.index("http://") :].strip()
     finally:
-        process.send_signal(signal.SIGINT)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=10)
-        process.kill()
-        process.wait()
-        if process.stdout:
-            process.stdout.close()
+        if process:
+            process.send_signal(signal.SIGINT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=10)
+            process.kill()
+            process.wait()
+            if process.stdout:
+                process.stdout.close()
 
 
 def show(page: str) -> None:
@@ -274,12 +278,17 @@ def run(command: str, *, capture: bool = False) -> str:
     Raises:
         DemoError: it failed; its own words stand above.
     """
-    process = subprocess.Popen(python(command), stdout=subprocess.PIPE if capture else None, text=True)
+    process = None
     try:
+        with interrupts_wait():
+            process = subprocess.Popen(
+                python(command), stdout=subprocess.PIPE if capture else None, text=True
+            )
         output, _ = process.communicate()
     except KeyboardInterrupt:
-        process.send_signal(signal.SIGINT)  # from a terminal it has had one already, and takes two as one
-        process.wait()
+        if process:
+            process.send_signal(signal.SIGINT)  # from a terminal it has had one already, and takes two as one
+            process.wait()
         raise
     if process.returncode == 130:
         raise KeyboardInterrupt

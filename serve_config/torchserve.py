@@ -13,6 +13,7 @@ from serve_config.archives import Archive, find_archive, read_archive
 from serve_config.client import Client
 from serve_config.config import Settings, choose_ports, render
 from serve_config.errors import ServeError
+from serve_config.interrupts import interrupts_wait
 from serve_config.java import find_java
 from serve_config.logs import read_tail, server_errors
 from serve_config.management import Say, register, remember, set_default
@@ -95,19 +96,22 @@ def _launch(home: Home, state: State, settings: Settings, store: Path) -> Client
         write_atomically(home.config, render(settings, ports, store))
         _clean(home)
         home.tmp.mkdir(mode=0o700)
-        process = processes.launch(java, home, store)
+        process = None
         try:
-            state.pid, state.boot = process.pid, boot_id()
-            state.created = processes.seconds_at_start(process.pid)
-            state.ports, state.store = ports, str(store)
-            state.save(home)
+            with interrupts_wait():
+                process = processes.launch(java, home, store)
+                state.pid, state.boot = process.pid, boot_id()
+                state.created = processes.seconds_at_start(process.pid)
+                state.ports, state.store = ports, str(store)
+                state.save(home)
             client = Client(home, ports)
             _wait_answering(client, process)
             process.returncode = 0  # it outlives this object, which need not warn about that
             return client
         except BaseException as error:
             processes.end(state, patience=2)
-            process.poll()
+            if process:
+                process.poll()
             _clean(home)
             if attempt == attempts or not (isinstance(error, ServeError) and "in use" in str(error)):
                 raise
