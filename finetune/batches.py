@@ -8,6 +8,7 @@ workers, and two processes with half a batch each see the same pictures as one p
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import cv2
@@ -19,6 +20,7 @@ from detectron2.structures import BitMasks, Boxes, Instances
 from torch.utils.data import DataLoader, Dataset
 
 from finetune.augment import Sample, copy_paste, jitter_colour, large_scale_jitter
+from finetune.data.synthetic import draw_scene
 
 Record = dict[str, Any]
 
@@ -103,6 +105,14 @@ class TrainingBatches(Dataset):
                 image = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
             self._photos[index] = image
         return self._photos[index]
+
+
+def scene_drawer(cfg: CfgNode) -> Callable[[int], tuple[np.ndarray, list[np.ndarray]]] | None:
+    """What draws a picture as large as a crop from a seed; None unless FINETUNE.SYNTHETIC_FRACTION asks for some."""
+    if not cfg.FINETUNE.SYNTHETIC_FRACTION:
+        return None
+    size = cfg.FINETUNE.AUGMENT.CROP_SIZE
+    return partial(draw_scene, width=size, height=size * 3 // 4)
 
 
 def _annotation_of(mask: np.ndarray) -> Record:

@@ -18,6 +18,10 @@ def add_finetune_config(cfg: CfgNode) -> None:
     """Add the ``FINETUNE`` node (what Detectron2 has no key for) with its defaults, in place."""
     cfg.FINETUNE = CfgNode()
     cfg.FINETUNE.INIT = "coco"  # coco | imagenet | none | PATH | URL
+    cfg.FINETUNE.TEACHER = (
+        ""  # a run folder or published checkpoint whose feature maps are imitated first; "" = none
+    )
+    cfg.FINETUNE.TEACHER_STEPS = 500  # how many of SOLVER.MAX_ITER that takes
     cfg.FINETUNE.OPTIMIZER = "adamw"  # adamw | sgd
     cfg.FINETUNE.BACKBONE_LR_FACTOR = 0.33  # learning rate of the pretrained backbone, as a share of BASE_LR
     cfg.FINETUNE.PATIENCE = 0  # stop after so many evaluations without a better segm AP; 0 = never

@@ -9,6 +9,7 @@ from finetune.run_folder import write_atomically
 
 LOSSES = {
     "total_loss": "total",
+    "loss_hint": "against the teacher",
     "loss_cls": "box class",
     "loss_box_reg": "box position",
     "loss_mask": "mask",

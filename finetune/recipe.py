@@ -27,7 +27,7 @@ from detectron2.utils.events import EventStorage, JSONWriter, TensorboardXWriter
 from torch.nn.parallel import DistributedDataParallel
 
 import finetune.backbones  # noqa: F401 - registers the backbones in every process
-from finetune.batches import TrainingBatches, training_loader
+from finetune.batches import TrainingBatches, scene_drawer, training_loader
 from finetune.curves import draw_curves
 from finetune.data.layout import class_names, load_split
 from finetune.errors import UserError
@@ -45,6 +45,7 @@ from finetune.run_folder import (
     write_atomically,
     write_json,
 )
+from finetune.teacher import Teacher
 from finetune.weights import load_weights
 
 LOG_PERIOD = 10  # steps between two lines of metrics.json
@@ -84,7 +85,8 @@ def _fine_tune(job: Job, cfg: CfgNode) -> None:
 
     torch.manual_seed(cfg.SEED)
     model = build_model(cfg)
-    init = read_json(job.run / "run.json")["init"] if job.resume else _initialise(model, job)
+    teacher = Teacher(Path(cfg.FINETUNE.TEACHER), model) if cfg.FINETUNE.TEACHER else None
+    init = read_json(job.run / "run.json")["init"] if job.resume else _initialise(model, teacher, job)
     trained: torch.nn.Module = model
     if comm.get_world_size() > 1:
         devices = [comm.get_local_rank()] if cfg.MODEL.DEVICE == "cuda" else None
@@ -130,7 +132,7 @@ def _fine_tune(job: Job, cfg: CfgNode) -> None:
         writers = [JSONWriter(str(job.run / "metrics.json")), TensorboardXWriter(str(job.run))]
 
     batches = TrainingBatches(
-        train_set, cfg, rank=comm.get_rank(), world_size=comm.get_world_size(), synthetic=_synthetic(cfg)
+        train_set, cfg, rank=comm.get_rank(), world_size=comm.get_world_size(), synthetic=scene_drawer(cfg)
     )
     loader = training_loader(batches, start, stop, cfg.DATALOADER.NUM_WORKERS)
     started = time.perf_counter() - seconds
@@ -150,7 +152,10 @@ def _fine_tune(job: Job, cfg: CfgNode) -> None:
             set_learning_rate(optimizer, rate)
             try:
                 with torch.autocast(cfg.MODEL.DEVICE, dtype, enabled=dtype != torch.float32):
-                    losses = trained(batch)
+                    if teacher and step < cfg.FINETUNE.TEACHER_STEPS:
+                        losses = teacher.hints(model, batch)
+                    else:
+                        losses = trained(batch)
             except FloatingPointError:  # Detectron2's own word for it
                 raise _diverged(job, step) from None
             loss = torch.stack(list(losses.values())).sum()
@@ -227,7 +232,7 @@ def _fine_tune(job: Job, cfg: CfgNode) -> None:
                 break
 
 
-def _initialise(model: torch.nn.Module, job: Job) -> dict[str, Any]:
+def _initialise(model: torch.nn.Module, teacher: Teacher | None, job: Job) -> dict[str, Any]:
     """Load the weights to start from; return what ``run.json`` says of them.
 
     The main process goes first: it may have to download them.
@@ -235,6 +240,8 @@ def _initialise(model: torch.nn.Module, job: Job) -> dict[str, Any]:
     if not comm.is_main_process():
         comm.synchronize()
     loaded = load_weights(model, job.config.FINETUNE.INIT, job.backbone)
+    if teacher:
+        teacher.give_heads(model, loaded)
     if comm.is_main_process():
         print(loaded)
         comm.synchronize()
@@ -267,17 +274,6 @@ def _score(result: dict[str, Any]) -> float:
 
 def _due(done: int, period: int, end: int) -> bool:
     return done == end or (period > 0 and done % period == 0)
-
-
-def _synthetic(cfg: CfgNode) -> Any:
-    if not cfg.FINETUNE.SYNTHETIC_FRACTION:
-        return None
-    from functools import partial
-
-    from finetune.data.synthetic import draw_scene
-
-    size = cfg.FINETUNE.AUGMENT.CROP_SIZE
-    return partial(draw_scene, width=size, height=size * 3 // 4)
 
 
 def _any_process(flag: bool) -> bool:

@@ -81,6 +81,8 @@ def run(args: argparse.Namespace) -> int:
     if torchrun and args.num_gpus * args.num_machines > 1:
         raise UserError("torchrun has started the processes: leave --num-gpus and --num-machines out")
     processes = int(os.environ["WORLD_SIZE"]) if torchrun else args.num_gpus * args.num_machines
+    if processes > 1 and job.config.FINETUNE.TEACHER:
+        raise UserError("a teacher (FINETUNE.TEACHER) teaches one process only: train in one, or without it")
     if args.num_machines > 1 and args.dist_url == "auto":
         raise UserError(
             "several machines need a place to meet: give all of them --dist-url tcp://FIRST_MACHINE:PORT"
@@ -183,6 +185,7 @@ def prepare(args: argparse.Namespace) -> Job:
 
     from finetune.config import get_config
     from finetune.data.layout import class_names, load_split
+    from finetune.optimise import learning_rate
     from finetune.recipe import Job
 
     classes = class_names(args.data)
@@ -209,6 +212,7 @@ def prepare(args: argparse.Namespace) -> Job:
             f"MODEL.ROI_HEADS.NUM_CLASSES is {cfg.MODEL.ROI_HEADS.NUM_CLASSES}, but {args.data} has {len(classes)} "
             f"classes ({', '.join(classes)}): leave the key out, it is set from the data"
         )
+    learning_rate(0, cfg)  # complains of a schedule that it does not know
     return Job(
         backbone=args.backbone,
         config=cfg,

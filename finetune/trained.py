@@ -53,7 +53,8 @@ def read_trained(path: Path) -> Trained:
             )
     try:
         config = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
-        config["FINETUNE"]["INIT"] = _file_name(config["FINETUNE"]["INIT"])
+        for key in ("INIT", "TEACHER"):
+            config["FINETUNE"][key] = _file_name(config["FINETUNE"].get(key, ""))
         config["MODEL"]["WEIGHTS"] = config["OUTPUT_DIR"] = ""
     except (OSError, yaml.YAMLError, AttributeError, KeyError, TypeError) as error:
         reason = str(error).splitlines()[0]

@@ -17,6 +17,7 @@ from torch import nn
 _BODIES = {"V-19-eSE": ((128, 160, 192, 224), (256, 512, 768, 1024))}
 _STEM_CHANNELS = (64, 64, 128)
 _LAYERS_PER_BLOCK = 3
+_PIXEL_SPREAD = 58.0  # standard deviation of photos' pixels, 255 × ImageNet's 0.227
 
 
 def _conv_norm_relu(
@@ -95,6 +96,10 @@ class VoVNet(Backbone):
             stem.update(_conv_norm_relu(f"stem_{i}", channels, stem_channels, 3, norm, stride))
             channels = stem_channels
         self.stem = nn.Sequential(stem)
+        first = self.stem[0]
+        assert isinstance(first, nn.Conv2d)
+        with torch.no_grad():
+            first.weight /= _PIXEL_SPREAD  # Detectron2's pixels are 0..255 less their mean: near 1 they learn
 
         self._stage_names = [f"stage{i}" for i in range(2, 2 + len(widths))]
         self._out_feature_channels = dict(zip(self._stage_names, out_channels, strict=True))

@@ -79,7 +79,8 @@ def train(args: argparse.Namespace, name: str, seed: int) -> dict[str, Any]:
         fresh = ["--weights", args.weights, "SEED", str(seed), *args.overrides, *ROWS[name].split()]
         command = [sys.executable, "-m", "finetune", "train", args.backbone, "--data", str(args.data)]
         command += ["--output", str(run), *(["--resume"] if begun else fresh)]
-        subprocess.run(command, check=True, stdout=sys.stderr)
+        if code := subprocess.run(command, check=False, stdout=sys.stderr).returncode:
+            sys.exit(code)  # it has said why
         record = read_json(run / "run.json")
     return record
 
