@@ -47,6 +47,9 @@ def segmentation_to_mask(segmentation: Any, matrix: np.ndarray, size: tuple[int,
         if isinstance(segmentation["counts"], list):
             segmentation = coco_mask.frPyObjects(segmentation, *segmentation["size"])
         mask = coco_mask.decode(segmentation)
+        # OpenCV counts pixels by their centres, 0, 1, …; ours lie at 0.5, 1.5, …
+        matrix = matrix.copy()
+        matrix[:, 2] += 0.5 * matrix[:, :2].sum(1) - 0.5
         return cv2.warpAffine(mask, matrix, (width, height), flags=cv2.INTER_NEAREST).astype(bool)
     polygons = [
         np.hstack([np.reshape(polygon, (-1, 2)) @ matrix[:, :2].T + matrix[:, 2]]).ravel().tolist()

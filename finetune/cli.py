@@ -52,5 +52,5 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as interrupt:
-        print(interrupt or "stopped", file=sys.stderr)
+        print(str(interrupt) or "stopped", file=sys.stderr)
         return 130

@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
             "proposals": trained.config.MODEL.RPN.POST_NMS_TOPK_TEST,
             "overrides": args.overrides,
             "weights_sha256": sha256_of(trained.weights),
-            "machine": describe_machine(),
+            "machine": describe_machine(model.device.type),
             "versions": package_versions(),
             "training": trained.record,
         }

@@ -139,7 +139,7 @@ def draw_comparison(rows: Sequence[dict[str, Any]], title: str, latency_label: s
     """Draw mask AP50 (with its interval) against latency, one point a row that has both.
 
     Args:
-        rows: as ``finetune.compare.compare`` makes them.
+        rows: as ``finetune.compare.row_of`` makes them.
     """
     points = [
         row

@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 
 
-def describe_machine() -> str:
-    """One line for reports: processor or GPU, cores."""
-    if torch.cuda.is_available():
+def describe_machine(device: str) -> str:
+    """One line for reports on what was done on ``device``: its GPU, or processor and cores."""
+    if device.startswith("cuda"):
         return f"{torch.cuda.device_count()} × {torch.cuda.get_device_name()}"
     return f"{_cpu_info('model name') or platform.processor()}, {os.cpu_count()} cores"
 

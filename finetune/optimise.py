@@ -35,6 +35,19 @@ def build_optimizer(model: nn.Module, cfg: CfgNode) -> torch.optim.Optimizer:
     return torch.optim.AdamW(parameters, lr=cfg.SOLVER.BASE_LR)
 
 
+def check_choices(cfg: CfgNode) -> None:
+    """Refuse, before anything is loaded, a word that a key does not know.
+
+    Raises:
+        UserError: it names the key and what it knows.
+    """
+    known = {"OPTIMIZER": ("adamw", "sgd"), "AMP": ("auto", "off", "bf16", "fp16")}
+    for key, words in known.items():
+        if cfg.FINETUNE[key] not in words:
+            raise UserError(f"FINETUNE.{key} is {cfg.FINETUNE[key]}: choose {', '.join(words)}")
+    learning_rate(0, cfg)
+
+
 def learning_rate(step: int, cfg: CfgNode) -> float:
     """Linear warm-up over SOLVER.WARMUP_ITERS, times what SOLVER.LR_SCHEDULER_NAME says.
 

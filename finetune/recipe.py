@@ -44,6 +44,7 @@ from finetune.run_folder import (
     save_last,
     write_atomically,
     write_json,
+    write_metrics,
 )
 from finetune.teacher import Teacher
 from finetune.weights import load_weights
@@ -85,7 +86,10 @@ def _fine_tune(job: Job, cfg: CfgNode) -> None:
 
     torch.manual_seed(cfg.SEED)
     model = build_model(cfg)
-    teacher = Teacher(Path(cfg.FINETUNE.TEACHER), model) if cfg.FINETUNE.TEACHER else None
+    state = load_last(job.run) if job.resume else None
+    start = state["step"] if state else 0
+    hints_end = cfg.FINETUNE.TEACHER_STEPS if cfg.FINETUNE.TEACHER else 0
+    teacher = Teacher(Path(cfg.FINETUNE.TEACHER), model) if start < hints_end else None
     init = read_json(job.run / "run.json")["init"] if job.resume else _initialise(model, teacher, job)
     trained: torch.nn.Module = model
     if comm.get_world_size() > 1:
@@ -96,15 +100,13 @@ def _fine_tune(job: Job, cfg: CfgNode) -> None:
     dtype = autocast_dtype(cfg)
     scaler = torch.amp.GradScaler(cfg.MODEL.DEVICE, enabled=dtype == torch.float16)
     average = WeightAverage(model, cfg.FINETUNE.EMA_DECAY)
-    start, best, since_best, seconds = 0, None, 0, 0.0
-    if job.resume:
-        state = load_last(job.run)
+    best, since_best, seconds = None, 0, 0.0
+    if state:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         scaler.load_state_dict(state["scaler"])
         average.weights = {name: value.to(model.device) for name, value in state["average"].items()}
-        start, best, since_best = state["step"], state["best"], state["since_best"]
-        seconds = state["seconds"]
+        best, since_best, seconds = state["best"], state["since_best"], state["seconds"]
     end = cfg.SOLVER.MAX_ITER
     stop = min(end, start + job.stop_after) if job.stop_after else end
 
@@ -118,7 +120,7 @@ def _fine_tune(job: Job, cfg: CfgNode) -> None:
         "seed": cfg.SEED,
         "precision": str(dtype).removeprefix("torch."),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": describe_machine(),
+        "machine": describe_machine(cfg.MODEL.DEVICE),
         "versions": package_versions(),
         "command": job.command,
         "best": best,
@@ -152,9 +154,10 @@ def _fine_tune(job: Job, cfg: CfgNode) -> None:
             set_learning_rate(optimizer, rate)
             try:
                 with torch.autocast(cfg.MODEL.DEVICE, dtype, enabled=dtype != torch.float32):
-                    if teacher and step < cfg.FINETUNE.TEACHER_STEPS:
+                    if teacher and step < hints_end:
                         losses = teacher.hints(model, batch)
                     else:
+                        teacher = None  # it has said all: its memory is free again
                         losses = trained(batch)
             except FloatingPointError:  # Detectron2's own word for it
                 raise _diverged(job, step) from None
@@ -186,7 +189,7 @@ def _fine_tune(job: Job, cfg: CfgNode) -> None:
                         with torch.autocast(cfg.MODEL.DEVICE, dtype, enabled=dtype != torch.float32):
                             result = evaluate_model(model, val_set, classes, cfg)
                         better = best is None or _score(result) > best["segm_AP"]
-                        since_best = 0 if better else since_best + 1
+                        since_best = 0 if better or step < hints_end else since_best + 1
                         if better:
                             best = {
                                 "iteration": done,
@@ -206,8 +209,7 @@ def _fine_tune(job: Job, cfg: CfgNode) -> None:
             finished = done == end or bool(patience and since_best >= patience)
 
             if main and (done % LOG_PERIOD == 0 or evaluated or finished or interrupted or done == stop):
-                for writer in writers:
-                    writer.write()
+                write_metrics(job.run, writers)
             if main and (
                 _due(done, cfg.SOLVER.CHECKPOINT_PERIOD, end) or finished or interrupted or done == stop
             ):

@@ -6,7 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from finetune.errors import UserError
 
 if TYPE_CHECKING:
     import torch
+    from detectron2.utils.events import EventWriter
 
 LAST = "last.pth"
 BEST = "model_best.safetensors"
@@ -36,8 +37,8 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         os.replace(temporary, path)
     except (OSError, RuntimeError, SafetensorError) as error:  # torch.save's full disk is a RuntimeError
         raise UserError(
-            f"{path.name} could not be written to {path.parent} ({_reason(error)}): free some disk space and run "
-            "again with --resume; the file written before is unharmed"
+            f"{path.name} could not be written to {path.parent} ({_reason(error)}): make room there and run again "
+            "(a training with --resume); the file written before is unharmed"
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
@@ -99,12 +100,30 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path} cannot be read ({_reason(error)}): start a new run") from error
 
 
+def write_metrics(run: Path, writers: Iterable[EventWriter]) -> None:
+    """Let Detectron2's writers append what has been logged.
+
+    Raises:
+        UserError: the disk is full.
+    """
+    try:
+        for writer in writers:
+            writer.write()
+    except OSError as error:
+        raise UserError(
+            f"the metrics could not be written to {run} ({_reason(error)}): make room there and go on with --resume"
+        ) from error
+
+
 def forget_after(metrics: Path, step: int) -> None:
-    """Drop the lines of steps that a resumed run takes again."""
+    """Drop the lines of steps that a resumed run takes again, and one that a full disk or a power cut has torn."""
     if not metrics.exists():
         return
-    lines = metrics.read_text().splitlines(keepends=True)
-    kept = [line for line in lines if json.loads(line)["iteration"] < step]
+    kept = []
+    for line in metrics.read_text().splitlines(keepends=True):
+        with contextlib.suppress(ValueError):
+            if json.loads(line)["iteration"] < step:
+                kept.append(line)
     write_atomically(metrics, lambda path: path.write_text("".join(kept)))
 
 

@@ -50,17 +50,18 @@ class Teacher:
         state, known = student.state_dict(), self.model.state_dict()
         given = [
             name
-            for name in loaded.missing
+            for name in loaded.missing + loaded.replaced
             if ".bottom_up." not in name and name in known and known[name].shape == state[name].shape
         ]
         for name in given:
             state[name].copy_(known[name])
         loaded.loaded += given
         loaded.missing = [name for name in loaded.missing if name not in given]
+        loaded.replaced = [name for name in loaded.replaced if name not in given]
         loaded.notes.append(f"{len(given)} tensors of pyramid and heads are the teacher's, {self.name}")
 
     def hints(self, student: GeneralizedRCNN, batch: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """The loss against the teacher's feature maps: mean squared error over mean square, averaged over levels.
+        """The share of the teacher's variance that the student misses, averaged over levels: 1 for a constant.
 
         Args:
             batch: as for training; only ``image``, (3, H, W), 0..255, is read.
@@ -69,10 +70,9 @@ class Teacher:
         with torch.no_grad():
             wanted = self.model.backbone(images)
         given = student.backbone(images)
-        levels = [level for level in given if level != "p6"]  # p6 is p5, subsampled
-        losses = [
-            (given[level].float() - wanted[level].float()).square().mean()
-            / wanted[level].float().square().mean()
-            for level in levels
-        ]
-        return {"loss_hint": torch.stack(losses).mean()}
+        missed = []
+        for level in sorted(wanted.keys() - {"p6"}):  # p6 is p5, subsampled
+            truth = wanted[level].float()
+            spread = truth.var((0, 2, 3)).mean()
+            missed.append((given[level].float() - truth).square().mean() / spread)
+        return {"loss_hint": torch.stack(missed).mean()}

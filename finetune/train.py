@@ -52,12 +52,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--stop-after", type=int, metavar="STEPS", help="stop early, to be resumed later")
     parser.add_argument(
         "--num-gpus",
-        type=int,
+        type=_count,
         default=1,
         metavar="N",
         help="processes on this machine, one GPU each; without GPUs they share the CPU",
     )
-    parser.add_argument("--num-machines", type=int, default=1, metavar="N", help="machines that take part")
+    parser.add_argument("--num-machines", type=_count, default=1, metavar="N", help="machines that take part")
     parser.add_argument(
         "--machine-rank", type=int, default=0, metavar="R", help="which of them this one is, from 0"
     )
@@ -68,6 +68,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "overrides", nargs="*", metavar="KEY VALUE", help="configuration keys, such as SOLVER.BASE_LR 0.0001"
     )
     parser.set_defaults(run=run)
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
+    return value
 
 
 def run(args: argparse.Namespace) -> int:
@@ -136,7 +143,7 @@ def _fine_tune_in_processes(job: Job, args: argparse.Namespace) -> None:
         if error.exit_code == LOST_CONTACT:
             raise UserError(
                 "another machine's training process ended: what failed stands there; mend that and go on with "
-                f"--resume --output {job.run} on all machines"
+                f"--resume --output {job.run} on all machines (a disk that they share)"
             ) from None
         ended = f"was killed by {error.signal_name}" if error.signal_name else "failed, see above"
         raise UserError(
@@ -147,7 +154,7 @@ def _fine_tune_in_processes(job: Job, args: argparse.Namespace) -> None:
             process.terminate()
         for process in multiprocessing.active_children():
             process.join()
-        raise
+        raise KeyboardInterrupt(f"stopped: go on with --resume --output {job.run}") from None
 
 
 def _worker(job: Job) -> None:
@@ -185,7 +192,7 @@ def prepare(args: argparse.Namespace) -> Job:
 
     from finetune.config import get_config
     from finetune.data.layout import class_names, load_split
-    from finetune.optimise import learning_rate
+    from finetune.optimise import check_choices
     from finetune.recipe import Job
 
     classes = class_names(args.data)
@@ -193,7 +200,7 @@ def prepare(args: argparse.Namespace) -> Job:
         load_split(args.data, split)  # complains where there is none
     output = args.output or Path("runs") / args.backbone
     if args.resume:
-        cfg = _config_of(output, args.overrides)
+        cfg = _config_of(output, args, classes)
     else:
         if (output / "last.pth").exists():
             raise UserError(
@@ -212,7 +219,7 @@ def prepare(args: argparse.Namespace) -> Job:
             f"MODEL.ROI_HEADS.NUM_CLASSES is {cfg.MODEL.ROI_HEADS.NUM_CLASSES}, but {args.data} has {len(classes)} "
             f"classes ({', '.join(classes)}): leave the key out, it is set from the data"
         )
-    learning_rate(0, cfg)  # complains of a schedule that it does not know
+    check_choices(cfg)
     return Job(
         backbone=args.backbone,
         config=cfg,
@@ -224,16 +231,29 @@ def prepare(args: argparse.Namespace) -> Job:
     )
 
 
-def _config_of(run: Path, overrides: list[str]) -> CfgNode:
-    """The configuration that a run was started with; a resumed run keeps it."""
-    from finetune.config import read_config
+def _config_of(run: Path, args: argparse.Namespace, classes: list[str]) -> CfgNode:
+    """The configuration that a run was started with; a resumed run keeps it.
 
-    if overrides:
+    Raises:
+        UserError: there is no run, or it is of another backbone or other classes.
+    """
+    from finetune.config import read_config
+    from finetune.run_folder import read_json
+
+    for word in [*args.overrides[:1], *(["--weights"] if args.weights else [])]:
         raise UserError(
-            f"a resumed run keeps its configuration ({run / 'config.yaml'}): leave {overrides[0]} out, or start a new "
-            "run"
+            f"a resumed run keeps its configuration ({run / 'config.yaml'}): leave {word} out, or start a new run"
         )
     path = run / "config.yaml"
     if not path.exists():
-        raise UserError(f"{run} holds no training to resume: leave --resume out to start one")
+        raise UserError(
+            f"{run} holds no training to resume: leave --resume out to start one (several machines need the run "
+            "folder on a disk that they share)"
+        )
+    record = read_json(run / "run.json")
+    for what, asked in (("backbone", args.backbone), ("classes", classes)):
+        if record[what] != asked:
+            raise UserError(
+                f"the training in {run} has the {what} {record[what]}, not {asked}: go on with that, or start a new run"
+            )
     return read_config(path)

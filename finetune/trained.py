@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from finetune.data.download import sha256_of
 from finetune.errors import UserError
 from finetune.run_folder import BEST, read_json
 
@@ -27,7 +28,9 @@ class Trained:
     record: dict[str, Any]
     """``run.json``: backbone, classes, data, init, iterations, seed, machine, versions, command."""
     evaluation: dict[str, Any] | None
-    """``{"split", "images", "bbox": {"AP": …}, "segm": {…}}`` of the last ``evaluate``, or None."""
+    """``{"split", "images", "bbox": {"AP": …}, "segm": {…}}`` of the last ``evaluate``, or None where there was none of
+    these weights with this config.
+    """
 
 
 def read_trained(path: Path) -> Trained:
@@ -83,11 +86,18 @@ def _file_name(word: str) -> str:
 
 
 def _evaluation(run: Path) -> dict[str, Any] | None:
-    """The numbers of ``evaluate``'s report, of the test split if there is one; None before any evaluation."""
+    """The numbers of ``evaluate``'s report, of the test split if there is one; None before any evaluation.
+
+    A report of earlier weights, or with other settings, tells nothing of what is exported now.
+    """
+    sha256 = None
     for split in ("test", "val"):
         path = run / "evaluation" / split / "report.json"
         if path.is_file():
             report = json.loads(path.read_text(encoding="utf-8"))
+            sha256 = sha256 or sha256_of(run / BEST)
+            if report.get("weights_sha256") != sha256 or report.get("overrides"):
+                continue
             summary: dict[str, Any] = {"split": split, "images": report.get("images")}
             for kind in ("bbox", "segm"):
                 values = report.get(kind) or {}

@@ -3,11 +3,14 @@
 Nothing is verified here: what a file must be is known to the caller.
 """
 
+import contextlib
+import fcntl
 import hashlib
 import http.client
 import os
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 from tqdm import tqdm
@@ -48,14 +51,27 @@ def download(url: str, target: Path, *, max_bytes: int) -> Path:
     part = target.with_name(target.name + ".part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        _fetch(url, part, max_bytes)
+        with _alone_in(target.parent):
+            if not target.is_file():
+                _fetch(url, part, max_bytes)
+                os.replace(part, target)
     except (OSError, http.client.HTTPException) as error:  # urllib's URLError is an OSError
         reason = getattr(error, "reason", None) or str(error) or type(error).__name__
         raise UserError(
             f"cannot download {url} ({reason}): fetch that file in another way and put it at {target}"
         ) from None
-    os.replace(part, target)
     return target
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Wait for other processes that download into the folder: two would append to one part."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _fetch(url: str, part: Path, max_bytes: int) -> None:

@@ -2,9 +2,11 @@
 
 ::
 
-    DIR/dataset.json       {"name", "classes": [...], "source", "splits": {"train": 49, "val": 12, "test":
-    13}} DIR/train.json         COCO JSON: file_name relative to DIR, category ids 1.. in the order of
-    "classes" DIR/val.json test.json DIR/images/*.jpg|png
+    DIR/dataset.json       {"name", "classes": [...], "source", "splits": {"train": 49, "val": 12, "test": 13}}
+    DIR/train.json         COCO JSON: file_name relative to DIR, category ids 1.. in the order of "classes"
+    DIR/val.json
+    DIR/test.json
+    DIR/images/*.jpg|png
 
 Photos stand upright (no EXIF orientation); ids of images and annotations are unique over the whole data set.
 """
@@ -112,8 +114,8 @@ def load_split(root: Path | str, split: str) -> list[dict[str, Any]]:
     Returns:
         One dict per photo: ``file_name`` (absolute), ``image_id``, ``height``, ``width``, ``annotations``,
         each with ``bbox`` (XYXY_ABS, pixels), ``bbox_mode``, ``category_id`` (from 0), ``iscrowd``,
-        ``segmentation`` (polygons, or compressed RLE: train with ``INPUT.MASK_FORMAT = "bitmask"``, which
-        takes both).
+        ``segmentation`` (polygons, or compressed RLE; Detectron2's own training takes both with
+        ``INPUT.MASK_FORMAT = "bitmask"``).
 
     Raises:
         UserError: the split is missing, has no photos, or names a class that the data set does not have.

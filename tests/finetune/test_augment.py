@@ -21,6 +21,25 @@ def photo_with_square(form: str) -> tuple[np.ndarray, list[dict]]:
 
 
 @pytest.mark.parametrize("form", ["polygon", "rle"])
+@pytest.mark.parametrize("scale", [0.5, 1.0, 2.0])
+@pytest.mark.parametrize("flip", [0.0, 1.0])
+def test_a_mask_lies_on_its_object_to_the_pixel(form, scale, flip):
+    image, annotations = photo_with_square(form)
+    sample = large_scale_jitter(
+        image,
+        annotations,
+        np.random.default_rng(0),
+        crop_size=160,
+        scale=(scale, scale),
+        flip=flip,
+        photo_size=(100, 160),
+    )
+    red = sample.image[..., 2] > 127
+    (mask,) = sample.masks
+    assert (red & mask).sum() / (red | mask).sum() > 0.99
+
+
+@pytest.mark.parametrize("form", ["polygon", "rle"])
 @pytest.mark.parametrize("seed", range(8))
 def test_masks_follow_the_picture(form, seed):
     image, annotations = photo_with_square(form)

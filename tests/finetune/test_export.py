@@ -12,6 +12,7 @@ from finetune import export as command
 from finetune.data.synthetic import make_synthetic
 from finetune.errors import UserError
 from finetune.export import Options, add_parser, export
+from finetune.trained import read_trained
 from tests.toy_models import write_run
 
 
@@ -23,6 +24,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "images": 3,
         "segm": {"AP": 61.5, "APs": None, "intervals": {"AP": [50, 70]}},
         "bbox": {"AP": 50.0},
+        "weights_sha256": hashlib.sha256((folder / "model_best.safetensors").read_bytes()).hexdigest(),
+        "overrides": [],
     }
     (folder / "evaluation/test").mkdir(parents=True)
     (folder / "evaluation/test/report.json").write_text(json.dumps(report), encoding="utf-8")
@@ -32,6 +35,24 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def archive(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return export(run, Options(output=tmp_path_factory.mktemp("store"), batch_size=4))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"weights_sha256": "0" * 64}, {"overrides": ["INPUT.MIN_SIZE_TEST", "480"]}],
+    ids=["weights", "settings"],
+)
+def test_a_report_of_something_else_is_not_its_evaluation(run: Path, tmp_path: Path, change: dict) -> None:
+    assert read_trained(run).evaluation == {
+        "split": "test",
+        "images": 3,
+        "bbox": {"AP": 50.0},
+        "segm": {"AP": 61.5, "APs": None},
+    }
+    copy = shutil.copytree(run, tmp_path / "copy")
+    path = copy / "evaluation/test/report.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    assert read_trained(copy).evaluation is None
 
 
 def test_the_archive_carries_all_it_needs(archive: Path, run: Path) -> None:

@@ -7,7 +7,6 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import psutil
 import pytest
 import torch
@@ -114,12 +113,42 @@ def test_one_epoch_and_one_resumed_equal_two(data, two_epochs, tmp_path):
     assert resumed["step"] == whole["step"] == 4
     for name, value in whole["model"].items():
         assert torch.equal(value, resumed["model"][name]), name
-    losses = [
-        [row["total_loss"] for row in metrics(folder) if "total_loss" in row][-1]
-        for folder in (two_epochs, run)
-    ]
     assert resumed["best"] == whole["best"]
-    assert all(np.isfinite(losses))
+
+
+@pytest.mark.parametrize(
+    ("backbone", "extra", "said"),
+    [
+        ("resnet50_fpn", [], "has the backbone mobilenetv2_fpn, not resnet50_fpn"),
+        ("mobilenetv2_fpn", ["--weights", "imagenet"], "leave --weights out"),
+        ("mobilenetv2_fpn", ["SOLVER.MAX_ITER", "9"], "leave SOLVER.MAX_ITER out"),
+    ],
+)
+def test_another_training_is_not_resumed(data, two_epochs, capsys, backbone, extra, said):
+    before = (two_epochs / "run.json").read_text()
+    arguments = ["train", backbone, "--data", str(data), "--output", str(two_epochs), "--resume", *extra]
+    assert main(arguments) == 1
+    assert said in capsys.readouterr().err
+    assert (two_epochs / "run.json").read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("OPTIMIZER", "adam"), ("AMP", "fp32"), ("SOLVER.LR_SCHEDULER_NAME", "Cosine")]
+)
+def test_a_word_that_is_not_known_is_refused_before_anything_is_loaded(data, tmp_path, capsys, key, value):
+    key = key if "." in key else f"FINETUNE.{key}"
+    assert main([*train_arguments(data, tmp_path / "run"), key, value]) == 1
+    assert f"{key} is {value}: choose" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_torn_line_of_metrics_does_not_keep_a_run_from_going_on(data, tmp_path):
+    run = tmp_path / "run"
+    assert train(data, run, "--stop-after", "1", "SOLVER.MAX_ITER", "2") == 0
+    with (run / "metrics.json").open("a") as file:
+        file.write('{"iteration": 0, "total_lo')
+    assert main(["train", "mobilenetv2_fpn", "--data", str(data), "--output", str(run), "--resume"]) == 0
+    assert [row["iteration"] for row in metrics(run)] == [0, 1]
 
 
 def test_more_workers_change_nothing(data, two_epochs, tmp_path):
