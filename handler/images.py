@@ -8,6 +8,7 @@ decode side by side.
 from __future__ import annotations
 
 import io
+import re
 import warnings
 
 import cv2
@@ -29,6 +30,8 @@ hundred thousand: minutes of work."""
 
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"II*\x00", b"MM\x00*", b"GIF87a", b"GIF89a")
 _ORIENTATION = 0x0112
+# a marker that begins a segment or ends the picture: not a stuffed zero, TEM or a restart, which have no length
+_JPEG_MARKER = re.compile(rb"\xff+([^\x00\x01\xd0-\xd7\xff])")
 
 # Pillow's own cap lies at 89 million pixels, above any of ours; set once, because changing filters per call
 # is not thread-safe
@@ -63,9 +66,10 @@ def decode_image(data: bytes, max_bytes: int, max_pixels: int) -> np.ndarray:
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
         check_size(*image.size, max_pixels)
+        rgb = None
         if image.format in ("JPEG", "MPO"):
-            check_scans(data)
-        rgb = _decode_jpeg(data) if image.format in ("JPEG", "MPO") and image.mode == "RGB" else None
+            whole = check_scans(data)
+            rgb = _decode_jpeg(data) if whole and image.mode == "RGB" else None
         if rgb is None:
             image.load()
         # only now: a PNG may tell it last, and a TIFF applies it while loading
@@ -100,24 +104,32 @@ def check_size(width: int, height: int, max_pixels: int) -> None:
         )
 
 
-def check_scans(data: bytes) -> None:
-    """Judge a JPEG by its start-of-scan markers, which entropy-coded data never hold (ITU-T T.81, B.1.1.5)."""
-    if data.count(b"\xff\xda") > MAX_JPEG_SCANS:
-        raise Unprocessable(
-            "too_many_scans", "The picture is a JPEG of far too many scans; save it anew.", "image"
-        )
+def check_scans(data: bytes) -> bool:
+    """Judge a JPEG by the number of its scans. Returns whether it goes on to its end-of-image marker.
+
+    From marker to marker, as ITU-T T.81, B.1.1 has it: a segment tells its length, and the entropy-coded data after a
+    start of scan hold no marker but restarts. A thumbnail in the metadata is skipped with its segment, and what lies
+    behind the end (the video of a motion photo) is not looked at.
+    """
+    position, scans = 2, 0
+    while found := _JPEG_MARKER.search(data, position):
+        if found[1] == b"\xd9":
+            return scans > 0
+        scans += found[1] == b"\xda"
+        if scans > MAX_JPEG_SCANS:
+            raise Unprocessable(
+                "too_many_scans", "The picture is a JPEG of far too many scans; save it anew.", "image"
+            )
+        position = found.end() + int.from_bytes(data[found.end() : found.end() + 2])
+    return False
 
 
 def _decode_jpeg(data: bytes) -> np.ndarray | None:
-    """A complete three-channel JPEG → (H, W, 3) uint8; None where Pillow shall look more closely.
+    """A whole three-channel JPEG → (H, W, 3) uint8; None where Pillow shall look more closely.
 
-    OpenCV and Pillow call the same library, but OpenCV has it write straight into the array: twice as fast.
-    OpenCV 4 takes a file that is cut short for a whole one, so the end-of-image marker must stand behind the
-    last start-of-scan (ITU-T T.81, B.1.1.2: entropy-coded data never hold a marker; a thumbnail in the
-    metadata ends before the scan).
+    OpenCV and Pillow call the same library, but OpenCV has it write straight into the array: twice as fast. It takes
+    a file that is cut short for a whole one, so the caller looks for its end.
     """
-    if data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
-        return None
     return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
 
 

@@ -7,7 +7,7 @@ from detectron2.modeling import GeneralizedRCNN
 from torch import nn
 
 from handler.engines import TrunkOutput
-from handler.folding import fold_frozen_norms
+from handler.folding import fold_norms
 
 
 class Trunk(nn.Module):
@@ -18,7 +18,7 @@ class Trunk(nn.Module):
 
     def __init__(self, model: GeneralizedRCNN) -> None:
         super().__init__()
-        self.backbone = fold_frozen_norms(model.backbone)
+        self.backbone = fold_norms(model.backbone)
         self.rpn_head = model.proposal_generator.rpn_head
         self.rpn_in_features = list(model.proposal_generator.in_features)
         self.roi_in_features = list(model.roi_heads.box_in_features)

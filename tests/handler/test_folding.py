@@ -6,25 +6,38 @@ from detectron2.layers import FrozenBatchNorm2d
 from detectron2.modeling import build_model
 
 from finetune.config import get_config
-from handler.folding import fold_frozen_norms
+from handler.folding import fold_norms
 
 
-@pytest.mark.parametrize("backbone", ["resnet50_fpn", "mobilenetv2_fpn", "vovnet19_fpn"])
-def test_folding_removes_every_norm_and_keeps_the_features(backbone: str) -> None:
+NORMS = (FrozenBatchNorm2d, torch.nn.BatchNorm2d)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "overrides"),
+    [
+        ("resnet50_fpn", []),
+        ("mobilenetv2_fpn", []),
+        ("vovnet19_fpn", []),
+        ("vovnet19_fpn", ["MODEL.VOVNET.NORM", "BN"]),
+    ],
+)
+def test_folding_removes_every_norm_and_keeps_the_features(backbone: str, overrides: list[str]) -> None:
     cfg = get_config(
-        backbone, ["MODEL.DEVICE", "cpu", "MODEL.FPN.OUT_CHANNELS", "16", "MODEL.ROI_BOX_HEAD.FC_DIM", "8"]
+        backbone,
+        ["MODEL.DEVICE", "cpu", "MODEL.FPN.OUT_CHANNELS", "16", "MODEL.ROI_BOX_HEAD.FC_DIM", "8", *overrides],
     )
     torch.manual_seed(0)
     plain = build_model(cfg).backbone.eval()
-    for norm in plain.modules():
-        if isinstance(norm, FrozenBatchNorm2d):
-            norm.running_mean.uniform_(-0.3, 0.3)
-            norm.running_var.uniform_(0.5, 4)
-            norm.weight.uniform_(0.5, 1.2)
-            norm.bias.uniform_(-0.3, 0.3)
-    folded = fold_frozen_norms(copy.deepcopy(plain))
+    with torch.no_grad():
+        for norm in plain.modules():
+            if isinstance(norm, NORMS):
+                norm.running_mean.uniform_(-0.3, 0.3)
+                norm.running_var.uniform_(0.5, 4)
+                norm.weight.uniform_(0.5, 1.2)
+                norm.bias.uniform_(-0.3, 0.3)
+    folded = fold_norms(copy.deepcopy(plain))
 
-    assert not any(isinstance(module, FrozenBatchNorm2d) for module in folded.modules())
+    assert not any(isinstance(module, NORMS) for module in folded.modules())
     with torch.inference_mode():
         images = torch.rand(1, 3, 64, 96) * 255 - 110
         expected, features = plain(images), folded(images)
@@ -35,4 +48,4 @@ def test_folding_removes_every_norm_and_keeps_the_features(backbone: str) -> Non
 
 def test_a_norm_that_follows_no_convolution_is_left_alone() -> None:
     module = torch.nn.Sequential(torch.nn.ReLU(), FrozenBatchNorm2d(3))
-    assert isinstance(fold_frozen_norms(module)[1], FrozenBatchNorm2d)
+    assert isinstance(fold_norms(module)[1], FrozenBatchNorm2d)

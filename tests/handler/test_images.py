@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import io
 import random
-import resource
+import re
 import threading
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from handler.errors import RequestError
-from handler.images import decode_image
+from handler.images import MAX_JPEG_SCANS, check_scans, decode_image
 from tests.corpus.pictures import scans
 from tests.handler import awkward
 from tests.handler.awkward import BLUE, GREEN, RED, WHITE, corners, save
@@ -142,14 +143,39 @@ def test_a_bad_picture_is_refused(data: bytes, status: int, code: str) -> None:
     assert "/" not in refusal.value.message
 
 
+def test_what_lies_behind_a_jpeg_is_not_looked_at() -> None:
+    """A motion photo: random bytes hold a start-of-scan marker in every 64 KiB."""
+    picture = save(corners(), "JPEG")
+    video = np.random.default_rng(0).bytes(9 * 2**20)
+    assert video.count(b"\xff\xda") > MAX_JPEG_SCANS
+    caps = {**CAPS, "max_bytes": 20_000_000}
+    assert (decode_image(picture + video, **caps) == decode_image(picture, **caps)).all()
+
+
+def test_a_jpeg_that_is_cut_short_is_refused_whatever_its_thumbnail_ends_with() -> None:
+    thumbnail = save(corners(), "JPEG")
+    exif = b"Exif\x00\x00II*\x00\x08\x00\x00\x00\x00\x00\x00\x00\x00\x00" + thumbnail
+    whole = save(corners(), "JPEG", exif=exif)
+    assert check_scans(whole)
+    assert not check_scans(whole[:-40])
+    with pytest.raises(RequestError):
+        decode_image(whole[:-40], **CAPS)
+
+
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP", "GIF"])
 def test_a_bomb_costs_no_memory(kind: str) -> None:
     """900 million pixels are judged from the header: nothing of their size is ever allocated."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    data = awkward.bomb(kind)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew (proc(5))
+    before = peak_kilobytes()
     with pytest.raises(RequestError):
-        decode_image(awkward.bomb(kind), **CAPS)
-    # kB; decoded it would be 2.7 GB
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000
+        decode_image(data, **CAPS)
+    assert peak_kilobytes() - before < 50_000, "decoded it would be 2.7 GB"
+
+
+def peak_kilobytes() -> int:
+    (line,) = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return int(line)
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 77])
