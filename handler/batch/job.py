@@ -117,8 +117,11 @@ def _checked(options: dict[str, str], classes: Sequence[str]) -> Options:
 
 
 def _exists(target: str) -> bool:
-    fs, path = fsspec.core.url_to_fs(target)
-    return bool(fs.exists(path))
+    try:
+        fs, path = fsspec.core.url_to_fs(target)
+        return bool(fs.exists(path))
+    except (OSError, ValueError, ImportError) as error:
+        raise BatchError(f"OUTPUT {target} cannot be used: {error}") from error
 
 
 @contextlib.contextmanager
@@ -155,7 +158,8 @@ def _predict_all(
     errors, moments, begun = 0, [], time.perf_counter()
     with _connected(args.address, len(model.data)) as cache, progress:
         try:
-            for photo, document, moment in predict(args, model, options, photos, cache):
+            fresh = total == len(photos)
+            for photo, document, moment in predict(args, model, options, photos, cache, fresh=fresh):
                 shards.add(photo, document)
                 moments.append(moment)
                 if "error" in document:
@@ -206,9 +210,19 @@ def _connected(address: str | None, archive_bytes: int) -> Iterator[str | None]:
 
 
 def predict(
-    args: argparse.Namespace, model: Model, options: dict[str, str], photos: Sequence[str], cache: str | None
+    args: argparse.Namespace,
+    model: Model,
+    options: dict[str, str],
+    photos: Sequence[str],
+    cache: str | None,
+    *,
+    fresh: bool,
 ) -> Iterator[tuple[str, dict[str, Any], float]]:
     """Each photo with its answer and the moment of it, once, in the order in which they come.
+
+    Args:
+        fresh: nothing of this job was ever answered: if nothing is now, it is not the photos' fault. What an earlier
+            start left may well be just those photos that kill their predictor.
 
     Raises:
         BatchError: the predictor cannot be loaded, or nothing answers any more.
@@ -228,7 +242,7 @@ def predict(
             stalled = True  # a node is gone for good, or all are busy: the next pass takes what there is
         if not missing:
             return
-    if len(missing) == before and (stalled or before == len(photos) > 1):
+    if len(missing) == before and (stalled or (fresh and before == len(photos) > 1)):
         raise BatchError(
             f"{before} photos got no answer ({next(iter(missing))} the first): look whether the nodes are alive and "
             "have memory; what was answered is written, and the same command goes on from here"

@@ -24,7 +24,7 @@ def list_photos(source: str) -> list[str]:
     """
     try:
         fs, path = fsspec.core.url_to_fs(source)
-        if any(character in path for character in "*?["):
+        if any(character in path for character in "*?[") and not fs.exists(path):
             found = sorted(
                 name for name, entry in fs.glob(path, detail=True).items() if entry["type"] == "file"
             )

@@ -5,6 +5,7 @@ The job alone writes, and a shard is whole or not there: so what stands in shard
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import time
@@ -65,12 +66,12 @@ class Shards:
     """
 
     def __init__(self, folder: str, job: Mapping[str, Any], size: int) -> None:
-        self.fs, self.root = fsspec.core.url_to_fs(folder)
         self.size = size
         self._rows: list[dict[str, Any]] = []
         self._photos = 0
         self._flushed = time.monotonic()
         try:
+            self.fs, self.root = fsspec.core.url_to_fs(folder)
             self.fs.makedirs(self.root, exist_ok=True)
             names = self.fs.ls(self.root, detail=False)
             if self.fs.exists(f"{self.root}/{JOB}"):
@@ -82,7 +83,7 @@ class Shards:
             else:
                 begun = dict(job)
                 self._write(JOB, json.dumps(job, indent=2).encode())
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, ImportError) as error:  # ImportError: a kind of URI that wants a package
             raise BatchError(f"OUTPUT {folder} cannot be used: {error}") from error
         if changed := sorted(key for key in {*job, *begun} if job.get(key) != begun.get(key)):
             raise BatchError(
@@ -126,8 +127,20 @@ class Shards:
 
     def _write(self, name: str, data: bytes) -> None:
         temporary = f"{self.root}/.{name}.tmp"
-        self.fs.pipe_file(temporary, data)
-        self.fs.mv(temporary, f"{self.root}/{name}")
+        with _writing(self.root):
+            self.fs.pipe_file(temporary, data)
+            self.fs.mv(temporary, f"{self.root}/{name}")
+
+
+@contextlib.contextmanager
+def _writing(target: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise BatchError(
+            f"OUTPUT {target} cannot be written ({error.strerror or error}): make room there; the same command goes on "
+            "from what is written"
+        ) from error
 
 
 def write_coco(shards: Shards, target: str, classes: list[str], mask_format: str) -> None:
@@ -149,7 +162,7 @@ def write_coco(shards: Shards, target: str, classes: list[str], mask_format: str
     categories = ({"id": i, "name": name} for i, name in enumerate(classes, 1))
     fs, path = fsspec.core.url_to_fs(target)
     temporary = f"{path}.tmp"
-    with fs.open(temporary, "w", encoding="utf-8") as file:
+    with _writing(target), fs.open(temporary, "w", encoding="utf-8") as file:
         parts: dict[str, Iterable[Any]] = {
             "images": images,
             "categories": categories,

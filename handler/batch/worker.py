@@ -59,7 +59,7 @@ class PhotoWorker:
             folder, device=device, precision=settings.precision, engine=settings.engine, threads=threads
         )
         self.service = Service(predictor, settings)
-        given = {name: FormText(value) for name, value in options.items()}
+        given = {name: FormText(value) for name, value in {**options, "output": "json"}.items()}
         parse_options(given, classes, settings.options)
         self.request = lambda photo, data: Request({"image": data, **given}, id=photo)
         self.limit = settings.max_image_bytes
