@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import logging
+import signal
 import sys
 from collections.abc import Callable
+from types import FrameType
 
 from web_client import settings
 from web_client.app import create_app
@@ -38,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Serve until Ctrl-C. Returns the exit status."""
+    """Serve until Ctrl-C or SIGTERM; what is being answered has five seconds more. Returns the exit status."""
     try:
         options = parser().parse_args(arguments)
     except ValueError as error:
@@ -46,8 +48,10 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     config = {setting.name: getattr(options, setting.name) for setting in settings.SETTINGS}
+    if options.public:
+        config["TRUSTED_PROXY"] = "127.0.0.1"  # the tunnel's end is on this machine
     try:
-        server = create_server(create_app(config), behind_proxy=options.public)
+        server = create_server(create_app(config))
     except (OSError, ValueError) as error:
         wanted = f"{options.HOST}:{options.PORT}"
         print(f"error: cannot listen on {wanted} ({error}); choose another --port", file=sys.stderr)
@@ -55,13 +59,22 @@ def main(arguments: list[str] | None = None) -> int:
     host, port = address(server)
     print(f"The page: http://{host}:{port}/", flush=True)
     close_tunnel = _go_public(port) if options.public else None
+    terminated = []
+
+    def terminate(number: int, _frame: FrameType | None) -> None:
+        terminated.append(number)
+        raise SystemExit  # waitress takes it, as it does Ctrl-C, for a wish to stop
+
+    # the first process of a container has no default for SIGTERM: without this it would not end
+    former = signal.signal(signal.SIGTERM, terminate)
     try:
-        server.run()  # until Ctrl-C, which waitress takes for a wish to stop
+        server.run()
     finally:
+        signal.signal(signal.SIGTERM, former)
         if close_tunnel:
             close_tunnel()
         server.close()
-    return 130
+    return 0 if terminated else 130
 
 
 def _go_public(port: int) -> Callable[[], None] | None:

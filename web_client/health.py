@@ -1,4 +1,4 @@
-"""``/healthz``: this process lives. ``/readyz``: a picture sent now would be answered."""
+"""``/healthz``: this process lives. ``/readyz``: the default version would answer a picture now."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ def healthz() -> Response:
 @blueprint.get("/readyz")
 def readyz() -> Response:
     """Answers the ready versions, or 503 with the reason."""
-    ready = [entry["version"] for entry in torchserve().versions() if entry["ready"]]
-    if not ready:
+    versions = torchserve().versions()
+    ready = [entry["version"] for entry in versions if entry["ready"]]
+    if not any(entry["default"] and entry["ready"] for entry in versions):
         raise Refused(503, "no_model", "No model is ready yet. Try again in a minute.", retry_after=60)
     return jsonify({"status": "ready", "versions": ready})

@@ -8,12 +8,15 @@ from typing import Any
 import waitress
 from flask import Flask
 from waitress.channel import HTTPChannel
+from waitress.parser import HTTPRequestParser
 from waitress.task import ErrorTask
+from waitress.utilities import Error
 
 from web_client.app import FORM_BYTES
 from web_client.errors import Refused, megabytes
 from web_client.security import HEADERS
 
+WAITING_BYTES = 256_000_000  # of uploads at once, in memory
 _REPLY_BYTES = 200_000_000  # no answer is that large; waitress would park larger ones in a temporary file
 
 
@@ -27,13 +30,48 @@ class JsonErrorTask(ErrorTask):
         body = json.dumps(refused.as_dict()).encode()
         self.status = f"{error.code} {error.reason}"
         self.response_headers.extend([("Content-Type", "application/json"), *HEADERS.items()])
+        if refused.retry_after:
+            self.response_headers.append(("Retry-After", str(refused.retry_after)))
         self.set_close_on_finish()
         self.content_length = len(body)
         self.write(body)
 
 
+class _TooMuchAtOnce(Error):
+    code = 503
+    reason = "Service Unavailable"
+
+
 class _Channel(HTTPChannel):
+    """A connection. Its uploads stay in memory, so all connections together get a budget, and the one that would
+    exceed it is told to come again: a crowd of slow uploads cannot use up the machine.
+    """
+
     error_task_class = JsonErrorTask
+    request: HTTPRequestParser | None
+
+    def received(self, data: bytes) -> bool:
+        """Called by waitress's loop with what has come in."""
+        upload = self.request
+        if upload is None or self._waiting_bytes() <= self.server.max_waiting_bytes:
+            return bool(super().received(data))
+        with self.requests_lock:
+            if not (self.will_close or self.close_when_flushed):
+                upload.error = _TooMuchAtOnce("")
+                upload.completed = True
+                self.request = None
+                self.requests.append(upload)
+                if len(self.requests) == 1:
+                    self.server.add_task(self)
+        return False
+
+    def _waiting_bytes(self) -> int:
+        """What has been uploaded and not been answered yet, over all connections."""
+        channels = list(self.server.active_channels.values())
+        uploads = [
+            upload for channel in channels for upload in (channel.request, *channel.requests) if upload
+        ]
+        return sum(upload.body_bytes_received for upload in uploads)
 
 
 def refused_by_waitress(status: int, max_bytes: int) -> Refused:
@@ -43,6 +81,9 @@ def refused_by_waitress(status: int, max_bytes: int) -> Refused:
             f"This is far more than the {megabytes(max_bytes)} that a picture may have. Send a smaller one."
         )
         return Refused(413, "image_too_large", message, "image")
+    if status == _TooMuchAtOnce.code:
+        message = "Too many pictures are on their way at once. Try again in a minute."
+        return Refused(503, "too_busy", message, retry_after=60)
     if status >= 500:
         return Refused(status, "internal", "Something broke on our side. Your picture is fine: try again.")
     return Refused(
@@ -50,18 +91,13 @@ def refused_by_waitress(status: int, max_bytes: int) -> Refused:
     )
 
 
-def create_server(app: Flask, behind_proxy: bool = False) -> Any:
-    """A waitress server that listens, not yet running: ``server.run()``. Raises OSError if the port is taken.
-
-    Args:
-        behind_proxy: the requests come from a tunnel on this machine; believe its ``X-Forwarded-For``.
-    """
+def create_server(app: Flask) -> Any:
+    """A waitress server that listens, not yet running: ``server.run()``. Raises OSError if the port is taken."""
     # A picture that is somewhat too large is still read, because a browser that is cut off in the middle of
     # an upload shows a broken connection and not our sentence.
     most = 2 * (app.config["MAX_BYTES"] + FORM_BYTES)
-    proxy = (
-        {"trusted_proxy": "127.0.0.1", "trusted_proxy_headers": {"x-forwarded-for"}} if behind_proxy else {}
-    )
+    trusted = app.config["TRUSTED_PROXY"]
+    proxy = {"trusted_proxy": trusted, "trusted_proxy_headers": {"x-forwarded-for"}} if trusted else {}
     sockets: dict[int, Any] = {}
     try:
         server = waitress.create_server(
@@ -88,6 +124,7 @@ def create_server(app: Flask, behind_proxy: bool = False) -> Any:
         if hasattr(listener, "channel_class"):
             listener.channel_class = _Channel
             listener.max_picture_bytes = app.config["MAX_BYTES"]
+            listener.max_waiting_bytes = max(WAITING_BYTES, 2 * most)
     return server
 
 

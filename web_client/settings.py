@@ -36,6 +36,7 @@ SETTINGS = (
     Setting("MAX_BYTES", 20_000_000, "largest picture in bytes"),
     Setting("MAX_PIXELS", 25_000_000, "largest picture in pixels, width times height"),
     Setting("TIMEOUT", 60.0, "seconds to wait for a prediction"),
+    Setting("TRUSTED_PROXY", "", "address of the proxy whose X-Forwarded-For names the visitor"),
     Setting("RATE_LIMIT", "60 per minute", "pictures per visitor; an empty text switches the limit off"),
     # more than TorchServe lets wait (32): only then does a full queue show, and is told, instead of growing here
     Setting("THREADS", 48, "requests answered at the same time"),

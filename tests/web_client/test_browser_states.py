@@ -60,9 +60,9 @@ def state(page: Page) -> str:
 
 class TestWaiting:
     def test_elapsed_time_runs(self, page: Page, stub: Stub, picture: Path) -> None:
-        stub.delay = 1.0
+        stub.delay = 3.0
         page.set_input_files("#file", str(picture))
-        until(page, "document.querySelector('.state p')?.textContent.startsWith('Looking for objects, 0.')")
+        until(page, "document.querySelector('.state p')?.textContent.startsWith('Looking for objects, ')")
         assert page.locator(".pane canvas").is_visible()  # the picture is there at once
         assert page.locator("#share").inner_text() == "–"
         assert page.locator("[data-take=overlay]").is_disabled()
@@ -97,11 +97,11 @@ class TestWaiting:
         assert seen == sorted(seen)
 
     def test_cancel_and_try_again(self, page: Page, stub: Stub, picture: Path) -> None:
-        stub.delay = 1.0
+        stub.delay = 3.0
         page.set_input_files("#file", str(picture))
         page.get_by_role("button", name="Cancel").click()
         assert "Cancelled" in state(page)
-        page.wait_for_timeout(1200)
+        page.wait_for_timeout(3200)
         assert page.locator("#share").inner_text() == "–"  # the late answer went nowhere
         stub.delay = 0
         page.get_by_role("button", name="Try again").click()
@@ -355,8 +355,62 @@ def test_no_motion_for_those_who_want_none(
 ) -> None:
     context = chromium.new_context(reduced_motion="reduce")
     page = visit(context, base_url, [])
-    stub.delay = 0.5
+    stub.delay = 2.0
     page.set_input_files("#file", str(picture))
     until(page, "document.querySelector('.state .spin:not([hidden])')")
     assert page.evaluate("getComputedStyle(document.querySelector('.state .spin')).animationName") == "none"
     context.close()
+
+
+class TestWhileAPhotoIsScaled:
+    """Every photo of a phone is: the page goes on living meanwhile."""
+
+    @pytest.fixture
+    def large(self) -> dict[str, Any]:
+        return {
+            "name": "phone.jpg",
+            "mimeType": "image/jpeg",
+            "buffer": balloon_picture(2600, 1950, kind="JPEG"),
+        }
+
+    def test_models_become_known(self, chromium: Browser, base_url: str, large: dict[str, Any]) -> None:
+        context = chromium.new_context(viewport={"width": 1440, "height": 900})
+        context.add_init_script(hold("HTMLCanvasElement.prototype.toBlob", "window.released"))
+        page = context.new_page()
+        asked = []
+        page.route("**/api/models", lambda route: asked.append(route))
+        page.goto(base_url)
+        page.set_input_files("#file", large)
+        until(page, "document.querySelector('.state p')?.textContent.startsWith('Waiting')")
+        asked[0].continue_()
+        page.wait_for_selector("#service[data-state=good]", state="attached")
+        with page.expect_response("**/api/predict"):
+            page.evaluate("window.release()")
+        settled(page)
+        assert int(page.locator("#count").inner_text()) > 0
+        assert page.locator("#version").input_value() != ""
+        context.close()
+
+    def test_cancel_is_kept(self, chromium: Browser, base_url: str, large: dict[str, Any]) -> None:
+        context = chromium.new_context(viewport={"width": 1440, "height": 900})
+        context.add_init_script(hold("HTMLCanvasElement.prototype.toBlob", "window.released"))
+        page = visit(context, base_url, [])
+        sent = []
+        page.on("request", lambda request: "predict" in request.url and sent.append(request.url))
+        page.set_input_files("#file", large)
+        page.get_by_role("button", name="Cancel").click()
+        assert "Cancelled" in state(page)
+        page.evaluate("window.release()")
+        page.wait_for_timeout(500)
+        assert "Cancelled" in state(page)
+        assert sent == []
+        context.close()
+
+
+def hold(function: str, promise: str) -> str:
+    """A script that lets every call of a function wait until ``window.release()`` is called."""
+    return f"""
+        {promise} = new Promise((done) => (window.release = done));
+        const original = {function};
+        {function} = function (...given) {{ {promise}.then(() => original.apply(this, given)); }};
+    """

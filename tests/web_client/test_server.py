@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import os
@@ -22,6 +23,7 @@ from tests.web_client.conftest import serving
 from tests.web_client.stub import Stub, balloon_picture
 from tests.web_client.test_errors import assert_error_shape
 from web_client import create_app, settings
+from web_client import server as server_module
 from web_client.__main__ import main, parser
 from web_client.tunnel import TunnelError, open_tunnel
 
@@ -94,6 +96,39 @@ def test_waitress_refuses_in_our_shape(config: dict[str, Any]) -> None:
         assert_error_shape(response.json())
 
 
+def test_a_crowd_of_unfinished_uploads_is_refused_before_the_memory_is_full(
+    config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "WAITING_BYTES", 1_000_000)
+    with serving(create_app(config | {"MAX_BYTES": 100_000})) as url, contextlib.ExitStack() as connections:
+        host, port = url.removeprefix("http://").split(":")
+
+        def upload(size: int) -> socket.socket:
+            connection = connections.enter_context(socket.create_connection((host, int(port)), timeout=5))
+            connection.sendall(b"POST /api/predict HTTP/1.1\r\nHost: x\r\nContent-Length: 250000\r\n\r\n")
+            for _ in range(size // 50_000):
+                connection.sendall(b"\0" * 50_000)
+                time.sleep(0.02)  # a few turns of the server's loop
+            return connection
+
+        crowd = [upload(200_000) for _ in range(5)]
+        late = [upload(100_000), upload(100_000)]
+        for connection in late:
+            head, _, body = connection.makefile("rb").read().partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 503 ")
+            assert b"Retry-After: 60" in head
+            assert_error_shape(requests.models.complexjson.loads(body))
+        for connection in crowd:  # they keep their place
+            connection.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                connection.recv(1)
+        for connection in crowd:
+            connection.close()
+        time.sleep(0.3)
+        form = {"image": ("a.png", balloon_picture())}
+        assert requests.post(url + "/api/predict", files=form, timeout=5).status_code == 200
+
+
 def test_every_setting_has_a_flag_an_environment_variable_and_a_line_of_help(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -126,7 +161,10 @@ def test_a_port_in_use_is_one_sentence(config: dict[str, Any], capsys: pytest.Ca
     assert message.count("\n") == 1
 
 
-def test_the_process_serves_until_ctrl_c(config: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
+def test_the_process_serves_until_it_is_stopped(
+    config: dict[str, Any], number: signal.Signals, status: int
+) -> None:
     flags = [
         "--port",
         "0",
@@ -144,9 +182,9 @@ def test_the_process_serves_until_ctrl_c(config: dict[str, Any]) -> None:
         reply = requests.post(url + "api/predict", files={"image": ("a.png", balloon_picture())}, timeout=10)
         assert reply.json()["instances"]
         time.sleep(0.1)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         _, errors = process.communicate(timeout=10)
-    assert process.returncode == 130
+    assert process.returncode == status
     assert "NGROK_AUTHTOKEN is not set" in errors
     assert "Traceback" not in errors
 
@@ -189,7 +227,8 @@ def test_behind_the_tunnel_each_visitor_has_a_count_of_their_own(config: dict[st
 
     app = create_app(config | {"RATE_LIMIT": "1 per minute"})
     for behind_proxy, expected in ((True, [200, 200, 429]), (False, [429, 429, 429])):
-        server = create_server(app, behind_proxy=behind_proxy)
+        app.config["TRUSTED_PROXY"] = "127.0.0.1" if behind_proxy else ""
+        server = create_server(app)
         import threading
 
         thread = threading.Thread(target=server.run, daemon=True)

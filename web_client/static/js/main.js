@@ -55,13 +55,14 @@ function runOf(shot) {
 
 async function take(files) {
   let added = null;
+  complain("");
   for (const file of files) {
     try {
-      const shot = { file, name: file.name || "pasted.png", sent: null, version: current?.version ?? preferred(models), other: null, runs: new Map() };
+      const shot = { file, name: file.name || "pasted.png", sent: null, other: null, runs: new Map() };
       Object.assign(shot, await open(file));
+      shot.version = current?.version ?? preferred(models); // only now: the models may have become known meanwhile
       shots.push(shot);
       added ??= shot;
-      complain("");
       if (added === shot) select(shot);
       await send(shot, shot.version);
     } catch (error) {
@@ -83,6 +84,7 @@ async function send(shot, version) {
   if (earlier) cancel(earlier, changed);
   const run = newRun(shot, version);
   shot.runs.set(version, run);
+  changed(run);
   try {
     shot.sent = await prepare(shot.file, shot, $("scale").checked);
   } catch (error) {
@@ -90,7 +92,8 @@ async function send(shot, version) {
     changed(run);
     return;
   }
-  if (shot.runs.get(version) === run) start(run, changed);
+  // it may have been called by another name meanwhile, replaced, or cancelled
+  if (shot.runs.get(run.version) === run && run.phase === "waiting") start(run, changed);
 }
 
 function changed(run) {
