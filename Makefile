@@ -34,7 +34,7 @@ web: install  ## start the page that shows the masks
 	@$(RUN) -m web_client
 
 doctor:  ## what is missing on this machine, and the cure
-	@$(if $(wildcard $(RUN)),$(RUN),$(PYTHON)) -m serve_config doctor
+	@$(if $(wildcard $(RUN)),$(RUN),$(or $(PYTHON),python3)) -m serve_config doctor
 
 # A process for each room: with the native libraries of all of them (torch, OpenVINO, Ray) in one, a later fork has crashed.
 ROOMS ?= tests/test_*.py tests/finetune tests/handler tests/serve_config tests/web_client tests/benchmarks tests/e2e

@@ -29,14 +29,17 @@ def run_start(args: argparse.Namespace, home: Home) -> int:
         workers=args.workers,
     )
     models = [] if args.fresh and args.models is None else args.models
-    if args.list and models is None and not home.state_file.exists():
+    if args.list and models is None and not State.load(home).models:
         models = [wanted.name for wanted in fetch.read_list(args.list)]
     done = torchserve.start(home, settings, args.model_store, models, say)
     try:
         client = Client(home)
         print(f"TorchServe serves {', '.join(done) or 'nothing yet: `register` an archive'}", end="")
         print(f" (default {default_version(client)})" if len(done) > 1 else "")
-        print(client.url("inference", "/predictions/maskrcnn"), flush=True)
+        print(client.url("inference", "/predictions/maskrcnn"))
+        if any(client.ports[name] != DEFAULT_PORTS[name] for name in ("inference", "management")):
+            print(f"the page: {page_line(client, home)}")
+        sys.stdout.flush()
         if args.foreground:
             foreground.watch(home)
     except KeyboardInterrupt:
@@ -44,6 +47,12 @@ def run_start(args: argparse.Namespace, home: Home) -> int:
             raise
         torchserve.stop(home)
     return 0
+
+
+def page_line(client: Client, home: Home) -> str:
+    """The command that starts the page for this TorchServe, wherever its ports are."""
+    urls = " ".join(f"--{name}-url {client.url(name, '')}" for name in ("inference", "management"))
+    return f"python -m web_client {urls} --key-file {home.key_file}"
 
 
 def run_stop(args: argparse.Namespace, home: Home) -> int:

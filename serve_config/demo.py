@@ -134,11 +134,13 @@ def serving(*, any_ports: bool) -> Iterator[str]:
     first, second = TRAININGS
     free = any_ports or not all(is_free(port) for port in (*PORTS.values(), WEB_PORT))
     ports = " ".join(f"--{name}-port {0 if free else port}" for name, port in PORTS.items())
+    start = f"serve_config start --home {SERVE} --model-store {STORE} --models {first} --fresh {ports}"
     try:
-        step(
-            "Start TorchServe",
-            f"serve_config start --home {SERVE} --model-store {STORE} --models {first} --fresh {ports}",
-        )
+        step("Start TorchServe", start)
+    except KeyboardInterrupt:
+        run(f"serve_config stop --home {SERVE}")
+        raise
+    try:  # only now: a TorchServe that ran before is not ours to stop
         step("Register a second backbone beside it", f"serve_config register {second} --home {SERVE}")
         with page_server(0 if free else WEB_PORT) as page:
             yield page
@@ -205,11 +207,17 @@ def show(page: str) -> None:
     if predicted_version(picture) != first:
         raise DemoError(f"after the rollback, {first} does not answer")
 
-    with open(picture, "rb") as file:
-        reply = requests.post(f"{page}api/predict", files={"image": (picture.name, file)}, timeout=60)
+    with requests.Session() as session:
+        session.trust_env = False  # a proxy of the environment does not lead to this machine
+        try:
+            files = {"image": (picture.name, picture.read_bytes())}
+            reply = session.post(f"{page}api/predict", files=files, timeout=60)
+            ready = session.get(f"{page}readyz", timeout=10)
+        except requests.RequestException as error:
+            raise DemoError(f"the page does not answer: {error}") from error
     if reply.status_code != 200 or "instances" not in reply.json():
         raise DemoError(f"the page answered {reply.status_code}: {reply.text[:200]}")
-    if requests.get(f"{page}readyz", timeout=10).status_code != 200:
+    if ready.status_code != 200:
         raise DemoError("the page says that it is not ready")
     print(f"The page found {len(reply.json()['instances'])} balloons in the same picture.")
 

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, kept off while a process is begun."""
+"""Ctrl-C and SIGTERM, kept off while a process is begun or ended."""
 
 from __future__ import annotations
 

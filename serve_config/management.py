@@ -100,7 +100,7 @@ def register(client: Client, archive: Archive, say: Say, timeout: float = LOAD_T
         # By its name in the store: what was registered by a file:// URL, TorchServe would delete at
         # unregistering. Not synchronous: TorchServe would wait in one of the threads that also carry
         # predictions, and every caller on that thread with it, until the model is loaded.
-        options = {"url": name, "initial_workers": "1", "synchronous": "false"}
+        options = {"url": name, "synchronous": "false"}
         client.json("management", "POST", "/models", params=options, timeout=90)
         _wait_ready(client, archive.version, server_logged, timeout)
     except ServeError as error:

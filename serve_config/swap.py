@@ -106,11 +106,16 @@ def rollback(client: Client, say: Say) -> tuple[str, str | None]:
 def probe(client: Client, name: str) -> None:
     """Send a small picture to a version. Raises ServeError unless it answers 200."""
     try:
-        client.json("inference", "POST", model_path(name, "/predictions"), data=probe_png(), timeout=120)
+        send_probe(client, name)
     except Refused as refused:
         raise ServeError(
             f"version {name} does not answer a probe picture, so nothing was switched; {refused}"
         ) from refused
+
+
+def send_probe(client: Client, name: str) -> None:
+    """Raises Refused unless the version answers a small picture with 200."""
+    client.json("inference", "POST", model_path(name, "/predictions"), data=probe_png(), timeout=120)
 
 
 def drain(client: Client, name: str, timeout: float) -> None:
@@ -127,9 +132,14 @@ def drain(client: Client, name: str, timeout: float) -> None:
         if version is None:
             return
         if version.pending == 0:
-            pids = [int(worker["pid"]) for worker in version.workers]
-            with ThreadPoolExecutor(len(pids) or 1) as pool:
-                list(pool.map(lambda _: probe(client, name), pids))
+            pids = [int(worker["pid"]) for worker in version.workers if worker["status"] == "READY"]
+            if not pids:
+                return  # nobody is left who could be answering
+            with (
+                ThreadPoolExecutor(len(pids)) as pool,
+                contextlib.suppress(Refused),
+            ):  # a worker that dies is idle, too
+                list(pool.map(lambda _: send_probe(client, name), pids))
             before = processor_seconds(pids)
             time.sleep(0.5)
             if len(pids) == 1 or processor_seconds(pids) - before < 0.05:

@@ -26,9 +26,9 @@ def start(home: Home, settings: Settings, store: Path, models: list[str] | None,
     """Start TorchServe, register ``models``, and wait until each is READY. Returns the registered versions.
 
     ``models`` are archives or versions, the first the default. An empty list serves nothing yet. None brings
-    back what was registered when it stopped: then a version that fails is told by ``say`` and left out, so
-    that one bad file does not keep the others from serving; of ``models``, all must start or none. Raises
-    ServeError, with everything ended.
+    back what was registered when it stopped, the first time all of the store: then a version that fails is told
+    by ``say`` and left out, so that one bad file does not keep the others from serving; of ``models``, all must
+    start or none. Raises ServeError, with everything ended.
     """
     with home.lock():
         state = State.load(home)
@@ -57,15 +57,19 @@ def start(home: Home, settings: Settings, store: Path, models: list[str] | None,
             wanted_default = state.default if restore else None
             done = _register_all(client, archives, wanted_default, restore, say)
         except BaseException:  # Ctrl-C included: half a start is none
-            processes.end(State.load(home), patience=2)
-            _clean(home)
-            former.save(home)  # what was to be brought back can still be
+            with interrupts_wait():
+                processes.end(State.load(home), patience=2)
+                _clean(home)
+                former.save(home)  # what was to be brought back can still be
             raise
         return done
 
 
 def _archives(state: State, store: Path, models: list[str] | None) -> tuple[list[Archive], list[str]]:
-    """The archives to register, and (when restoring) why some cannot be."""
+    """The archives to register, and (when restoring) why some cannot be.
+
+    With nothing to restore, as on the first start, that is all of the store.
+    """
     if models is not None:
         archives = [read_archive(find_archive(name, store)) for name in models]
         names = [archive.version for archive in archives]
@@ -77,7 +81,8 @@ def _archives(state: State, store: Path, models: list[str] | None) -> tuple[list
         return archives, []
     archives, missing = [], []
     default_first = sorted(state.models.items(), key=lambda item: item[0] != state.default)
-    for _, name in default_first:
+    names = [name for _, name in default_first] or sorted(path.name for path in store.glob("*.mar"))
+    for name in names:
         try:
             archives.append(read_archive(store / name))
         except ServeError as error:
@@ -109,10 +114,11 @@ def _launch(home: Home, state: State, settings: Settings, store: Path) -> Client
             process.returncode = 0  # it outlives this object, which need not warn about that
             return client
         except BaseException as error:
-            processes.end(state, patience=2)
-            if process:
-                process.poll()
-            _clean(home)
+            with interrupts_wait():
+                processes.end(state, patience=2)
+                if process:
+                    process.poll()
+                _clean(home)
             if attempt == attempts or not (isinstance(error, ServeError) and "in use" in str(error)):
                 raise
     raise AssertionError("not reached")

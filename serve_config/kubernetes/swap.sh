@@ -3,7 +3,8 @@
 #   serve_config/kubernetes/swap.sh VERSION [LIST]      LIST: lines `SHA256  https://…/NAME.mar`, fetched first
 # TorchServe's management API is on each pod's loopback address, so the one way in is `kubectl exec`, and who may do that
 # is for the cluster's roles to say. A pod that fails ends it, and the pods before it go back. New pods start with what
-# base/archives.txt says, its first line the default: change that as well.
+# config/archives.txt says, its first line the default: change that as well. Run again, it leaves the pods that serve
+# VERSION already as they are.
 set -euo pipefail
 
 version=${1:?usage: swap.sh VERSION [LIST]}
@@ -17,6 +18,10 @@ pods=$(kubectl --namespace "$namespace" get pods -l app.kubernetes.io/name=maskr
 
 swapped=()
 for pod in $pods; do
+    if in_pod "$pod" models </dev/null | grep -q "^$version  *default"; then
+        echo "$pod serves $version already"
+        continue
+    fi
     if { [ -z "$list" ] || input=yes in_pod "$pod" fetch - --to /srv/model_store <"$list"; } &&
         in_pod "$pod" swap "$version" </dev/null; then
         swapped+=("$pod")
@@ -28,4 +33,4 @@ for pod in $pods; do
     done
     exit 1
 done
-echo "${#swapped[@]} pods serve $version"
+echo "${#swapped[@]} pods were swapped to $version"

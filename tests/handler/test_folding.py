@@ -8,7 +8,6 @@ from detectron2.modeling import build_model
 from finetune.config import get_config
 from handler.folding import fold_norms
 
-
 NORMS = (FrozenBatchNorm2d, torch.nn.BatchNorm2d)
 
 

@@ -142,9 +142,13 @@ def test_the_page_alone_has_a_port_and_torchserve_is_asked_with_its_key(
     (page,) = ports
     assert page in ("web-client", "kserve-container")
     assert [port["containerPort"] for port in ports[page]] == [5000]
-    for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+    probes = {"startupProbe": "status", "livenessProbe": "models", "readinessProbe": "models"}
+    for probe, asked in probes.items():
         assert parses(found["torchserve"][probe]["exec"]["command"])
-        assert found["torchserve"][probe]["exec"]["command"][3] == "status"
+        assert found["torchserve"][probe]["exec"]["command"][3] == asked
+    sleeps = {name: found[name]["lifecycle"]["preStop"]["sleep"]["seconds"] for name in ("torchserve", page)}
+    assert sleeps["torchserve"] >= sleeps[page] + 10, "TorchServe goes when nobody asks the page any more"
+    assert all(sleeps["torchserve"] < spec["terminationGracePeriodSeconds"] for spec in pod_specs(documents))
     assert parses(found["torchserve"]["command"])
     assert parses(found[page]["command"])
     assert "0.0.0.0" in found[page]["command"]
@@ -231,17 +235,22 @@ KUBECTL = """#!/usr/bin/env bash
 if [[ "$*" == *"get pods"* ]]; then printf 'pod/a\\npod/b\\npod/c\\n'; exit; fi
 pod=$(grep -o 'pod/[abc]' <<<"$*"); all="$*"; call=${all##*serve_config }
 [[ "$*" == *" -i "* ]] && call="$call < $(cat)"
+if [[ "$call" == models ]]; then
+    [[ "$pod" != "$SERVES_V2" ]] || echo 'v2  default  READY  balloon  maskrcnn_v2.mar'
+    exit
+fi
 echo "$pod $call" >>"$CALLS"
 [[ "$pod $call" != "$FAILS" ]]
 """
 
 
-def swap(folder: Path, *arguments: str, fails: str = "") -> tuple[int, list[str]]:
+def swap(folder: Path, *arguments: str, fails: str = "", serves: str = "") -> tuple[int, list[str]]:
     (folder / "kubectl").write_text(KUBECTL)
     (folder / "kubectl").chmod(0o755)
     calls = folder / "calls"
     calls.write_text("")
-    environment = os.environ | {"PATH": f"{folder}:{os.environ['PATH']}", "CALLS": str(calls), "FAILS": fails}
+    environment = os.environ | {"PATH": f"{folder}:{os.environ['PATH']}", "CALLS": str(calls)}
+    environment |= {"FAILS": fails, "SERVES_V2": serves}
     run = subprocess.run([FOLDER / "swap.sh", *arguments], env=environment, capture_output=True, text=True)
     return run.returncode, calls.read_text().splitlines()
 
@@ -263,3 +272,9 @@ def test_a_pod_that_fails_takes_the_others_back(tmp_path: Path) -> None:
     assert calls[3:] == ["pod/a rollback", "pod/b rollback"]
     status, calls = swap(tmp_path, "v2", fails="pod/a swap v2")
     assert (status, calls) == (1, ["pod/a swap v2"])
+
+
+def test_a_pod_that_serves_the_version_already_is_left_as_it_is(tmp_path: Path) -> None:
+    assert swap(tmp_path, "v2", serves="pod/a") == (0, ["pod/b swap v2", "pod/c swap v2"])
+    status, calls = swap(tmp_path, "v2", serves="pod/a", fails="pod/c swap v2")
+    assert (status, calls[2:]) == (1, ["pod/b rollback"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import http.server
 import ipaddress
 import json
@@ -520,6 +521,39 @@ def test_life_of_a_torchserve(
         assert "warning: there is no archive" in captured.err
         assert "warning: the former default alpha could not be brought back; beta serves" in captured.err
         assert "serves beta" in captured.out
+    finally:
+        server_module.stop(home)
+
+
+def test_a_first_start_serves_all_of_the_store_or_what_a_list_says(
+    tmp_path: Path, toys: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    home, store = Home.at(tmp_path / ".serve"), tmp_path / "store"
+    store.mkdir()
+    for name in ("alpha", "beta"):
+        (store / toys[name].name).write_bytes(toys[name].read_bytes())
+    (store / "maskrcnn_half.mar").write_bytes(b"half an archive")
+    listed = tmp_path / "archives.txt"
+    digest = hashlib.sha256(toys["beta"].read_bytes()).hexdigest()
+    listed.write_text(f"{digest}  https://models.example/{toys['beta'].name}\n")
+    start = ["start", *ANY_FREE_PORTS, f"--model-store={store}"]
+    try:
+        assert serve_config(*start, home=home) == 0
+        said = capsys.readouterr()
+        assert "serves alpha, beta (default alpha)" in said.out
+        assert "maskrcnn_half.mar is damaged" in said.err
+        ports = State.load(home).ports
+        assert f"--inference-url http://127.0.0.1:{ports['inference']} " in said.out, "how the page finds it"
+
+        # a start that fails leaves nothing that the next one would take for an earlier success
+        server_module.stop(home)
+        home.state_file.unlink()
+        assert serve_config(*start, "--models", store / "maskrcnn_half.mar", home=home) == 1
+        capsys.readouterr()
+        assert serve_config(*start, "--list", listed, "--workers", "2", home=home) == 0
+        assert "serves beta\n" in capsys.readouterr().out
+        (beta,) = versions(Client(home))
+        assert len(beta.workers) == 2
     finally:
         server_module.stop(home)
 
