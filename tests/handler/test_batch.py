@@ -93,6 +93,8 @@ def test_inputs(tmp_path: Path) -> None:
     assert list_photos(str(listing)) == [paths[2], paths[0], "s3://bucket/x.jpg"], (
         "no doubles, the list's order"
     )
+    (awkward,) = write_photos(tmp_path / "holiday [1]", 1)
+    assert list_photos(str(tmp_path / "holiday [1]")) == [str(awkward)], "a folder, and no pattern"
     for nothing in (tmp_path / "none", f"{tmp_path}/*.gif", "nostore://bucket"):
         with pytest.raises(BatchError, match="INPUT"):
             list_photos(str(nothing))
@@ -191,6 +193,14 @@ def test_refused_before_ray_starts(tmp_path: Path, capsys: Any, more: list[str],
     assert said.startswith("error: ")
     assert message in said
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("form", ["parquet", "coco"])
+def test_an_output_that_cannot_be_used_is_told_in_a_sentence(tmp_path: Path, capsys: Any, form: str) -> None:
+    write_photos(tmp_path / "photos", 1)
+    arguments = [str(stub_archive(tmp_path)), str(tmp_path / "photos"), "nostore://bucket/results"]
+    assert main([*arguments, "--output-format", form]) == 1
+    assert capsys.readouterr().err.startswith("error: OUTPUT nostore://bucket/results cannot be used: ")
 
 
 # --- with Ray ---------------------------------------------------------------------------------------------------------
