@@ -3,6 +3,7 @@
 import contextlib
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from finetune.matching import ImageScore
 from finetune.reports import new_folder
 from finetune.runs import backbone_of, load_model, open_run
 
+RESULTS = Path(__file__).parents[1] / "benchmarks/results"
 CLASSES = ["ball", "box"]
 TOY = (
     "MODEL.DEVICE cpu INPUT.MIN_SIZE_TEST 64 MODEL.RPN.POST_NMS_TOPK_TEST 10 MODEL.FPN.OUT_CHANNELS 16 "
@@ -219,11 +221,17 @@ def test_compare(evaluated, trained, tmp_path, capsys):
 
 
 def test_compare_takes_the_benchmarks_latency(evaluated, tmp_path):
-    bench = tmp_path / "bench.json"
-    bench.write_text(json.dumps({"machine": "a racing car", "latency_ms": {"mobilenetv2_fpn": 12.4}}))
-    row = compare.row_of(evaluated, "test", compare.read_bench(bench))
-    assert (row["latency_ms"], row["latency_machine"]) == (12.4, "a racing car")
-    assert compare.row_of(evaluated, "test", {"latency_ms": {}})["latency_ms"] is None
+    measured = json.loads((RESULTS / "bench_predictor.json").read_text())
+    medians = {
+        row["contestant"]: row["median_ms"]
+        for row in measured["rows"]
+        if row["backbone"] == "mobilenetv2_fpn"
+    }
+    row = compare.row_of(evaluated, "test", compare.read_bench(RESULTS / "bench_predictor.json"))
+    assert row["latency_ms"] == medians["ours openvino-bf16"] == min(medians.values())
+    assert row["latency_machine"] == "AMD EPYC, 2 cores, short side 800"
+    other = compare.row_of(evaluated, "test", {"machine": "none", "latency_ms": {}})
+    assert other["latency_ms"] is None
 
 
 @pytest.mark.parametrize(
@@ -231,6 +239,7 @@ def test_compare_takes_the_benchmarks_latency(evaluated, tmp_path):
     [
         (["nowhere"], "nowhere is no run and no report"),
         (["RUN", "--bench", "nowhere.json"], "there is no benchmark at nowhere.json"),
+        (["RUN", "--bench", "RUN/run.json"], "is not what `make bench` wrote"),
         (["RUN/evaluation/test", "--split", "val"], "is a report of the test split"),
     ],
 )
