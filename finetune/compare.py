@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +46,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--bench",
         type=Path,
+        nargs="+",
         metavar="FILE.json",
-        help="take latencies from what `make bench` wrote instead: reports/bench_predictor/bench_predictor.json",
+        help="take latencies from what `make bench` wrote instead: reports/bench_*/bench_predictor.json",
     )
     parser.add_argument("--output", type=Path, default=Path("runs/comparison"), metavar="DIR")
     parser.set_defaults(run=run)
@@ -120,8 +122,11 @@ def row_of(path: Path, split: str, bench: dict[str, Any] | None = None) -> dict[
     return row
 
 
-def read_bench(path: Path) -> dict[str, Any]:
+def read_bench(paths: Sequence[Path]) -> dict[str, Any]:
     """The medians of what `make bench` measured, for each model with the engine and precision that were fastest there.
+
+    Args:
+        paths: reports; of a model that is in several, the last counts.
 
     Returns:
         ``{"machine": str, "latency_ms": {backbone or name of a run: median}}``; int8 is left out, since it is not what
@@ -130,20 +135,27 @@ def read_bench(path: Path) -> dict[str, Any]:
     Raises:
         UserError: not the benchmark's file.
     """
-    bench = _read_json(path)
-    if bench is None:
-        raise UserError(f"there is no benchmark at {path}: measure one (`make bench`), or leave --bench out")
     latencies: dict[str, float] = {}
-    try:
-        for row in bench["rows"]:
-            if row["contestant"].startswith("ours ") and "int8" not in row["contestant"]:
-                name, median = row["backbone"], float(row["median_ms"])
-                latencies[name] = min(median, latencies.get(name, median))
-        machine = bench["machine"]
-        where = machine["gpu"] or f"{machine['processor']}, {machine['cores']} cores"
-        return {"machine": f"{where}, short side {bench['short_side']}", "latency_ms": latencies}
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{path} is not what `make bench` wrote ({error!r}): give that file") from None
+    machines: dict[str, None] = {}
+    for path in paths:
+        bench = _read_json(path)
+        if bench is None:
+            raise UserError(
+                f"there is no benchmark at {path}: measure one (`make bench`), or leave --bench out"
+            )
+        medians: dict[str, float] = {}
+        try:
+            for row in bench["rows"]:
+                if row["contestant"].startswith("ours ") and "int8" not in row["contestant"]:
+                    name, median = row["backbone"], float(row["median_ms"])
+                    medians[name] = min(median, medians.get(name, median))
+            machine = bench["machine"]
+            where = machine["gpu"] or f"{machine['processor']}, {machine['cores']} cores"
+            machines[f"{where}, short side {bench['short_side']}"] = None
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UserError(f"{path} is not what `make bench` wrote ({error!r}): give that file") from None
+        latencies |= medians
+    return {"machine": "; ".join(machines), "latency_ms": latencies}
 
 
 def table_of(rows: list[dict[str, Any]], split: str) -> list[list[str]]:

@@ -158,7 +158,7 @@ def draw_comparison(rows: Sequence[dict[str, Any]], title: str, latency_label: s
             row["latency_ms"], ap, spread, fmt=shapes[i % len(shapes)], color=colour, markersize=9, capsize=4
         )
         axes.annotate(
-            f"{row['name']}  {ap:.1f}",
+            f"{row['name']}\n{ap:.1f}",
             (row["latency_ms"], ap),
             xytext=(9, 7),
             textcoords="offset points",

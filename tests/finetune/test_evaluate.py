@@ -227,7 +227,7 @@ def test_compare_takes_the_benchmarks_latency(evaluated, tmp_path):
         for row in measured["rows"]
         if row["backbone"] == "mobilenetv2_fpn"
     }
-    row = compare.row_of(evaluated, "test", compare.read_bench(RESULTS / "bench_predictor.json"))
+    row = compare.row_of(evaluated, "test", compare.read_bench([RESULTS / "bench_predictor.json"]))
     assert row["latency_ms"] == medians["ours openvino-bf16"] == min(medians.values())
     assert row["latency_machine"] == "AMD EPYC, 2 cores, short side 800"
     other = compare.row_of(evaluated, "test", {"machine": "none", "latency_ms": {}})
