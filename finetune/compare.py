@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.errors import UserError
+from finetune.trained import file_name
 
 DESCRIPTION = """\
 Put evaluated runs into one table (comparison.md, comparison.json) and one picture (comparison.png: mask AP50
@@ -105,7 +106,7 @@ def row_of(path: Path, split: str, bench: dict[str, Any] | None = None) -> dict[
         "evaluated": bool(report),
         "segm": (report or {}).get("segm"),
         "bbox": (report or {}).get("bbox"),
-        "init": (record.get("init") or {}).get("weights"),
+        "init": file_name((record.get("init") or {}).get("weights") or "") or None,
         "iterations": record.get("iterations"),
         "seconds": record.get("seconds"),
         "training_machine": record.get("machine"),

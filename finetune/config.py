@@ -19,7 +19,7 @@ def add_finetune_config(cfg: CfgNode) -> None:
     cfg.FINETUNE = CfgNode()
     cfg.FINETUNE.INIT = "coco"  # coco | imagenet | none | PATH | URL
     cfg.FINETUNE.TEACHER = (
-        ""  # a run folder or published checkpoint whose feature maps are imitated first; "" = none
+        ""  # a run or published checkpoint whose feature maps are imitated first; "" = none
     )
     cfg.FINETUNE.TEACHER_STEPS = 500  # how many of SOLVER.MAX_ITER that takes
     cfg.FINETUNE.OPTIMIZER = "adamw"  # adamw | sgd

@@ -57,7 +57,7 @@ def read_trained(path: Path) -> Trained:
     try:
         config = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
         for key in ("INIT", "TEACHER"):
-            config["FINETUNE"][key] = _file_name(config["FINETUNE"].get(key, ""))
+            config["FINETUNE"][key] = file_name(config["FINETUNE"].get(key, ""))
         config["MODEL"]["WEIGHTS"] = config["OUTPUT_DIR"] = ""
     except (OSError, yaml.YAMLError, AttributeError, KeyError, TypeError) as error:
         reason = str(error).splitlines()[0]
@@ -74,13 +74,13 @@ def _portable(record: dict[str, Any]) -> dict[str, Any]:
     """The record without the paths of the machine that trained."""
     record = dict(record)
     if init := record.get("init"):
-        record["init"] = init | {key: _file_name(init[key]) for key in ("weights", "source") if key in init}
+        record["init"] = init | {key: file_name(init[key]) for key in ("weights", "source") if key in init}
     if command := record.get("command"):
-        record["command"] = shlex.join(_file_name(word) for word in shlex.split(command))
+        record["command"] = shlex.join(file_name(word) for word in shlex.split(command))
     return record
 
 
-def _file_name(word: str) -> str:
+def file_name(word: str) -> str:
     """A path's last part; any other word, and a URL, as it is."""
     return word if "://" in word else word.rsplit("/", 1)[-1]
 

@@ -129,7 +129,7 @@ def test_a_torchserve_that_hangs_costs_no_more_than_the_timeout(
         try:
             start = time.monotonic()
             answer = by_page(page)
-            assert time.monotonic() - start < 2 + 8
+            assert time.monotonic() - start < 2 + 3
             assert requests.get(f"{page}/healthz", timeout=5).ok
         finally:
             os.kill(pid, signal.SIGCONT)
@@ -146,7 +146,7 @@ def test_the_page_says_that_torchserve_is_gone_and_recovers_by_itself(
     os.killpg(state.pid, signal.SIGKILL)  # the frontend and its workers share its session and group
     start = time.monotonic()
     answer = by_page(page)
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 5
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "model_unreachable")
     assert_error_shape(answer.json())
     assert int(answer.headers["Retry-After"]) > 0
@@ -215,8 +215,7 @@ def test_an_archive_with_wrong_weights_is_refused_and_the_rest_serves_on(
     assert len(callers.answers) > 10
     assert callers.lost == []
     assert all(answer.ok for _, _, answer in callers.answers)
-    # a model loads beside it on the same cores
-    assert max(done - asked for asked, done, _ in callers.answers) < 10
+    assert max(done - asked for asked, done, _ in callers.answers) < 3
 
 
 def test_the_unharmed_archive_is_taken(

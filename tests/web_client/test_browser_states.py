@@ -62,7 +62,7 @@ class TestWaiting:
     def test_elapsed_time_runs(self, page: Page, stub: Stub, picture: Path) -> None:
         stub.delay = 3.0
         page.set_input_files("#file", str(picture))
-        until(page, "document.querySelector('.state p')?.textContent.startsWith('Looking for objects, ')")
+        until(page, "document.querySelector('.state p')?.textContent.startsWith('Looking for objects, 0.')")
         assert page.locator(".pane canvas").is_visible()  # the picture is there at once
         assert page.locator("#share").inner_text() == "–"
         assert page.locator("[data-take=overlay]").is_disabled()
