@@ -72,7 +72,7 @@ audit: install-dev  ## known vulnerabilities of the pinned packages, and the bil
 
 install-dev: $(VENV)/.installed-dev  ## what the tests and checks need as well
 
-install-batch: $(VENV)/.installed-batch  ## what `python -m handler.batch` needs as well (Ray Data)
+install-batch: $(VENV)/.installed-batch  ## what `python -m handler.predict` needs as well (Ray Data)
 
 lint: install-dev  ## lint, format and types
 	@$(RUN) -m ruff check .

@@ -8,21 +8,21 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-import finetune.compare
 import finetune.data.cli
-import finetune.evaluate
-import finetune.export
-import finetune.publish
-import finetune.train
+import finetune.evaluation.compare
+import finetune.evaluation.report
+import finetune.export.archive
+import finetune.export.publish
+import finetune.training.launch
 from finetune.errors import UserError
 
 COMMANDS = (
     finetune.data.cli,
-    finetune.train,
-    finetune.evaluate,
-    finetune.compare,
-    finetune.publish,
-    finetune.export,
+    finetune.training.launch,
+    finetune.evaluation.report,
+    finetune.evaluation.compare,
+    finetune.export.publish,
+    finetune.export.archive,
 )
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from detectron2.config import CfgNode
 
 FORMAT = 1
-"""The archive layout that this code reads and ``finetune.export`` writes (``format`` in ``archive.json``)."""
+"""The archive layout that this code reads and ``finetune.export.archive`` writes (``format`` in ``archive.json``)."""
 
 
 class ArchiveError(Exception):

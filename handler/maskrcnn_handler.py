@@ -37,9 +37,9 @@ class MaskRCNNHandler:
         folder = Path(properties["model_dir"]).resolve()
         sys.path.insert(0, str(folder))
 
-        from handler.predictor import Predictor
+        from handler.api.settings import parse_settings
+        from handler.model.predictor import Predictor
         from handler.service import Service
-        from handler.settings import parse_settings
 
         config = context.model_yaml_config or {}
         classes = json.loads((folder / "archive.json").read_text(encoding="utf-8"))["classes"]
@@ -66,7 +66,7 @@ class MaskRCNNHandler:
     def handle(self, data: list[dict[str, Any]], context: Any) -> list[bytes]:
         """Answer a batch: a body per request, status and content type set on ``context``. Raises nothing."""
         start = time.perf_counter()
-        from handler.responses import JSON_TYPE
+        from handler.api.responses import JSON_TYPE
         from handler.service import Answer, Request, unexpected
 
         answers: list[Answer | None] = [None] * len(data)
@@ -100,7 +100,7 @@ class MaskRCNNHandler:
         """Fetch our metrics from TorchServe's cache, adding those that its metrics.yaml does not declare."""
         from ts.metrics.metric_type_enum import MetricTypes
 
-        from handler.metrics import METRICS
+        from handler.api.metrics import METRICS
 
         self.metrics = {}
         for metric in METRICS:
@@ -113,7 +113,7 @@ class MaskRCNNHandler:
             )
 
     def _record(self, cache: Any, answers: list[Any], seconds: float) -> None:
-        from handler.metrics import batch_samples
+        from handler.api.metrics import batch_samples
 
         try:
             counted = [answer for answer in answers if answer.outcome != "described"]
@@ -149,7 +149,7 @@ def _device(gpu_id: int | None) -> str:
 
 def _fair_threads(config: dict[str, Any]) -> int:
     """This worker's share of the cores that the process may use."""
-    from handler.cores import usable_cores
+    from handler.model.cores import usable_cores
 
     workers = max(int(config.get("maxWorkers") or 1), int(config.get("minWorkers") or 1), 1)
     return max(1, usable_cores() // workers)

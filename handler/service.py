@@ -18,19 +18,19 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from handler import responses
-from handler.bodies import parse_body
-from handler.detections import Detections
-from handler.errors import INTERNAL_ERROR, NoRoom, RequestError
-from handler.images import decode_image
-from handler.options import Options, parse_options
-from handler.settings import Settings
+from handler.api import responses
+from handler.api.errors import INTERNAL_ERROR, NoRoom, RequestError
+from handler.api.options import Options, parse_options
+from handler.api.request_parsing import parse_body
+from handler.api.settings import Settings
+from handler.imaging.decode import decode_image
+from handler.model.detections import Detections
 
 logger = logging.getLogger(__name__)
 
 
 class Predictor(Protocol):
-    """What the service needs of :class:`handler.predictor.Predictor`."""
+    """What the service needs of :class:`handler.model.predictor.Predictor`."""
 
     classes: list[str]
     card: dict
@@ -40,7 +40,7 @@ class Predictor(Protocol):
 
 @dataclass(frozen=True)
 class Request:
-    """One request as a server hands it over; ``parts`` as in :mod:`handler.bodies`."""
+    """One request as a server hands it over; ``parts`` as in :mod:`handler.api.request_parsing`."""
 
     parts: Mapping[str, object]
     content_type: str = ""

@@ -10,9 +10,9 @@ from pathlib import Path
 from types import FrameType
 
 from serve_config import doctor
-from serve_config.config import DEFAULT_PORTS, Settings
 from serve_config.errors import ServeError
-from serve_config.state import Home
+from serve_config.server.properties import DEFAULT_PORTS, Settings
+from serve_config.server.state import Home
 
 
 def build_parser() -> argparse.ArgumentParser:

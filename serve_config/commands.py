@@ -8,13 +8,15 @@ import argparse
 import sys
 from pathlib import Path
 
-from serve_config import fetch, foreground, predict, status, swap, torchserve
-from serve_config.archives import find_archive, read_archive
-from serve_config.client import Client
-from serve_config.config import DEFAULT_PORTS, Settings
+from serve_config import status
 from serve_config.errors import ServeError
-from serve_config.management import default_version, refuse_other_classes, register, unregister
-from serve_config.state import Home, State
+from serve_config.models import ask, fetch, swap
+from serve_config.models.archives import find_archive, read_archive
+from serve_config.models.client import Client
+from serve_config.models.management import default_version, refuse_other_classes, register, unregister
+from serve_config.server import foreground, lifecycle
+from serve_config.server.properties import DEFAULT_PORTS, Settings
+from serve_config.server.state import Home, State
 
 
 def say(message: str) -> None:
@@ -31,7 +33,7 @@ def run_start(args: argparse.Namespace, home: Home) -> int:
     models = [] if args.fresh and args.models is None else args.models
     if args.list and models is None and not State.load(home).models:
         models = [wanted.name for wanted in fetch.read_list(args.list)]
-    done = torchserve.start(home, settings, args.model_store, models, say)
+    done = lifecycle.start(home, settings, args.model_store, models, say)
     try:
         client = Client(home)
         print(f"TorchServe serves {', '.join(done) or 'nothing yet: `register` an archive'}", end="")
@@ -45,7 +47,7 @@ def run_start(args: argparse.Namespace, home: Home) -> int:
     except KeyboardInterrupt:
         if not args.foreground:
             raise
-        torchserve.stop(home)
+        lifecycle.stop(home)
     return 0
 
 
@@ -56,7 +58,7 @@ def page_line(client: Client, home: Home) -> str:
 
 
 def run_stop(args: argparse.Namespace, home: Home) -> int:
-    print("TorchServe has stopped" if torchserve.stop(home) else "TorchServe was not running")
+    print("TorchServe has stopped" if lifecycle.stop(home) else "TorchServe was not running")
     return 0
 
 
@@ -123,14 +125,14 @@ def run_fetch(args: argparse.Namespace, home: Home) -> int:
 def run_predict(args: argparse.Namespace, home: Home) -> int:
     names = ("output", "score_threshold", "max_detections", "classes", "mask_format")
     options = {name: str(getattr(args, name)) for name in names if getattr(args, name) is not None}
-    if args.output in predict.PICTURES and args.to is None:
+    if args.output in ask.PICTURES and args.to is None:
         raise ServeError(f"--output {args.output} is a PNG: say with --to FILE where to write it")
-    body = predict.predict(Client(home), args.image, args.version, options, args.timeout)
+    body = ask.predict(Client(home), args.image, args.version, options, args.timeout)
     if args.to is not None:
-        predict.write_file(args.to, body)
+        ask.write_file(args.to, body)
         print(args.to)
     else:
-        print(predict.show(body, args.raw))
+        print(ask.show(body, args.raw))
     return 0
 
 
@@ -145,10 +147,10 @@ def run_plan(args: argparse.Namespace, home: Home) -> int:
 
 
 def run_curl(args: argparse.Namespace, home: Home) -> int:
-    print(predict.curl_line(Client(home), home, args.image, args.version))
+    print(ask.curl_line(Client(home), home, args.image, args.version))
     return 0
 
 
 def run_header(args: argparse.Namespace, home: Home) -> int:
-    print(predict.header(Client(home)))
+    print(ask.header(Client(home)))
     return 0

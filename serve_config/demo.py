@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from serve_config.interrupts import interrupts_wait
+from serve_config.server.interrupts import interrupts_wait
 
 HOME = Path(".demo")
 DATA = HOME / "data"

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from serve_config.config import LOOPBACK, owner
 from serve_config.errors import ServeError
-from serve_config.java import find_java
-from serve_config.state import Home, State
+from serve_config.server.java import find_java
+from serve_config.server.properties import LOOPBACK, owner
+from serve_config.server.state import Home, State
 
 Level = Literal["ok", "warn", "missing"]
 

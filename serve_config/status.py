@@ -12,13 +12,13 @@ from typing import Any
 
 import psutil
 
-from serve_config import processes
-from serve_config.archives import read_archive
-from serve_config.client import Client
 from serve_config.errors import ServeError
-from serve_config.logs import LogError, read_tail, server_errors, worker_errors
-from serve_config.management import default_version, versions
-from serve_config.state import MODEL, Home, State
+from serve_config.models.archives import read_archive
+from serve_config.models.client import Client
+from serve_config.models.management import default_version, versions
+from serve_config.server import processes
+from serve_config.server.logs import LogError, read_tail, server_errors, worker_errors
+from serve_config.server.state import MODEL, Home, State
 
 SHOWN_ERRORS = 5
 COUNTED = re.compile(

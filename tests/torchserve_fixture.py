@@ -11,10 +11,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from serve_config import torchserve
-from serve_config.client import Client
-from serve_config.config import DEFAULT_PORTS, Settings
-from serve_config.state import Home
+from serve_config.models.client import Client
+from serve_config.server import lifecycle
+from serve_config.server.properties import DEFAULT_PORTS, Settings
+from serve_config.server.state import Home
 
 FREE_PORTS = dict.fromkeys(DEFAULT_PORTS, 0)
 
@@ -61,10 +61,10 @@ def running_torchserve(
     said: list[str] = []
     options = Settings(ports=FREE_PORTS, **settings)
     try:
-        torchserve.start(home, options, store, [str(model) for model in models], said.append)
+        lifecycle.start(home, options, store, [str(model) for model in models], said.append)
         yield RunningTorchServe(home, store.resolve(), Client(home), said)
     finally:
-        torchserve.stop(home)
+        lifecycle.stop(home)
 
 
 def toy_archive(

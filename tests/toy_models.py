@@ -24,7 +24,7 @@ from detectron2.modeling import build_model
 from safetensors.torch import save_file
 from torch import nn
 
-from finetune.config import get_config
+from finetune.configs.keys import get_config
 
 TINY = (
     *(

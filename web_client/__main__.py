@@ -9,20 +9,20 @@ import sys
 from collections.abc import Callable
 from types import FrameType
 
-from web_client import settings
+from web_client import config
 from web_client.app import create_app
 from web_client.server import address, create_server
 from web_client.tunnel import TunnelError, open_tunnel
 
 
 def parser() -> argparse.ArgumentParser:
-    """Every option of ``settings.SETTINGS``, its default from the environment, and ``--public``."""
-    values = settings.from_environment()
+    """Every option of ``config.SETTINGS``, its default from the environment, and ``--public``."""
+    values = config.from_environment()
     result = argparse.ArgumentParser(
         prog="python -m web_client",
         description="The page that shows the masks. Every option is an environment variable, too.",
     )
-    for setting in settings.SETTINGS:
+    for setting in config.SETTINGS:
         result.add_argument(
             setting.flag,
             dest=setting.name,
@@ -47,11 +47,11 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    config = {setting.name: getattr(options, setting.name) for setting in settings.SETTINGS}
+    given = {setting.name: getattr(options, setting.name) for setting in config.SETTINGS}
     if options.public:
-        config["TRUSTED_PROXY"] = "127.0.0.1"  # the tunnel's end is on this machine
+        given["TRUSTED_PROXY"] = "127.0.0.1"  # the tunnel's end is on this machine
     try:
-        server = create_server(create_app(config))
+        server = create_server(create_app(given))
     except (OSError, ValueError) as error:
         wanted = f"{options.HOST}:{options.PORT}"
         print(f"error: cannot listen on {wanted} ({error}); choose another --port", file=sys.stderr)

@@ -10,7 +10,7 @@ from flask import Flask
 from flask_limiter import Limiter
 from flask_limiter.util import get_remote_address
 
-from web_client import api, errors, health, pages, security, settings
+from web_client import api, config, errors, health, middleware, routes
 from web_client.keys import KeyFile
 from web_client.torchserve import TorchServe
 from web_client.uploads import MemoryRequest
@@ -22,11 +22,11 @@ def create_app(test_config: Mapping[str, Any] | None = None) -> Flask:
     """The web client as a WSGI application.
 
     Args:
-        test_config: values for ``settings.SETTINGS`` by name, over those of the environment.
+        test_config: values for ``config.SETTINGS`` by name, over those of the environment.
     """
     app = Flask(__name__)
     app.request_class = MemoryRequest
-    app.config.from_mapping(settings.from_environment())
+    app.config.from_mapping(config.from_environment())
     app.config.from_mapping(test_config or {})
     app.config["MAX_CONTENT_LENGTH"] = app.config["MAX_BYTES"] + FORM_BYTES
     app.config["MAX_FORM_PARTS"] = 20
@@ -39,9 +39,9 @@ def create_app(test_config: Mapping[str, Any] | None = None) -> Flask:
         timeout=app.config["TIMEOUT"],
         connections=app.config["THREADS"],
     )
-    security.register(app)
+    middleware.register(app)
     errors.register(app)
-    for module in (pages, api, health):
+    for module in (routes, api, health):
         app.register_blueprint(module.blueprint)
     _limit_rate(app)
     return app

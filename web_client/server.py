@@ -14,7 +14,7 @@ from waitress.utilities import Error
 
 from web_client.app import FORM_BYTES
 from web_client.errors import Refused, megabytes
-from web_client.security import HEADERS
+from web_client.middleware import HEADERS
 
 WAITING_BYTES = 256_000_000  # of uploads at once, in memory
 _REPLY_BYTES = 200_000_000  # no answer is that large; waitress would park larger ones in a temporary file

@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from finetune.data.download import cache_folder, download, sha256_of
-from finetune.data.layout import already_made, write_dataset
+from finetune.data.dataset import already_made, write_dataset
+from finetune.data.importers.via import read_via, to_photos
 from finetune.data.split import split_names
-from finetune.data.via import read_via, to_photos
+from finetune.download import cache_folder, download, sha256_of
 from finetune.errors import UserError
 
 URL = "https://github.com/matterport/Mask_RCNN/releases/download/v2.1/balloon_dataset.zip"

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from finetune.data.layout import SPLITS, read_card, read_json
+from finetune.data.dataset import SPLITS, read_card, read_json
 from finetune.data.masks import polygon_area, to_rle
 from finetune.data.photos import open_photo, photo_path, upright_size
 from finetune.errors import UserError

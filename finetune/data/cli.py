@@ -121,7 +121,7 @@ def _add_via(commands: argparse._SubParsersAction) -> None:
 
 
 def _run_via(args: argparse.Namespace) -> int:
-    from finetune.data import via
+    from finetune.data.importers import via
 
     card = via.make_via(
         args.folder,
@@ -152,7 +152,7 @@ def _add_coco(commands: argparse._SubParsersAction) -> None:
 
 
 def _run_coco(args: argparse.Namespace) -> int:
-    from finetune.data import coco
+    from finetune.data.importers import coco
 
     given = {"train": args.annotations, "val": args.annotations_val, "test": args.annotations_test}
     folders = {"train": args.images, "val": args.images_val, "test": args.images_test}

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
-from finetune.data.layout import SPLITS
+from finetune.data.dataset import SPLITS
 from finetune.errors import UserError
 
 

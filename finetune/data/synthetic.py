@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from finetune.data.dataset import Instance, Photo, already_made, write_dataset
 from finetune.data.drawing.scene import draw_scene
-from finetune.data.layout import Instance, Photo, already_made, write_dataset
 from finetune.data.masks import encode_mask
 from finetune.errors import UserError
 

@@ -24,7 +24,7 @@ from typing import Any
 
 from PIL import Image
 
-from finetune.export import Options, export
+from finetune.export.archive import Options, export
 from tests.benchmarks.bench_predictor import describe
 from tests.benchmarks.measuring import machine, save, table, write_run_at_800
 from tests.toy_models import photo
@@ -37,7 +37,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 sys.path.insert(0, sys.argv[1])
-from handler.predictor import Predictor
+from handler.model.predictor import Predictor
 predictor = Predictor.load(Path(sys.argv[1]), device="cpu")
 photos = [np.asarray(Image.open(path)) for path in sorted(Path(sys.argv[2]).iterdir())]
 predictor.predict(photos[:2])
@@ -104,7 +104,7 @@ def batch(archive: Path, folder: Path, output: Path, *more: str) -> float:
     command = [
         sys.executable,
         "-m",
-        "handler.batch",
+        "handler.predict",
         str(archive),
         str(folder / "photos"),
         str(output),

@@ -30,12 +30,12 @@ from typing import Any
 import requests
 from PIL import Image
 
-from finetune.export import Options, export
-from handler import responses
-from handler.options import Options as Asked
+from finetune.export.archive import Options, export
+from handler.api import responses
+from handler.api.options import Options as Asked
 from tests.benchmarks.bench_predictor import HEIGHT, WIDTH, describe
 from tests.benchmarks.measuring import alternate, bar_chart, machine, save, summary, table, write_run_at_800
-from tests.handler.test_memory import MEASURE
+from tests.handler.model.test_memory import MEASURE
 from tests.handler.toys import blob_detections
 from tests.torchserve_fixture import running_torchserve
 from tests.toy_models import photo

@@ -21,13 +21,13 @@ import numpy as np
 import yaml
 from PIL import Image, ImageOps
 
-from finetune.data.layout import load_split
-from finetune.evaluation import summarize
-from finetune.export import Options, export
-from finetune.matching import ground_truth, match
-from handler.options import Options as Asked
-from handler.predictor import Predictor
-from handler.responses import coco_results
+from finetune.data.dataset import load_split
+from finetune.evaluation.coco_eval import summarize
+from finetune.evaluation.matching import ground_truth, match
+from finetune.export.archive import Options, export
+from handler.api.options import Options as Asked
+from handler.api.responses import coco_results
+from handler.model.predictor import Predictor
 from tests.benchmarks.bench_predictor import describe
 from tests.benchmarks.measuring import machine, save, table
 

@@ -26,13 +26,13 @@ from detectron2.engine import DefaultPredictor
 from safetensors.torch import load_file
 
 from finetune.backbones import BACKBONES, load_config
-from finetune.evaluation import KINDS, summarize
-from finetune.export import Options, export
-from finetune.inference import to_coco_results
-from finetune.matching import ground_truth, match
-from handler.options import Options as Asked
-from handler.predictor import Predictor
-from handler.responses import coco_results
+from finetune.evaluation.coco_eval import KINDS, summarize
+from finetune.evaluation.inference import to_coco_results
+from finetune.evaluation.matching import ground_truth, match
+from finetune.export.archive import Options, export
+from handler.api.options import Options as Asked
+from handler.api.responses import coco_results
+from handler.model.predictor import Predictor
 from tests.benchmarks.measuring import alternate, bar_chart, machine, save, summary, table, write_run_at_800
 from tests.toy_models import photo, quiet_detectron2
 
@@ -154,7 +154,7 @@ def _resized(default: DefaultPredictor, bgr: np.ndarray) -> dict[str, torch.Tens
 
 
 def _records(args: argparse.Namespace) -> list[dict[str, Any]]:
-    from finetune.data.layout import load_split
+    from finetune.data.dataset import load_split
 
     return load_split(args.data, args.split)
 

@@ -29,8 +29,8 @@ import numpy as np
 import psutil
 import requests
 
-from serve_config.management import versions
-from serve_config.state import State
+from serve_config.models.management import versions
+from serve_config.server.state import State
 from tests.benchmarks.load_chart import chart
 from tests.benchmarks.measuring import machine, save, table
 from tests.corpus import files

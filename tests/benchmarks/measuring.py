@@ -17,8 +17,8 @@ from typing import Any
 import torch
 import yaml
 
-from finetune.trained import read_trained
-from handler.precision import cpu_flags
+from finetune.checkpoints.run import read_trained
+from handler.model.precision import cpu_flags
 from tests.toy_models import write_run
 
 AT_800 = {"MIN_SIZE_TEST": 800, "MAX_SIZE_TEST": 1333}

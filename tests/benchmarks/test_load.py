@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from serve_config.config import Settings
+from serve_config.server.properties import Settings
 from tests.benchmarks.load import Sample, failures, growth, service, soak, summarise
-from web_client import settings
+from web_client import config
 
 
 def samples(*statuses: int, phase: str = "steady", promised: bool = True) -> list[Sample]:
@@ -43,7 +43,7 @@ def test_good_load_has_no_failures() -> None:
 def test_the_page_can_fill_the_queue_of_torchserve() -> None:
     """Otherwise a burst waits in the page, without a bound and without a word."""
     batch = 8  # the largest that the README recommends
-    assert settings.from_environment({})["THREADS"] >= Settings().job_queue_size + batch
+    assert config.from_environment({})["THREADS"] >= Settings().job_queue_size + batch
 
 
 def measured(megabytes: float, files: float) -> list[dict[str, Any]]:

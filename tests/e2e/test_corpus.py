@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 import requests
 
-from serve_config.logs import read_tail, server_errors, worker_errors
-from serve_config.management import versions
+from serve_config.models.management import versions
+from serve_config.server.logs import read_tail, server_errors, worker_errors
 from tests.corpus import Case, corpus, files
 from tests.torchserve_fixture import RunningTorchServe
 

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from finetune.backbones import BACKBONES
-from serve_config import torchserve
-from serve_config.predict import predict
+from serve_config.models.ask import predict
+from serve_config.server import lifecycle
 from tests.torchserve_fixture import running_torchserve
 
 pytestmark = [pytest.mark.slow, pytest.mark.e2e, pytest.mark.real_data, pytest.mark.timeout(3000)]
@@ -69,4 +69,4 @@ def test_all_four_answer_a_real_photo(
             assert answer["timings_ms"]["inference"] > 0
             for instance in answer["instances"]:  # after 20 steps from random weights there may be none
                 assert instance["mask"]["size"] == [height, width]
-    assert not torchserve.stop(running.home), "nothing was left running"
+    assert not lifecycle.stop(running.home), "nothing was left running"

@@ -22,10 +22,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from finetune.checkpoints.run_folder import load_last
 from finetune.cli import main as finetune
 from finetune.data.synthetic import make_synthetic
-from finetune.run_folder import load_last
-from tests.finetune.test_training import TOY
+from tests.finetune.training.test_training import TOY
 from tests.serve_config.conftest import REPOSITORY
 from tests.torchserve_fixture import toy_archive
 from tests.toy_models import write_run

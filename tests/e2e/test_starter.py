@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from finetune.checkpoints.run import read_trained
 from finetune.cli import main as finetune
 from finetune.data.synthetic import draw_scene
-from finetune.trained import read_trained
-from serve_config.predict import predict
+from serve_config.models.ask import predict
 from tests.torchserve_fixture import running_torchserve
 
 ROOT = Path(__file__).parents[2]

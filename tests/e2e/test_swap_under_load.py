@@ -11,8 +11,8 @@ import pytest
 import requests
 
 from serve_config.cli import main as serve_config
-from serve_config.management import versions
-from serve_config.state import State
+from serve_config.models.management import versions
+from serve_config.server.state import State
 from tests.e2e.callers import Callers
 from tests.torchserve_fixture import TOY_HANDLER, RunningTorchServe, running_torchserve, toy_archive
 

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from finetune.data.layout import Instance, Photo, write_dataset
+from finetune.data.dataset import Instance, Photo, write_dataset
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ import yaml
 from detectron2.modeling import build_model
 
 from finetune.backbones import BACKBONES, load_config
-from finetune.config import get_config
+from finetune.configs.keys import get_config
 
 REFERENCE = Path(__file__).parent / "reference"
 STRIDES = {"p2": 4, "p3": 8, "p4": 16, "p5": 32, "p6": 64}

@@ -7,7 +7,7 @@ import pytest
 from torch import nn
 
 from handler.archive import ArchiveError
-from handler.predictor import Predictor
+from handler.model.predictor import Predictor
 
 
 def _edit_card(**changes: object) -> Callable[[Path], None]:

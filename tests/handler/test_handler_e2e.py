@@ -18,8 +18,8 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from tests.handler import awkward
+from tests.handler.api.test_openapi import validator
 from tests.handler.awkward import save
-from tests.handler.test_openapi import validator
 from tests.torchserve_fixture import RunningTorchServe
 from tests.toy_models import photo
 
@@ -168,7 +168,7 @@ def wait_for_metrics(served: RunningTorchServe, requests_: float) -> None:
 
 
 def test_metrics_are_there_by_version(served: RunningTorchServe) -> None:
-    from handler.metrics import METRICS
+    from handler.api.metrics import METRICS
 
     predict(served, output="xml")
     predict(served)

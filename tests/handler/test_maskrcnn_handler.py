@@ -18,8 +18,8 @@ import pytest
 import yaml
 
 from handler import maskrcnn_handler
+from handler.api.metrics import METRICS
 from handler.maskrcnn_handler import MaskRCNNHandler
-from handler.metrics import METRICS
 from tests.handler.awkward import corners, save
 from tests.handler.toys import FakePredictor
 
@@ -31,7 +31,7 @@ with warnings.catch_warnings():  # TorchServe 0.12 leaves files to the garbage c
     from ts.utils.util import list_classes_from_module
 
 JPEG = save(corners(), "JPEG")
-METRICS_YAML = Path(__file__).parents[2] / "serve_config" / "metrics.yaml"
+METRICS_YAML = Path(__file__).parents[2] / "serve_config" / "templates" / "metrics.yaml"
 
 
 def metrics_cache() -> MetricsCacheYamlImpl:
@@ -108,16 +108,16 @@ def decode_response(wire: bytearray) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def predictor(monkeypatch: pytest.MonkeyPatch) -> FakePredictor:
-    """Stands in for ``handler.predictor``; remembers how it was loaded."""
+    """Stands in for ``handler.model.predictor``; remembers how it was loaded."""
     fake = FakePredictor(2)
-    module = types.ModuleType("handler.predictor")
+    module = types.ModuleType("handler.model.predictor")
 
     def load(folder: Path, **settings: Any) -> FakePredictor:
         fake.card["loaded"] = {"folder": folder, **settings}
         return fake
 
     module.Predictor = types.SimpleNamespace(load=load)  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "handler.predictor", module)
+    monkeypatch.setitem(sys.modules, "handler.model.predictor", module)
     return fake
 
 
@@ -161,7 +161,7 @@ def test_initialize_passes_the_configuration_on(predictor: FakePredictor, folder
 def test_workers_share_the_cores(
     predictor: FakePredictor, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("handler.cores.usable_cores", lambda: 8)
+    monkeypatch.setattr("handler.model.cores.usable_cores", lambda: 8)
     for workers, threads in ((1, 8), (3, 2), (20, 1)):
         Worker(folder, {"minWorkers": 1, "maxWorkers": workers})
         assert predictor.card["loaded"]["threads"] == threads

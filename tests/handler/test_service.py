@@ -14,11 +14,11 @@ import pytest
 import torch
 from pycocotools import mask as coco_mask
 
-from handler.detections import Detections
-from handler.options import IMAGE_OUTPUTS, MASK_FORMATS, OUTPUTS, Options
-from handler.responses import describe, select
+from handler.api.options import IMAGE_OUTPUTS, MASK_FORMATS, OUTPUTS, Options
+from handler.api.responses import describe, select
+from handler.api.settings import Settings, parse_settings
+from handler.model.detections import Detections
 from handler.service import Request, Service, is_out_of_memory
-from handler.settings import Settings, parse_settings
 from tests.handler.awkward import HEIGHT, WIDTH, corners, save
 from tests.handler.toys import FakePredictor, blob_detections
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from handler.detections import Detections
+from handler.model.detections import Detections
 
 
 def blob_detections(count: int, height: int, width: int, seed: int = 0, classes: int = 1) -> Detections:

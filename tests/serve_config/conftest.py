@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from serve_config import processes
-from serve_config.state import State
+from serve_config.server import processes
+from serve_config.server.state import State
 from tests.torchserve_fixture import RunningTorchServe, running_torchserve, toy_archive
 
 REPOSITORY = Path(__file__).resolve().parents[2]

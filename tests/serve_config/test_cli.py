@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from serve_config import doctor, predict, status, swap
+from serve_config import doctor, status
 from serve_config.cli import build_parser, main
-from serve_config.config import DEFAULT_PORTS
-from serve_config.state import Home, State
+from serve_config.models import ask, swap
+from serve_config.server.properties import DEFAULT_PORTS
+from serve_config.server.state import Home, State
 from tests.serve_config.conftest import REPOSITORY
 
 COMMANDS = ["start", "stop", "status", "models", "register", "swap", "rollback", "unregister", "predict"]
@@ -139,10 +140,10 @@ def test_probe_picture_is_a_png() -> None:
 
 def test_answer_for_eyes_keeps_the_digest() -> None:
     answer = {"weights_sha256": "a" * 64, "mask": {"counts": "b" * 64}}
-    shown = json.loads(predict.show(json.dumps(answer).encode(), raw=False))
+    shown = json.loads(ask.show(json.dumps(answer).encode(), raw=False))
     assert shown["weights_sha256"] == "a" * 64
     assert shown["mask"]["counts"] == "b" * 40 + "… (64 characters)"
-    assert json.loads(predict.show(json.dumps(answer).encode(), raw=True)) == answer
+    assert json.loads(ask.show(json.dumps(answer).encode(), raw=True)) == answer
 
 
 @pytest.mark.parametrize(

@@ -21,14 +21,14 @@ import psutil
 import pytest
 import requests
 
-from serve_config import processes
-from serve_config import torchserve as server_module
 from serve_config.cli import main
-from serve_config.client import Client, Refused
-from serve_config.config import DEFAULT_PORTS, Settings
 from serve_config.errors import ServeError
-from serve_config.management import default_version, versions
-from serve_config.state import Home, State
+from serve_config.models.client import Client, Refused
+from serve_config.models.management import default_version, versions
+from serve_config.server import lifecycle as server_module
+from serve_config.server import processes
+from serve_config.server.properties import DEFAULT_PORTS, Settings
+from serve_config.server.state import Home, State
 from tests.serve_config.conftest import REPOSITORY
 from tests.torchserve_fixture import RunningTorchServe, toy_archive
 

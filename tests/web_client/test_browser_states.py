@@ -333,7 +333,7 @@ def test_what_is_counted_is_exact_after_every_step(page: Page, stub: Stub) -> No
     reply = waiting.value.json()
     settled(page)
     script = """async (reply) => {
-        const {Scene} = await import("/static/js/scene.js");
+        const {Scene} = await import("/static/js/prediction.js");
         const scene = new Scene(reply);
         const step = (t) => [scene.visible(t).length, scene.covered(t)];
         const all = [0.05, 0.2, 0.5, 0.8, 1].map(step);

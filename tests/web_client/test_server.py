@@ -22,7 +22,7 @@ import requests
 from tests.web_client.conftest import serving
 from tests.web_client.stub import Stub, balloon_picture
 from tests.web_client.test_errors import assert_error_shape
-from web_client import create_app, settings
+from web_client import config, create_app
 from web_client import server as server_module
 from web_client.__main__ import main, parser
 from web_client.tunnel import TunnelError, open_tunnel
@@ -133,7 +133,7 @@ def test_every_setting_has_a_flag_an_environment_variable_and_a_line_of_help(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     text = " ".join(parser().format_help().split())
-    for setting in settings.SETTINGS:
+    for setting in config.SETTINGS:
         assert setting.flag in text
         assert setting.help in text
         assert setting.env in text

@@ -1,5 +1,5 @@
 // The versions of the model that are ready, and the two lists to choose from.
-import { $, make } from "./words.js";
+import { $, make } from "./dom.js";
 
 const AGAIN = 5000; // ms until the next look, while none is ready
 

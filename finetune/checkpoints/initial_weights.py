@@ -1,0 +1,229 @@
+"""Initial weights: ``load_weights`` finds the file, turns its names into ours, and says what fitted."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import torch
+from detectron2.checkpoint.c2_model_loading import convert_c2_detectron_names
+from tabulate import tabulate
+from torch import nn
+
+from finetune.checkpoints.model_zoo import PUBLISHED, fetch
+from finetune.checkpoints.reader import read_checkpoint
+from finetune.errors import UserError
+
+# ImageNet's statistics as torchvision uses them, RGB on a scale of 0..1. 255 × the mean is Detectron2's
+# PIXEL_MEAN.
+_IMAGENET_STD = (0.229, 0.224, 0.225)
+
+# the last layers: their shape depends on the number of classes
+_CLASS_HEADS = ("box_predictor.cls_score.", "box_predictor.bbox_pred.", "mask_head.predictor.")
+
+_PARTS = {
+    "backbone": "backbone.bottom_up.",
+    "FPN": "backbone.fpn_",
+    "RPN": "proposal_generator.",
+    "box head": "roi_heads.box_",
+    "mask head": "roi_heads.mask_",
+}
+
+
+@dataclass
+class LoadReport:
+    """What became of each tensor; ``str(report)`` is the summary to print."""
+
+    spec: str  # what the user asked for
+    source: str  # the URL or file it meant; "" for none
+    loaded: list[str] = field(default_factory=list)  # names in the model
+    missing: list[str] = field(default_factory=list)  # names in the model that the file lacks: as initialised
+    replaced: list[str] = field(default_factory=list)  # heads of another class count: as initialised
+    skipped: dict[str, str] = field(default_factory=dict)  # name in the file → why it was not used
+    notes: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, object]:
+        """Counts and notes for ``run.json``."""
+        return {
+            "weights": self.spec,
+            "source": self.source,
+            "loaded": len(self.loaded),
+            "missing": len(self.missing),
+            "replaced": len(self.replaced),
+            "skipped": len(self.skipped),
+            "notes": self.notes,
+        }
+
+    def __str__(self) -> str:
+        columns = {"loaded": self.loaded, "missing": self.missing, "replaced": self.replaced}
+        rows = [
+            [part, *(sum(name.startswith(prefix) for name in names) for names in columns.values())]
+            for part, prefix in _PARTS.items()
+        ]
+        rows.append(["all", *map(len, columns.values())])
+        lines = [
+            f"weights: {self.spec}" + (f" ({self.source})" if self.source not in ("", self.spec) else ""),
+            tabulate(rows, headers=["tensors", "loaded", "missing (random)", "replaced (classes)"]),
+            *self.notes,
+        ]
+        reasons: dict[str, list[str]] = {}
+        for name, reason in self.skipped.items():
+            reasons.setdefault(reason, []).append(name)
+        for reason, names in reasons.items():
+            lines.append(f"skipped {len(names)} of the file ({reason}): {_abbreviate(names)}")
+        return "\n".join(lines)
+
+
+def load_weights(model: nn.Module, spec: str, backbone: str) -> LoadReport:
+    """Load initial weights into a Mask R-CNN, in place.
+
+    Names and layouts that are understood: our own and Detectron2's (with or without
+    ``backbone.bottom_up.``), Caffe2's, and torchvision's MobileNetV2. The classes' last layers are left as
+    initialised when the file has another number of classes. A ResNet-50 may be given for ``resnet101_fpn``:
+    blocks that it lacks start as identity.
+
+    Args:
+        model: as ``detectron2.modeling.build_model`` made it; its pixels are BGR, 0..255 minus the mean.
+        spec: ``coco``, ``imagenet``, ``none``, a file (``.safetensors``, ``.pth``, ``.pkl``) or a URL.
+        backbone: one of ``finetune.backbones.BACKBONES``.
+
+    Raises:
+        UserError: the file cannot be had or read, or it is of another backbone.
+    """
+    state = model.state_dict()
+    if spec == "none":
+        return LoadReport(spec, "", missing=list(state), notes=["nothing loaded: all weights are random"])
+    path = fetch(spec, backbone)
+    report = LoadReport(spec, PUBLISHED.get((backbone, spec), spec))
+    tensors = to_our_names(read_checkpoint(path), backbone)
+    found = _match(tensors, state, report)
+    if not any(name.startswith(_PARTS["backbone"]) for name in found):
+        raise UserError(f"{path} holds no tensor of {backbone}'s backbone: it is of another model")
+    with torch.no_grad():
+        for name, tensor in found.items():
+            state[name].copy_(tensor)  # converts half precision as well
+    report.loaded = list(found)
+    report.missing = [name for name in state if name not in found and name not in report.replaced]
+    _note_fused_norms(report)
+    if backbone.startswith("resnet"):
+        _start_missing_blocks_as_identity(state, report)
+    if report.replaced:
+        report.notes.append(
+            f"the file has other classes: {_abbreviate(report.replaced)} were replaced and start at random"
+        )
+    return report
+
+
+def to_our_names(tensors: dict[str, torch.Tensor], backbone: str) -> dict[str, torch.Tensor]:
+    """Rename (and for torchvision's pixels, rescale) a checkpoint's tensors to Detectron2's names.
+
+    Names may still lack their prefix: ``res2.0.conv1.weight`` for ``backbone.bottom_up.res2.0.conv1.weight``.
+    """
+    if any(re.search(r"_(w|bn_s)$", name) for name in tensors):
+        return convert_c2_detectron_names(tensors)[0]
+    is_detector = any(name.startswith("backbone.") for name in tensors)
+    if backbone == "mobilenetv2_fpn" and not is_detector:
+        return mobilenetv2_from_torchvision(tensors)
+    return tensors
+
+
+def mobilenetv2_from_torchvision(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Turn torchvision's MobileNetV2 into ours: flat names, and a first convolution for Detectron2's pixels.
+
+    torchvision feeds (RGB / 255 - mean) / std, Detectron2 feeds BGR - 255 × mean. Both are linear in the
+    pixel, so flipping the first convolution's input channels and dividing them by 255 × std gives the same
+    output, exactly; borders agree too, because both pad with zeros after the mean is taken away.
+
+    Args:
+        tensors: ``mobilenet_v2().state_dict()`` or its ``features`` alone; nested
+            (``features.2.conv.0.0.weight``)
+            or, as old files are, flat (``features.2.conv.0.weight``) names.
+    """
+    nested = any(re.search(r"\bconv\.0\.0\.weight$", name) for name in tensors)
+    renamed = {}
+    for name, tensor in tensors.items():
+        match = re.fullmatch(r"(?:features\.)?(\d+\.\d+\.\w+|\d+\.conv\..+)", name)
+        name = f"features.{match[1]}" if match else name
+        renamed[_flatten(name) if nested else name] = tensor
+    first = "features.0.0.weight"
+    if first in renamed:
+        std = torch.tensor(_IMAGENET_STD, dtype=torch.float64).view(1, 3, 1, 1)
+        renamed[first] = (renamed[first] / (255 * std)).flip(1).to(renamed[first].dtype)
+    return renamed
+
+
+def _flatten(name: str) -> str:
+    """``features.2.conv.1.0.weight`` (second group, its convolution) → ``features.2.conv.3.weight``."""
+    if inner := re.fullmatch(r"features\.(\d+)\.conv\.(\d)\.(\d)\.(\w+)", name):
+        block, group, index, kind = inner.groups()
+        return f"features.{block}.conv.{3 * int(group) + int(index)}.{kind}"
+    if outer := re.fullmatch(r"features\.(\d+)\.conv\.(\d)\.(\w+)", name):
+        block, index, kind = outer.groups()
+        groups = 1 if block == "1" else 2  # convolution, norm, ReLU6; block 1 does not expand
+        return f"features.{block}.conv.{3 * groups + int(index) - groups}.{kind}"
+    return name
+
+
+def _match(
+    tensors: dict[str, torch.Tensor], state: dict[str, torch.Tensor], report: LoadReport
+) -> dict[str, torch.Tensor]:
+    """Pair the file's tensors with the model's by full name, or by a suffix that only one name has."""
+    by_suffix: dict[str, list[str]] = {}
+    for name in state:
+        parts = name.split(".")
+        for i in range(len(parts)):
+            by_suffix.setdefault(".".join(parts[i:]), []).append(name)
+    found = {}
+    for name, tensor in tensors.items():
+        targets = [name] if name in state else by_suffix.get(name, [])
+        if len(targets) != 1:
+            # buffers that Detectron2 once saved and now computes
+            if not re.search(r"num_batches_tracked$|pixel_(mean|std)$|anchor_generator\.cell_anchors", name):
+                report.skipped[name] = "no such tensor in the model"
+            continue
+        target = targets[0]
+        if tensor.shape == state[target].shape:
+            found[target] = tensor
+        elif any(head in target for head in _CLASS_HEADS) and tensor.shape[1:] == state[target].shape[1:]:
+            report.replaced.append(target)
+        else:
+            report.skipped[name] = "another shape"
+    return found
+
+
+def _note_fused_norms(report: LoadReport) -> None:
+    """Note that Caffe2's files carry norms as scale and shift alone: running statistics stay identity."""
+    loaded = set(report.loaded)
+    fused = [
+        name
+        for name in report.missing
+        if name.endswith((".running_mean", ".running_var")) and f"{name.rpartition('.')[0]}.weight" in loaded
+    ]
+    if fused:
+        report.missing = [name for name in report.missing if name not in set(fused)]
+        report.notes.append(
+            f"{len(fused)} running statistics are fused into scale and shift: they stay identity"
+        )
+
+
+def _start_missing_blocks_as_identity(state: dict[str, torch.Tensor], report: LoadReport) -> None:
+    """Let residual blocks that the file lacks pass their input on, so that deeper layers see what they know.
+
+    The block's last convolution is set to zero, not the scale of its last norm as is customary: our norms are
+    frozen, and a frozen zero would never let the block learn.
+    """
+    blocks = []
+    for name in report.missing:
+        match = re.fullmatch(r"(backbone\.bottom_up\.res\d\.\d+)\.conv3\.weight", name)
+        if match and f"{match[1]}.shortcut.weight" not in state:
+            blocks.append(match[1].removeprefix(_PARTS["backbone"]))
+            with torch.no_grad():
+                state[name].zero_()
+    if blocks:
+        report.notes.append(
+            f"{len(blocks)} residual blocks that the file lacks start as identity: {_abbreviate(blocks)}"
+        )
+
+
+def _abbreviate(names: Iterable[str]) -> str:
+    names = list(names)
+    return ", ".join(names[:4]) + (f", … ({len(names)} in all)" if len(names) > 4 else "")

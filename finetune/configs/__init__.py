@@ -1,0 +1,1 @@
+"""One YAML file per backbone, and the keys they may set."""

@@ -1,0 +1,1 @@
+"""Annotation formats of other tools, read into the one layout."""

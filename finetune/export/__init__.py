@@ -1,0 +1,1 @@
+"""Export: TorchServe archives and published checkpoints."""

@@ -1,0 +1,1 @@
+"""Training: the recipe, what feeds it, and how it is launched."""

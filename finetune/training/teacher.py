@@ -1,0 +1,78 @@
+"""A backbone without pretrained weights first learns to see as a trained model does, then to detect.
+
+Its first steps imitate the feature maps of a teacher: hints (Romero et al., FitNets, 2015, arXiv:1412.6550), which for
+a detector are best given where the heads read them (Li, Jin & Yan, Mimicking Very Efficient Network for Object
+Detection, CVPR 2017). Every pixel teaches then, not only those of a few annotated objects, and the teacher's heads
+can be taken over.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.modeling import GeneralizedRCNN
+
+from finetune.checkpoints.initial_weights import LoadReport
+from finetune.checkpoints.runs import load_model, open_run
+from finetune.errors import UserError
+
+
+class Teacher:
+    """A trained model with the student's pyramid: as many channels at every level.
+
+    Args:
+        path: a run folder, or a published checkpoint.
+        student: what shall learn from it; only its shapes are looked at.
+
+    Raises:
+        UserError: there is no such model, or its pyramid is another.
+    """
+
+    def __init__(self, path: Path, student: GeneralizedRCNN) -> None:
+        run = open_run(path, ["MODEL.DEVICE", student.device.type])
+        self.name = run.name
+        self.model = load_model(run).requires_grad_(False)
+        ours, theirs = student.backbone.output_shape(), self.model.backbone.output_shape()
+        if ours != theirs:
+            level = next(iter(ours))
+            raise UserError(
+                f"{path} cannot teach: its pyramid has {theirs[level].channels} channels, the model to train "
+                f"{ours[level].channels}; set MODEL.FPN.OUT_CHANNELS {theirs[level].channels}, or take another teacher"
+            )
+
+    @torch.no_grad()
+    def give_heads(self, student: GeneralizedRCNN, loaded: LoadReport) -> None:
+        """Copy to the student what no file filled and both have in one shape: all but what reads its own backbone.
+
+        Args:
+            loaded: what became of the student's tensors; brought up to date.
+        """
+        state, known = student.state_dict(), self.model.state_dict()
+        given = [
+            name
+            for name in loaded.missing + loaded.replaced
+            if ".bottom_up." not in name and name in known and known[name].shape == state[name].shape
+        ]
+        for name in given:
+            state[name].copy_(known[name])
+        loaded.loaded += given
+        loaded.missing = [name for name in loaded.missing if name not in given]
+        loaded.replaced = [name for name in loaded.replaced if name not in given]
+        loaded.notes.append(f"{len(given)} tensors of pyramid and heads are the teacher's, {self.name}")
+
+    def hints(self, student: GeneralizedRCNN, batch: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """The share of the teacher's variance that the student misses, averaged over levels: 1 for a constant.
+
+        Args:
+            batch: as for training; only ``image``, (3, H, W), 0..255, is read.
+        """
+        images = student.preprocess_image(batch).tensor
+        with torch.no_grad():
+            wanted = self.model.backbone(images)
+        given = student.backbone(images)
+        missed = []
+        for level in sorted(wanted.keys() - {"p6"}):  # p6 is p5, subsampled
+            truth = wanted[level].float()
+            spread = truth.var((0, 2, 3)).mean()
+            missed.append((given[level].float() - truth).square().mean() / spread)
+        return {"loss_hint": torch.stack(missed).mean()}

@@ -1,0 +1,1 @@
+"""The HTTP contract: requests, options, responses, errors, settings, metrics."""

@@ -1,0 +1,169 @@
+"""The options of a prediction: one table, from which requests are validated, documented and described."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from handler.api.errors import BadRequest, quoted
+
+MASK_FORMATS = ("rle", "polygon", "png", "none")
+OUTPUTS = ("json", "coco", "overlay", "splash", "labels")
+IMAGE_OUTPUTS = ("overlay", "splash", "labels")
+"""The outputs that are a PNG picture."""
+
+MAX_DETECTIONS = 300
+
+
+@dataclass(frozen=True)
+class Options:
+    """The validated options of one request; the defaults are those of a request that names none."""
+
+    score_threshold: float = 0.5
+    max_detections: int = 100
+    classes: frozenset[int] | None = None
+    """0-based class ids to keep; None keeps all."""
+    mask_format: str = "rle"
+    output: str = "json"
+
+
+@dataclass(frozen=True)
+class Option:
+    """One row of the table. ``parse(name, value, classes)`` gives the value or raises BadRequest."""
+
+    name: str
+    values: str
+    default: object
+    meaning: str
+    parse: Callable[[str, object, Sequence[str]], object]
+
+
+_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
+
+
+def _number(name: str, value: object, wanted: str) -> float | int:
+    """A finite number from a JSON number or a form field's text; no booleans, no ``nan``, no ``1_000``."""
+    if isinstance(value, FormText):
+        text = value.strip()
+        if len(text) <= 40 and _NUMBER.fullmatch(text):
+            return float(text) if set(text) & set(".eE") else int(text)
+    elif isinstance(value, int | float) and not isinstance(value, bool) and _finite(value):
+        return value
+    raise BadRequest("invalid_option", f"{name} must be {wanted}, not {quoted(value)}.", name)
+
+
+def _finite(value: float) -> bool:
+    return isinstance(value, int) or math.isfinite(value)
+
+
+def _score_threshold(name: str, value: object, classes: Sequence[str]) -> float:
+    number = _number(name, value, "a number from 0 to 1")
+    if not 0 <= number <= 1:
+        raise BadRequest("invalid_option", f"{name} must be a number from 0 to 1, not {quoted(value)}.", name)
+    return float(number)
+
+
+def _max_detections(name: str, value: object, classes: Sequence[str]) -> int:
+    wanted = f"a whole number from 1 to {MAX_DETECTIONS}"
+    number = _number(name, value, wanted)
+    if not 1 <= number <= MAX_DETECTIONS or number != int(number):
+        raise BadRequest("invalid_option", f"{name} must be {wanted}, not {quoted(value)}.", name)
+    return int(number)
+
+
+def _choice(choices: tuple[str, ...]) -> Callable[[str, object, Sequence[str]], str]:
+    def parse(name: str, value: object, classes: Sequence[str]) -> str:
+        if isinstance(value, str) and str(value) in choices:
+            return str(value)
+        raise BadRequest(
+            "invalid_option", f"{name} must be one of {', '.join(choices)}, not {quoted(value)}.", name
+        )
+
+    return parse
+
+
+def _classes(name: str, value: object, classes: Sequence[str]) -> frozenset[int] | None:
+    """Class names or 0-based ids, comma separated or as a list; ``all`` keeps all. A name wins over an id."""
+    if isinstance(value, str) and value.strip() == "all" and "all" not in classes:
+        return None
+    wanted = value.split(",") if isinstance(value, str) else value if isinstance(value, list) else [value]
+    if not wanted:
+        raise BadRequest("invalid_option", f"{name} must name at least one class.", name)
+    return frozenset(_class_id(name, item, classes) for item in wanted)
+
+
+def _class_id(name: str, item: object, classes: Sequence[str]) -> int:
+    if isinstance(item, str):
+        text = str(item) if item in classes else item.strip()
+        if text in classes:
+            return list(classes).index(text)
+        if re.fullmatch(r"\d{1,9}", text, re.ASCII):
+            item = int(text)
+    if isinstance(item, float) and item.is_integer():  # JSON knows one kind of number: 1.0 is 1
+        item = int(item)
+    if isinstance(item, int) and not isinstance(item, bool) and 0 <= item < len(classes):
+        return item
+    known = ", ".join(classes[:20]) + (", …" if len(classes) > 20 else "")
+    raise BadRequest(
+        "unknown_class",
+        f"{name} has {quoted(item)}, which is no class of this model; it knows {known} "
+        f"(or the ids 0 to {len(classes) - 1}).",
+        name,
+    )
+
+
+OPTIONS: tuple[Option, ...] = (
+    Option("score_threshold", "0..1", 0.5, "Keep instances whose score is at least this.", _score_threshold),
+    Option(
+        "max_detections",
+        f"1..{MAX_DETECTIONS}",
+        100,
+        "Keep at most this many, the best first.",
+        _max_detections,
+    ),
+    Option("classes", "names or ids, comma separated or a list", "all", "Keep only these classes.", _classes),
+    Option("mask_format", " · ".join(MASK_FORMATS), "rle", "How a mask is written.", _choice(MASK_FORMATS)),
+    Option("output", " · ".join(OUTPUTS), "json", "What to answer.", _choice(OUTPUTS)),
+)
+OPTION_NAMES = tuple(option.name for option in OPTIONS)
+
+
+class FormText(str):
+    """The text of a form field: numbers may be written in it, which a JSON string may not stand for."""
+
+
+def parse_options(
+    given: Mapping[str, object], classes: Sequence[str], defaults: Options | None = None
+) -> Options:
+    """Validate the options that a request names and take the others from ``defaults``.
+
+    Args:
+        given: option name → JSON value, or :class:`FormText` from a form field.
+        classes: the model's class names; the place in it is the class id.
+
+    Raises:
+        BadRequest: an unknown option, or a value out of its range; ``field`` names it.
+    """
+    for name in given:
+        if name not in OPTION_NAMES:
+            raise BadRequest(
+                "unknown_option",
+                f"There is no option {quoted(name)}; the options are {', '.join(OPTION_NAMES)}.",
+                quoted(name)[1:-1],
+            )
+    values: dict[str, Any] = {
+        option.name: option.parse(option.name, given[option.name], classes)
+        for option in OPTIONS
+        if option.name in given
+    }
+    options = replace(defaults or Options(), **values)
+    if options.output == "coco" and options.mask_format == "png":
+        raise BadRequest(
+            "invalid_option",
+            "mask_format png is not part of COCO results; use rle, polygon or none.",
+            "mask_format",
+        )
+    return options

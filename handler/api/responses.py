@@ -1,0 +1,178 @@
+"""Detections and options → what goes over the wire: JSON, COCO results, or a PNG."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from handler.api.errors import Unprocessable
+from handler.api.options import IMAGE_OUTPUTS, OPTIONS, Options
+from handler.api.settings import Settings
+from handler.imaging import masks, render
+from handler.model.detections import Detections
+
+JSON_TYPE = "application/json"
+PNG_TYPE = "image/png"
+
+
+@dataclass(frozen=True)
+class Content:
+    """A body, its media type, and the number of instances in it."""
+
+    body: bytes
+    content_type: str
+    instances: int
+
+
+def select(detections: Detections, options: Options) -> Detections:
+    """The instances that a request asked for, still by falling score."""
+    keep = (detections.scores >= options.score_threshold) & np.isfinite(detections.boxes).all(axis=1)
+    if options.classes is not None:
+        keep &= np.isin(detections.class_ids, list(options.classes))
+    index = np.flatnonzero(keep)[: options.max_detections]
+    return Detections(
+        detections.boxes[index],
+        detections.scores[index],
+        detections.class_ids[index],
+        detections.masks[index],
+    )
+
+
+def encode(
+    image: np.ndarray, detections: Detections, options: Options, classes: list[str]
+) -> Content | dict[str, Any]:
+    """The answer to one request.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        detections: already selected.
+
+    Returns:
+        A finished :class:`Content`, or for ``output=json`` the document without ``model`` and ``timings_ms``,
+        which its caller knows.
+    """
+    height, width = image.shape[:2]
+    count = len(detections.boxes)
+    if options.output in IMAGE_OUTPUTS:
+        return Content(render.render(options.output, image, detections, classes), PNG_TYPE, count)
+    if options.output == "coco":
+        return Content(to_json(coco_results(detections, options, height, width)), JSON_TYPE, count)
+    return prediction(detections, options, classes, height, width)
+
+
+def prediction(
+    detections: Detections, options: Options, classes: list[str], height: int, width: int
+) -> dict[str, Any]:
+    """``image``, ``instances`` and ``mask_fraction`` of Contract 2."""
+    covered = np.zeros((height, width), bool)
+    canvas = np.zeros((height, width), np.uint8) if options.mask_format == "png" else None
+    instances = []
+    for i, crop in enumerate(masks.paste_masks(detections, height, width)):
+        covered[crop.window] |= crop.bits
+        class_id = int(detections.class_ids[i])
+        instance: dict[str, Any] = {
+            "id": i,
+            "class_id": class_id,
+            "class_name": classes[class_id],
+            "score": round(float(detections.scores[i]), 5),
+            "box": [round(float(v), 2) for v in detections.boxes[i]],
+            "area": crop.area,
+        }
+        if options.mask_format == "rle":
+            instance["mask"] = masks.crop_to_rle(crop, height, width)
+        elif options.mask_format == "polygon":
+            instance["mask"] = {"size": [height, width], "polygons": masks.crop_to_polygons(crop)}
+        elif canvas is not None:
+            instance["mask"] = {"size": [height, width], "png": masks.crop_to_png(crop, canvas)}
+        instances.append(instance)
+    return {
+        "image": {"width": width, "height": height},
+        "instances": instances,
+        "mask_fraction": round(float(np.count_nonzero(covered)) / covered.size, 6),
+    }
+
+
+def coco_results(detections: Detections, options: Options, height: int, width: int) -> list[dict[str, Any]]:
+    """COCO's result format: XYWH boxes, category ids from 1; ``image_id`` is 0, for the caller to replace."""
+    results = []
+    for i, crop in enumerate(masks.paste_masks(detections, height, width)):
+        x0, y0, x1, y1 = (float(v) for v in detections.boxes[i])
+        result: dict[str, Any] = {
+            "image_id": 0,
+            "category_id": int(detections.class_ids[i]) + 1,
+            "bbox": [round(v, 2) for v in (x0, y0, x1 - x0, y1 - y0)],
+            "score": round(float(detections.scores[i]), 5),
+        }
+        if options.mask_format == "rle":
+            result["segmentation"] = masks.crop_to_rle(crop, height, width)
+        elif options.mask_format == "polygon":
+            result["segmentation"] = masks.crop_to_polygons(crop)
+        results.append(result)
+    return results
+
+
+def to_json(document: object) -> bytes:
+    """Compact UTF-8 JSON; never NaN, which JSON does not have."""
+    return json.dumps(document, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def check_length(content: Content, max_bytes: int) -> None:
+    """Refuse what the server could not send: TorchServe kills a worker whose response is too long."""
+    if len(content.body) > max_bytes:
+        raise Unprocessable(
+            "response_too_large",
+            f"The answer has {len(content.body):,} bytes, and this server sends at most {max_bytes:,}; "
+            "send a smaller picture or ask for output json with mask_format rle.",
+            "output",
+        )
+
+
+def model_card(card: dict[str, Any]) -> dict[str, Any]:
+    """The ``model`` part of a prediction."""
+    return {
+        "name": card.get("name"),
+        "version": card.get("version"),
+        "weights_sha256": card.get("weights_sha256"),
+    }
+
+
+def describe(card: dict[str, Any], settings: Settings, **running: Any) -> dict[str, Any]:
+    """What ``GET /models/maskrcnn?customized=true`` tells: the model, its limits, the options and their
+    defaults.
+
+    Args:
+        card: the archive's ``archive.json``.
+        running: facts of the loaded model, such as ``engine`` and ``precision``.
+    """
+    evaluation = card.get("evaluation") or None
+    defaults = option_defaults(settings.options, card.get("classes") or [])
+    return {
+        "model": model_card(card) | {"backbone": card.get("backbone")},
+        "classes": card.get("classes"),
+        "limits": {
+            "max_image_bytes": settings.max_image_bytes,
+            "max_image_pixels": settings.max_image_pixels,
+            "max_response_bytes": settings.max_response_bytes,
+        },
+        "options": [
+            {"name": o.name, "values": o.values, "default": defaults[o.name], "meaning": o.meaning}
+            for o in OPTIONS
+        ],
+        "evaluation": evaluation,
+        "running": running,
+    }
+
+
+def option_defaults(options: Options, classes: list[str]) -> dict[str, Any]:
+    """The options as a client would write them."""
+    chosen = "all" if options.classes is None else [classes[i] for i in sorted(options.classes)]
+    return {
+        "score_threshold": options.score_threshold,
+        "max_detections": options.max_detections,
+        "classes": chosen,
+        "mask_format": options.mask_format,
+        "output": options.output,
+    }

@@ -1,0 +1,1 @@
+"""Tools that make an archive. They run at export and never travel in the archive."""

@@ -1,0 +1,1 @@
+"""Decode images, encode masks, render pictures."""

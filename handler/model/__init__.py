@@ -1,0 +1,1 @@
+"""Photos in, detections out: everything about tensors."""

@@ -1,0 +1,192 @@
+"""Photos in, detections out: everything about tensors, nothing about requests.
+
+::
+
+    predictor = Predictor.load(Path("unpacked archive"))
+    boxes = predictor.predict([rgb_image])[0].boxes
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.modeling import GeneralizedRCNN
+from detectron2.modeling import build_model as build
+from detectron2.structures import Instances
+
+from handler.archive import Archive, ArchiveError, open_archive
+from handler.model.cores import usable_cores
+from handler.model.detections import Detections
+from handler.model.engines import Engine, choose_engine
+from handler.model.engines.torch_engine import TorchEngine, Trunk
+from handler.model.precision import choose_dtype, name_of
+from handler.model.preprocess import Normalizer, group_like_sized, resize, resized_shape
+from handler.model.proposals import ProposalGenerator
+from handler.model.roi_heads import RoiHeads
+
+MAX_DETECTIONS = 300
+
+
+class Predictor:
+    """A Detectron2 Mask R-CNN, loaded and arranged for inference.
+
+    Attributes:
+        classes: class names, in the order of ``class_ids``.
+        card: the archive's ``archive.json``.
+        device, precision, engine, threads: what was chosen, for ``describe_handle`` and logs.
+        short_side, long_side, normalize: how photos become the network's input.
+    """
+
+    def __init__(
+        self,
+        archive: Archive,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        engine: str,
+        threads: int,
+        int8: bool = False,
+        max_detections: int = MAX_DETECTIONS,
+    ) -> None:
+        self.classes: list[str] = list(archive.card["classes"])
+        self.card: dict[str, Any] = archive.card
+        self.device = device
+        self.precision = "int8" if int8 else name_of(dtype)
+        self.threads = threads
+        self._lock = threading.Lock()  # engines answer from buffers of their own
+
+        model = build_model(archive)
+        model.roi_heads.box_predictor.test_topk_per_image = max_detections
+        trunk = Trunk(model)
+        cfg = archive.cfg
+        self.short_side, self.long_side = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
+        self.normalize = Normalizer(
+            cfg.MODEL.PIXEL_MEAN,
+            cfg.MODEL.PIXEL_STD,
+            bgr=cfg.INPUT.FORMAT == "BGR",
+            multiple=model.backbone.size_divisibility,
+        )
+        self._engine = self._make_engine(engine, archive.folder, trunk, dtype)
+        self.engine = self._engine.name
+        self._propose = ProposalGenerator(model.proposal_generator.to(device=device))
+        self._roi_heads = RoiHeads(model.roi_heads, device, dtype)
+
+    @classmethod
+    def load(
+        cls,
+        folder: Path,
+        *,
+        device: str | torch.device | None = None,
+        precision: str = "auto",
+        engine: str = "auto",
+        threads: int | None = None,
+    ) -> Predictor:
+        """Load an unpacked archive.
+
+        Args:
+            folder: where the archive was unpacked.
+            device: ``cpu``, ``cuda``, ``cuda:1``…; default: the GPU if there is one.
+            precision: ``auto | fp32 | bf16 | fp16 | int8``, see :func:`handler.model.precision.choose_dtype`.
+            engine: ``auto | torch | openvino``, see :func:`handler.model.engines.choose_engine`.
+            threads: cores to use on a CPU; default: all this process may run on.
+
+        Raises:
+            ArchiveError, PrecisionError, EngineError: one sentence each.
+        """
+        device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        dtype = choose_dtype(precision, device)
+        threads = threads or usable_cores()
+        if device.type == "cpu":
+            torch.set_num_threads(threads)
+        archive = open_archive(Path(folder))
+        name = choose_engine(engine, precision, device, archive.folder)
+        return cls(
+            archive, device=device, dtype=dtype, engine=name, threads=threads, int8=precision == "int8"
+        )
+
+    @torch.inference_mode()
+    def predict(self, images: Sequence[np.ndarray]) -> list[Detections]:
+        """Detect objects in photos of any, also mixed, sizes.
+
+        Args:
+            images: each (H, W, 3) uint8 RGB.
+
+        Returns:
+            One :class:`Detections` per image, in pixels of that image: scores above the model's test
+            threshold (0.05), at most 300.
+
+        Raises:
+            torch.OutOfMemoryError: the batch does not fit into GPU memory; fewer images at once may.
+        """
+        shapes = [
+            resized_shape(image.shape[0], image.shape[1], self.short_side, self.long_side) for image in images
+        ]
+        results: dict[int, Detections] = {}
+        with self._lock:
+            for group in self._groups(shapes):
+                instances = self._run([resize(images[i], shapes[i]) for i in group])
+                for i, found in zip(group, instances, strict=True):
+                    results[i] = _in_photo_pixels(found, images[i].shape[:2])
+        return [results[i] for i in range(len(images))]
+
+    def _make_engine(self, name: str, folder: Path, trunk: Trunk, dtype: torch.dtype) -> Engine:
+        levels = len(trunk.rpn_in_features)
+        if self.precision == "int8":
+            from handler.model.engines.int8_engine import Int8Engine, buckets
+
+            shapes = buckets(self.short_side, self.long_side, self.normalize.multiple)
+            return Int8Engine(folder, dtype, self.threads, levels=levels, shapes=shapes)
+        if name == "openvino":
+            from handler.model.engines.openvino_engine import OpenVinoEngine
+
+            return OpenVinoEngine(folder, dtype, self.threads, levels=levels)
+        return TorchEngine(trunk, self.device, dtype)
+
+    def _groups(self, shapes: list[tuple[int, int]]) -> list[list[int]]:
+        # a processor gains nothing from batches (measured: two images together take longer than one by one)
+        return group_like_sized(shapes) if self.device.type != "cpu" else [[i] for i in range(len(shapes))]
+
+    def _run(self, images: list[torch.Tensor]) -> list[Instances]:
+        on_gpu = self.device.type == "cuda"
+        batch = self.normalize(images, pin=on_gpu).to(self.device, non_blocking=on_gpu)
+        trunk = self._engine(batch)
+        proposals = self._propose(trunk, [(image.shape[0], image.shape[1]) for image in images])
+        return self._roi_heads(trunk.features, proposals)
+
+
+def build_model(archive: Archive) -> GeneralizedRCNN:
+    """Detectron2's model of the archive's config with the archive's weights, on the CPU, for inference.
+
+    Raises:
+        ArchiveError: the weights do not fit the config.
+    """
+    cfg = archive.cfg.clone()
+    cfg.MODEL.DEVICE = "cpu"
+    model = build(cfg)
+    try:
+        model.load_state_dict(archive.weights, strict=True)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ArchiveError(
+            f"model.safetensors does not fit config.yaml ({reason}): export it again"
+        ) from error
+    return model.eval().requires_grad_(False)
+
+
+def _in_photo_pixels(found: Instances, shape: tuple[int, int]) -> Detections:
+    """Boxes scaled to the photo and clipped, empty ones dropped, as ``detector_postprocess`` does."""
+    boxes = found.pred_boxes
+    boxes.scale(shape[1] / found.image_size[1], shape[0] / found.image_size[0])
+    boxes.clip(shape)
+    kept = boxes.nonempty()
+    return Detections(
+        boxes=boxes.tensor[kept].cpu().numpy(),
+        scores=found.scores[kept].cpu().numpy(),
+        class_ids=found.pred_classes[kept].cpu().numpy(),
+        masks=found.pred_masks[kept][:, 0].cpu().numpy(),
+    )

@@ -1,0 +1,66 @@
+"""Box head and mask head of a Detectron2 ``StandardROIHeads``, arranged for inference.
+
+The layers, the score threshold, NMS and the choice of the class's mask are Detectron2's. What differs: ROI
+Align (:mod:`handler.model.roi_align`), weights cast once, channels_last throughout, boxes and scores always in
+fp32.
+"""
+
+from __future__ import annotations
+
+import torch
+from detectron2.modeling.roi_heads import FastRCNNConvFCHead, StandardROIHeads
+from detectron2.modeling.roi_heads.mask_head import mask_rcnn_inference
+from detectron2.structures import Instances
+from torch import nn
+
+from handler.model.roi_align import RoiAlign
+
+
+class RoiHeads:
+    """From proposals to detections with 28 × 28 masks."""
+
+    def __init__(self, roi_heads: StandardROIHeads, device: torch.device, dtype: torch.dtype) -> None:
+        layout = {"device": device, "dtype": dtype, "memory_format": torch.channels_last}
+        self._dtype = dtype
+        self._box_align = RoiAlign(roi_heads.box_pooler)
+        self._mask_align = RoiAlign(roi_heads.mask_pooler)
+        self._box_head = roi_heads.box_head.to(**layout)
+        self._mask_head = roi_heads.mask_head.to(**layout)
+        self._predictor = roi_heads.box_predictor.to(device=device, dtype=torch.float32)
+        _take_channels_last(self._box_head, roi_heads.box_pooler.output_size[0])
+
+    def __call__(self, features: list[torch.Tensor], proposals: list[Instances]) -> list[Instances]:
+        """Detections of N images.
+
+        Args:
+            features: p2..p5, each (N, C, H, W).
+            proposals: N ``Instances`` with ``proposal_boxes``.
+
+        Returns:
+            N ``Instances`` by falling score with ``pred_boxes`` (XYXY, pixels of the resized image),
+            ``scores``, ``pred_classes`` and ``pred_masks`` (n, 1, 28, 28), probabilities in fp32.
+        """
+        x, where = self._box_align(features, [p.proposal_boxes for p in proposals], self._dtype)
+        for conv in self._box_head.conv_norm_relus:
+            x = conv(x)
+        x = x.permute(0, 2, 3, 1).flatten(1)
+        for fc in self._box_head.fcs:
+            x = fc(x).relu_()
+        detections, _ = self._predictor.inference(self._predictor(x[where].float()), proposals)
+        if not sum(map(len, detections)):
+            for instances in detections:
+                instances.pred_masks = x.new_empty(0, 1, 28, 28, dtype=torch.float32)
+            return detections
+        x, where = self._mask_align(features, [d.pred_boxes for d in detections], self._dtype)
+        mask_rcnn_inference(self._mask_head.layers(x)[where].float(), detections)
+        return detections
+
+
+def _take_channels_last(box_head: FastRCNNConvFCHead, pooled_side: int) -> None:
+    """Reorder the first fully connected layer's columns from (C, H, W) to (H, W, C), in place.
+
+    The pooled boxes then need no transposition, which for a thousand boxes would cost more than it looks.
+    """
+    fc = box_head.fcs[0]
+    columns = fc.weight.detach().view(fc.out_features, -1, pooled_side**2).permute(0, 2, 1).flatten(1)
+    fc.weight = nn.Parameter(columns.contiguous(), requires_grad=False)

@@ -1,0 +1,1 @@
+"""What TorchServe serves: archives, registration, swap, and requests."""

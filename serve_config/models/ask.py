@@ -1,0 +1,94 @@
+"""Send one picture to ``/predictions/maskrcnn`` and show what comes back; the same as a ``curl`` line."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from serve_config.errors import ServeError
+from serve_config.models.client import Client, Refused
+from serve_config.models.management import model_path, versions
+from serve_config.server.state import Home
+
+PICTURES = ("overlay", "splash", "labels")  # the outputs that are PNG
+
+
+def predict(
+    client: Client, image: Path, version: str | None, options: dict[str, str], timeout: float
+) -> bytes:
+    """The answer's body: JSON or PNG. Raises ServeError for an unreadable file and for every refusal."""
+    try:
+        data = image.read_bytes()
+    except OSError as error:
+        raise ServeError(f"{image} cannot be read ({error.strerror})") from error
+    body: dict[str, Any] = {"data": data}
+    if options:  # the query string never reaches a TorchServe handler
+        body = {"files": {"image": (image.name, data)}, "data": options}
+    response = client.request(
+        "inference", "POST", model_path(version, "/predictions"), timeout=timeout, **body
+    )
+    if response.status_code == 404:
+        names = ", ".join(entry.name for entry in versions(client)) or "nothing; `register` an archive first"
+        raise ServeError(f"there is no version {version or 'to answer'} (registered: {names})")
+    if not response.ok:
+        raise Refused(response)
+    return response.content
+
+
+def shorten(value: Any, limit: int = 40) -> Any:
+    """The same JSON with long texts (RLE counts, base64) cut, for eyes.
+
+    >>> shorten({"counts": "x" * 50})
+    {'counts': 'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx… (50 characters)'}
+    """
+    if isinstance(value, dict):
+        return {key: item if key == "weights_sha256" else shorten(item, limit) for key, item in value.items()}
+    if isinstance(value, list):
+        return [shorten(item, limit) for item in value]
+    if isinstance(value, str) and len(value) > limit:
+        return f"{value[:limit]}… ({len(value)} characters)"
+    return value
+
+
+def show(body: bytes, raw: bool) -> str:
+    """The text to print for a JSON answer."""
+    if raw:
+        return body.decode(errors="replace")
+    try:
+        return json.dumps(shorten(json.loads(body)), indent=2, ensure_ascii=False)
+    except ValueError:
+        return body.decode(errors="replace")
+
+
+def write_file(target: Path, body: bytes) -> None:
+    """Write under a temporary name, then rename. Raises ServeError."""
+    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        temporary.write_bytes(body)
+        temporary.replace(target)
+    except OSError as error:
+        raise ServeError(f"{target} cannot be written ({error.strerror})") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def curl_line(client: Client, home: Home, image: str, version: str | None) -> str:
+    """A line for any shell. The key goes through a pipe: neither this line nor curl's arguments show it."""
+    python, folder = shlex.quote(os.path.relpath(sys.executable)), shlex.quote(os.path.relpath(home.path))
+    if python.startswith("../"):
+        python = shlex.quote(sys.executable)
+    if folder.startswith("../"):
+        folder = shlex.quote(str(home.path))
+    url = client.url("inference", model_path(version, "/predictions"))
+    give_key = f"{python} -m serve_config header --home {folder}"
+    return f"{give_key} | curl --header @- --upload-file {shlex.quote(image)} {url}"
+
+
+def header(client: Client) -> str:
+    """The header for ``curl --header @-``, with a key that is good now. Raises ServeError."""
+    client.json("inference", "GET", "/ping")  # renews the key if it has expired
+    return f"Authorization: Bearer {client.read_key('inference')[0]}"

@@ -1,0 +1,1 @@
+"""TorchServe as a process: configuration, start, stop, state and logs."""

@@ -1,0 +1,279 @@
+"""Weights of every published layout load, numerically checked; bad files are refused in one sentence."""
+
+import pickle
+import re
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from detectron2.modeling import build_model
+from safetensors.torch import save_file
+
+from finetune.backbones import BACKBONES
+from finetune.checkpoints.initial_weights import load_weights, mobilenetv2_from_torchvision
+from finetune.checkpoints.reader import read_checkpoint
+from finetune.configs.keys import get_config
+from finetune.errors import UserError
+
+BOTTOM_UP = "backbone.bottom_up."
+
+
+def model_of(backbone, *overrides):
+    return build_model(get_config(backbone, ["MODEL.DEVICE", "cpu", *overrides])).eval()
+
+
+@pytest.fixture(scope="module")
+def resnet50():
+    model = model_of("resnet50_fpn")
+    for name, tensor in model.state_dict().items():  # norms that do something
+        if name.endswith("norm.weight"):
+            tensor.uniform_(0.5, 1.0)
+    return model
+
+
+def backbone_state(model):
+    return {
+        n.removeprefix(BOTTOM_UP): t.clone() for n, t in model.state_dict().items() if n.startswith(BOTTOM_UP)
+    }
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("suffix", ["pth", "safetensors", "pkl"])
+def test_published_checkpoint_loads_whole(backbone, suffix, tmp_path):
+    torch.manual_seed(0)
+    published = model_of(backbone).state_dict()
+    path = tmp_path / f"model_final.{suffix}"
+    if suffix == "pth":
+        torch.save({"model": published, "optimizer": {}, "iteration": 300}, path)
+    elif suffix == "pkl":
+        arrays = {name: tensor.numpy() for name, tensor in published.items()}
+        path.write_bytes(pickle.dumps({"model": arrays, "__author__": "Detectron2 Model Zoo"}, protocol=2))
+    else:
+        save_file(published, path)
+    model = model_of(backbone)
+    report = load_weights(model, str(path), backbone)
+    assert (report.missing, report.replaced, report.skipped) == ([], [], {})
+    assert all(torch.equal(tensor, published[name]) for name, tensor in model.state_dict().items())
+
+
+def test_none_loads_nothing():
+    model = model_of("mobilenetv2_fpn")
+    report = load_weights(model, "none", "mobilenetv2_fpn")
+    assert report.loaded == []
+    assert "random" in str(report)
+
+
+def test_head_of_another_class_count_is_replaced_and_said_so(tmp_path):
+    path = tmp_path / "coco.pth"
+    torch.save(model_of("mobilenetv2_fpn", "MODEL.ROI_HEADS.NUM_CLASSES", "80").state_dict(), path)
+    model = model_of("mobilenetv2_fpn", "MODEL.ROI_HEADS.NUM_CLASSES", "3")
+    report = load_weights(model, f"file://{path}", "mobilenetv2_fpn")
+    assert sorted(report.replaced) == [
+        "roi_heads.box_predictor.bbox_pred.bias",
+        "roi_heads.box_predictor.bbox_pred.weight",
+        "roi_heads.box_predictor.cls_score.bias",
+        "roi_heads.box_predictor.cls_score.weight",
+        "roi_heads.mask_head.predictor.bias",
+        "roi_heads.mask_head.predictor.weight",
+    ]
+    assert report.missing == []
+    assert "other classes" in str(report)
+    assert re.search(r"^mask head +10 +0 +2$", str(report), re.MULTILINE)
+
+
+def test_narrower_fpn_is_skipped_and_the_backbone_loaded(tmp_path):
+    path = tmp_path / "faster_rcnn.pth"
+    torch.save(model_of("mobilenetv2_fpn", "MODEL.FPN.OUT_CHANNELS", "128").state_dict(), path)
+    report = load_weights(model_of("mobilenetv2_fpn"), str(path), "mobilenetv2_fpn")
+    assert "skipped" in str(report)
+    assert "another shape" in str(report)
+    assert "backbone.fpn_lateral2.weight" in report.missing
+    assert not [name for name in report.missing if name.startswith(BOTTOM_UP)]
+
+
+def torchvision_mobilenet():
+    torch.manual_seed(1)
+    network = torchvision.models.mobilenet_v2(weights=None).eval()
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.weight.data.uniform_(0.5, 1.5)
+            module.bias.data.normal_(0, 0.2)
+            module.running_mean.normal_(0, 0.2)
+            module.running_var.uniform_(0.5, 1.5)
+    return network
+
+
+def flat_names(state):
+    """The names of torchvision's first releases, derived by the order of modules."""
+    flat = {}
+    for name, tensor in state.items():
+        match = re.fullmatch(r"features\.(\d+)\.conv\.(\d)\.(\d)\.(.+)", name)
+        if match:
+            name = f"features.{match[1]}.conv.{int(match[2]) * 3 + int(match[3])}.{match[4]}"
+        elif match := re.fullmatch(r"features\.(\d+)\.conv\.(\d)\.(.+)", name):
+            last_convolution = {"1": {"1": 3, "2": 4}}.get(match[1], {"2": 6, "3": 7})
+            name = f"features.{match[1]}.conv.{last_convolution[match[2]]}.{match[3]}"
+        flat[name] = tensor
+    return flat
+
+
+@pytest.mark.parametrize("layout", ["nested", "flat", "features only"])
+def test_torchvision_mobilenet_gives_the_same_features(layout, tmp_path):
+    network = torchvision_mobilenet()
+    state = network.state_dict()
+    if layout == "flat":
+        state = flat_names(state)
+    elif layout == "features only":
+        state = {n.removeprefix("features."): t for n, t in state.items() if n.startswith("features.")}
+    path = tmp_path / "mobilenet_v2.pth"
+    torch.save(state, path)
+    model = model_of("mobilenetv2_fpn")
+    report = load_weights(model, str(path), "mobilenetv2_fpn")
+    assert not [name for name in report.missing if name.startswith(BOTTOM_UP)]
+
+    rgb = torch.randint(0, 256, (1, 3, 64, 96)).float()
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    with torch.no_grad():
+        features = model.backbone.bottom_up(rgb.flip(1) - model.pixel_mean)
+        x = (rgb / 255 - mean.view(1, 3, 1, 1)) / std.view(1, 3, 1, 1)
+        for i, block in enumerate(network.features[:18]):
+            x = block(x)
+            if i in (3, 6, 13, 17):
+                ours = features[{3: "res2", 6: "res3", 13: "res4", 17: "res5"}[i]]
+                torch.testing.assert_close(ours, x, rtol=1e-3, atol=1e-3 * x.std().item())
+
+
+def test_our_own_mobilenet_is_not_taken_for_torchvisions(tmp_path):
+    # a run's checkpoint is used again: its first convolution must not be converted a second time
+    published = model_of("mobilenetv2_fpn").state_dict()
+    path = tmp_path / "model_best.safetensors"
+    save_file({name: tensor.half() for name, tensor in published.items()}, path)
+    model = model_of("mobilenetv2_fpn")
+    load_weights(model, str(path), "mobilenetv2_fpn")
+    first = f"{BOTTOM_UP}features.0.0.weight"
+    assert torch.equal(model.state_dict()[first], published[first].half().float())
+
+
+def test_conversion_leaves_the_input_alone():
+    state = torchvision_mobilenet().state_dict()
+    before = state["features.0.0.weight"].clone()
+    mobilenetv2_from_torchvision(state)
+    assert torch.equal(state["features.0.0.weight"], before)
+
+
+def test_partial_resnet_without_prefix(resnet50, tmp_path):
+    state = backbone_state(resnet50)
+    path = tmp_path / "resnet50_res2_res4.safetensors"
+    save_file({n: t for n, t in state.items() if not n.startswith(("res5.1", "res5.2"))}, path)
+    model = model_of("resnet50_fpn")
+    report = load_weights(model, str(path), "resnet50_fpn")
+    assert {n.split(".")[2] for n in report.missing if n.startswith(BOTTOM_UP)} == {"res5"}
+    assert "2 residual blocks that the file lacks start as identity: res5.1, res5.2" in str(report)
+
+
+def test_resnet101_grows_from_resnet50(resnet50, tmp_path):
+    path = tmp_path / "resnet50.safetensors"
+    save_file(backbone_state(resnet50), path)
+    model = model_of("resnet101_fpn")
+    report = load_weights(model, str(path), "resnet101_fpn")
+    assert "17 residual blocks that the file lacks start as identity" in str(report)
+    image = torch.randn(1, 3, 64, 64) * 50
+    with torch.no_grad():
+        grown, original = model.backbone.bottom_up(image), resnet50.backbone.bottom_up(image)
+    for name, feature in original.items():
+        torch.testing.assert_close(grown[name], feature)
+    # and the new blocks can learn
+    model.backbone.bottom_up(image)["res4"].square().mean().backward()
+    gradient = dict(model.named_parameters())[f"{BOTTOM_UP}res4.22.conv3.weight"].grad
+    assert gradient.abs().sum() > 0
+
+
+def to_caffe2(name):
+    name = re.sub(r"\.norm\.weight$", "_bn_s", re.sub(r"\.norm\.bias$", "_bn_b", name))
+    name = re.sub(r"\.weight$", "_w", name)
+    for ours, theirs in {
+        "shortcut": "branch1",
+        "conv1": "branch2a",
+        "conv2": "branch2b",
+        "conv3": "branch2c",
+    }.items():
+        name = re.sub(rf"^(res\d\.\d+\.){ours}", rf"\g<1>{theirs}", name)
+    name = name.replace("stem.conv1_bn", "res_conv1_bn").replace("stem.conv1_w", "conv1_w")
+    return name.replace(".", "_")
+
+
+def test_caffe2_resnet(resnet50, tmp_path):
+    state = backbone_state(resnet50)
+    blobs = {to_caffe2(n): t.numpy() for n, t in state.items() if "running" not in n}
+    blobs |= {
+        "fc1000_w": np.ones((10, 4), np.float32),
+        "conv1_w_momentum": np.ones((64, 3, 7, 7), np.float32),
+    }
+    path = tmp_path / "R-50.pkl"
+    path.write_bytes(pickle.dumps({"blobs": blobs, "cfg": "text"}, protocol=2))
+    model = model_of("resnet50_fpn")
+    report = load_weights(model, str(path), "resnet50_fpn")
+    assert not [name for name in report.missing if name.startswith(BOTTOM_UP)]
+    assert list(report.skipped) == ["fc1000.weight"]
+    assert "fused" in str(report)
+    image = torch.randn(1, 3, 64, 64) * 50
+    with torch.no_grad():
+        expected = resnet50.backbone.bottom_up(image)["res5"]
+        torch.testing.assert_close(model.backbone.bottom_up(image)["res5"], expected)
+
+
+def test_weights_of_another_model_are_refused(resnet50, tmp_path):
+    path = tmp_path / "resnet50.safetensors"
+    save_file(resnet50.state_dict(), path)
+    with pytest.raises(UserError, match="holds no tensor of mobilenetv2_fpn's backbone"):
+        load_weights(model_of("mobilenetv2_fpn"), str(path), "mobilenetv2_fpn")
+
+
+class Evil:
+    def __reduce__(self):
+        return exec, ("raise SystemExit('code ran')",)
+
+
+@pytest.mark.parametrize("suffix", ["pkl", "pth"])
+def test_code_in_a_checkpoint_does_not_run(suffix, tmp_path):
+    path = tmp_path / f"evil.{suffix}"
+    content = {"model": {"weight": torch.ones(1)}, "extra": Evil()}
+    if suffix == "pkl":
+        path.write_bytes(pickle.dumps({"model": {"weight": np.ones(1)}, "extra": Evil()}))
+    else:
+        torch.save(content, path)
+    with pytest.raises(UserError, match="cannot be read as a checkpoint"):
+        read_checkpoint(path)
+
+
+def test_numpy_arrays_in_a_pth_are_read(tmp_path):
+    path = tmp_path / "model.pth"
+    torch.save({"model": {"a": np.arange(3, dtype=np.float32)}, "lr": np.float64(0.1)}, path)
+    assert torch.equal(read_checkpoint(path)["a"], torch.arange(3.0))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("cut.pth", b"PK\x03\x04 and then nothing", "cannot be read"),
+        ("cut.safetensors", b"\xff" * 20, "cannot be read"),
+        ("cut.pkl", pickle.dumps({"model": np.ones(9)})[:40], "cannot be read"),
+        ("page.pth", b"<!DOCTYPE html><p>Sign in</p>", "cannot be read"),
+        ("empty.pkl", b"", "cannot be read"),
+        ("words.pkl", pickle.dumps({"model": {"a": "b"}}), "holds no named tensors"),
+        ("list.pkl", pickle.dumps([1, 2]), "holds no named tensors"),
+        ("model.onnx", b"", "the name must end with .safetensors, .pth, .pkl"),
+    ],
+)
+def test_broken_checkpoint_is_one_sentence(name, content, message, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError) as error:
+        read_checkpoint(tmp_path / name)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(UserError, match=r"there is no checkpoint at .*nowhere\.pth"):
+        load_weights(model_of("mobilenetv2_fpn"), str(tmp_path / "nowhere.pth"), "mobilenetv2_fpn")

@@ -1,0 +1,267 @@
+"""`data balloon`: folder, zip and download; the real photos where they are; what is refused."""
+
+import hashlib
+import http.server
+import shutil
+import stat
+import threading
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from finetune.data import balloon
+from finetune.data.dataset import load_split
+from finetune.download import download
+from finetune.errors import UserError
+from tests.finetune.data.samples import TRIANGLE, nothing_left, run, save_via, via_entry
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A stand-in for the balloon set, with checksums that fit."""
+    root = tmp_path / "balloon"
+    for split, count in (("train", 10), ("val", 3)):
+        save_via(root / split, *(via_entry(f"{split}{i}.jpg", TRIANGLE, as_dict=True) for i in range(count)))
+    sums = {
+        s: hashlib.sha256((root / s / "via_region_data.json").read_bytes()).hexdigest()
+        for s in ("train", "val")
+    }
+    monkeypatch.setattr(balloon, "SHA256", sums)
+    monkeypatch.setenv("MASKRCNN_CACHE", str(tmp_path / "cache"))
+    return root
+
+
+@pytest.fixture
+def archive(folder: Path) -> Path:
+    """The same as a zip, made as a Mac makes them."""
+    path = folder.parent / "balloon_dataset.zip"
+    with zipfile.ZipFile(path, "w") as zipped:
+        zipped.writestr("__MACOSX/balloon/._train", b"x")
+        for file in sorted(folder.rglob("*")):
+            zipped.write(file, file.relative_to(folder.parent))
+    return path
+
+
+@pytest.fixture
+def server(archive: Path) -> Iterator["FlakyServer"]:
+    with FlakyServer(archive.read_bytes()) as running:
+        thread = threading.Thread(target=running.serve_forever)
+        thread.start()
+        yield running
+        running.shutdown()
+        thread.join()
+
+
+class FlakyServer(http.server.HTTPServer):
+    """Serves one file with HTTP ranges and breaks off after ``limit`` bytes a request."""
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__(("127.0.0.1", 0), FlakyHandler)
+        self.content, self.limit, self.ranges = content, len(content), True
+        self.starts: list[int] = []
+        self.url = f"http://127.0.0.1:{self.server_port}/balloon_dataset.zip"
+
+
+class FlakyHandler(http.server.BaseHTTPRequestHandler):
+    server: FlakyServer
+
+    def do_GET(self) -> None:
+        wanted = self.headers.get("Range")
+        start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted and self.server.ranges else 0
+        self.server.starts.append(start)
+        body = self.server.content[start:]
+        if wanted and not body:
+            self.send_error(416)
+            return
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(body)))
+        if start:
+            end = len(self.server.content)
+            self.send_header("Content-Range", f"bytes {start}-{end - 1}/{end}")
+        self.end_headers()
+        self.wfile.write(body[: self.server.limit])
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+def splits(root: Path) -> list[int]:
+    return [len(load_split(root, split)) for split in ("train", "val", "test")]
+
+
+@pytest.mark.parametrize("origin", ["folder", "archive"])
+def test_from_a_folder_or_a_zip(origin: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    root = tmp_path / "set"
+    assert run("data", "balloon", "--from", request.getfixturevalue(origin), "--root", root) == 0
+    assert splits(root) == [8, 2, 3]
+    names = {s: {Path(p["file_name"]).stem for p in load_split(root, s)} for s in ("train", "val", "test")}
+    assert names["test"] == {"val0", "val1", "val2"}  # the official val is our test
+    assert names["train"] | names["val"] == {f"train{i}" for i in range(10)}
+    assert run("data", "check", root) == 0
+
+
+def test_again_takes_no_photo_and_no_time(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "set"
+    assert run("data", "balloon", "--from", folder, "--root", root) == 0
+    shutil.rmtree(folder)
+    assert run("data", "balloon", "--root", root, "--url", "http://127.0.0.1:9/x.zip") == 0
+    assert "is made already" in capsys.readouterr().out
+    assert run("data", "balloon", "--root", root, "--seed", 3) == 1
+    assert "holds another data set" in capsys.readouterr().err
+
+
+def test_download_goes_on_where_it_broke_off(server: FlakyServer, tmp_path: Path, capsys) -> None:
+    command = ("data", "balloon", "--root", tmp_path / "set", "--url", server.url)
+    server.limit = 2000
+    assert run(*command) == 1
+    assert "broke off after 2,000 of" in capsys.readouterr().err
+    assert nothing_left(tmp_path / "set")
+    server.limit = len(server.content)
+    assert run(*command) == 0
+    assert server.starts == [0, 2000]
+    assert splits(tmp_path / "set") == [8, 2, 3]
+    assert run("data", "balloon", "--root", tmp_path / "other", "--url", server.url) == 0
+    assert server.starts == [0, 2000]  # from the cache
+
+
+def test_download_begins_anew_from_a_server_without_ranges(server: FlakyServer, tmp_path: Path) -> None:
+    (tmp_path / "a.zip.part").write_bytes(b"old")
+    server.ranges = False
+    assert download(server.url, tmp_path / "a.zip", max_bytes=10**6).read_bytes() == server.content
+
+
+def test_download_begins_anew_when_the_part_is_too_long(server: FlakyServer, tmp_path: Path) -> None:
+    (tmp_path / "a.zip.part").write_bytes(b"x" * (len(server.content) + 5))
+    assert download(server.url, tmp_path / "a.zip", max_bytes=10**6).read_bytes() == server.content
+
+
+def test_download_refuses_more_than_it_was_told(server: FlakyServer, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="larger than 1,000 bytes"):
+        download(server.url, tmp_path / "a.zip", max_bytes=1000)
+    assert not list(tmp_path.glob("a.zip*"))
+
+
+def test_file_urls_work_and_other_schemes_do_not(archive: Path, tmp_path: Path) -> None:
+    target = download(archive.as_uri(), tmp_path / "a.zip", max_bytes=10**6)
+    assert target.read_bytes() == archive.read_bytes()
+    with pytest.raises(UserError, match="is no URL"):
+        download("ftp://example.org/a.zip", tmp_path / "b.zip", max_bytes=10**6)
+
+
+def test_unreachable_says_which_file_to_fetch_and_where_to_put_it(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = "http://127.0.0.1:9/balloon_dataset.zip"
+    assert run("data", "balloon", "--root", tmp_path / "set", "--url", url) == 1
+    error = capsys.readouterr().err
+    assert f"cannot download {url}" in error
+    assert f"put it at {tmp_path / 'cache' / 'balloon_dataset.zip'}, or pass it with --from" in error
+    assert nothing_left(tmp_path / "set")
+
+
+@pytest.mark.parametrize(
+    "name", ["../evil.txt", "/tmp/evil.txt", "..\\evil.txt", "C:/evil.txt", "a/../../evil.txt"]
+)
+def test_a_zip_may_not_write_outside(tmp_path: Path, name: str) -> None:
+    with zipfile.ZipFile(tmp_path / "evil.zip", "w") as zipped:
+        zipped.writestr(name, b"evil")
+    (tmp_path / "out").mkdir()
+    with pytest.raises(UserError, match="unsafe path or a link"):
+        balloon.unpack(tmp_path / "evil.zip", tmp_path / "out")
+    assert not list(tmp_path.rglob("evil.txt"))
+
+
+def test_a_zip_may_not_hold_links(tmp_path: Path) -> None:
+    link = zipfile.ZipInfo("balloon/link")
+    link.external_attr = (stat.S_IFLNK | 0o777) << 16
+    with zipfile.ZipFile(tmp_path / "evil.zip", "w") as zipped:
+        zipped.writestr(link, "/etc/passwd")
+    with pytest.raises(UserError, match="unsafe path or a link"):
+        balloon.unpack(tmp_path / "evil.zip", tmp_path)
+
+
+def test_a_zip_may_not_swell(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(balloon, "MAX_BYTES", 1000)
+    with pytest.raises(UserError, match="unpacks to more"):
+        balloon.unpack(archive, tmp_path / "out")
+
+
+def _cut(archive: Path) -> None:
+    archive.write_bytes(archive.read_bytes()[:-100])
+
+
+def _flip(archive: Path) -> None:
+    content = bytearray(archive.read_bytes())
+    content[len(content) // 2] ^= 255
+    archive.write_bytes(bytes(content))
+
+
+def _empty(archive: Path) -> None:
+    with zipfile.ZipFile(archive, "w"):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (_cut, "is not a whole zip file"),
+        (_flip, "is not a whole zip file"),
+        (_empty, "is not the balloon set"),
+        (Path.unlink, "is not there"),
+    ],
+)
+def test_bad_zips(
+    archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], spoil, message: str
+) -> None:
+    spoil(archive)
+    assert run("data", "balloon", "--from", archive, "--root", tmp_path / "set") == 1
+    error = capsys.readouterr().err.strip()
+    assert message in error
+    assert "\n" not in error
+    assert nothing_left(tmp_path / "set")
+
+
+def test_other_annotations_are_refused(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with (folder / "train" / "via_region_data.json").open("a") as file:
+        file.write(" ")
+    assert run("data", "balloon", "--from", folder, "--root", tmp_path / "set") == 1
+    assert "its checksum differs" in capsys.readouterr().err
+    assert run("data", "balloon", "--from", tmp_path, "--root", tmp_path / "set2") == 1
+    assert nothing_left(tmp_path / "set2")
+
+
+@pytest.mark.real_data
+def test_the_real_photos(balloon_photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = tmp_path / "balloon"
+    assert run("data", "balloon", "--from", balloon_photos, "--root", root) == 0
+    photos = {split: load_split(root, split) for split in ("train", "val", "test")}
+    assert {split: len(each) for split, each in photos.items()} == {"train": 49, "val": 12, "test": 13}
+    objects = {s: [a for photo in each for a in photo["annotations"]] for s, each in photos.items()}
+    assert len(objects["train"]) + len(objects["val"]) == 255
+    assert len(objects["test"]) == 50
+    official = {path.name for path in (balloon_photos / "val").glob("*.jpg")}
+    assert {Path(photo["file_name"]).name for photo in photos["test"]} == official
+    for each in photos.values():
+        for photo in each:
+            for annotation in photo["annotations"]:
+                (polygon,) = annotation["segmentation"]
+                assert min(polygon) >= 0
+                assert max(polygon[::2]) <= photo["width"]
+                assert max(polygon[1::2]) <= photo["height"]
+    # 13 polygons of 7 photos reached one pixel beyond the right or lower edge; they end at it now
+    touching = [
+        photo["file_name"]
+        for split in ("train", "val")
+        for photo in photos[split]
+        for annotation in photo["annotations"]
+        if annotation["bbox"][2] == photo["width"] or annotation["bbox"][3] == photo["height"]
+    ]
+    assert (len(touching), len(set(touching))) == (13, 7)
+    assert run("data", "check", root) == 0
+    assert "0 errors, 0 warnings" in capsys.readouterr().out

@@ -1,0 +1,154 @@
+"""`data check`: finds what would break training or falsify its numbers, and says what to do."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.finetune.data.samples import run, save_photo, via_folder
+
+Coco = dict[str, Any]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A sound data set: 3 training photos, 1 for val, 1 for test."""
+    folder = via_folder(tmp_path / "photos", 5)
+    assert run("data", "via", folder, "--class", "mug", "--root", tmp_path / "set") == 0
+    return tmp_path / "set"
+
+
+def edit(root: Path, change: Callable[[Coco], object], name: str = "train.json") -> None:
+    coco = json.loads((root / name).read_text())
+    change(coco)
+    (root / name).write_text(json.dumps(coco))
+
+
+def test_a_sound_one(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert run("data", "check", root) == 0
+    out = capsys.readouterr().out
+    assert "train          3       0        3       3       0       0" in out
+    assert "mug           3       1       1" in out
+    assert out.endswith(f"0 errors, 0 warnings\n{root}\n")
+
+
+def _annotation(**changes: Any) -> Callable[[Coco], object]:
+    return lambda coco: coco["annotations"][0].update(changes)
+
+
+def _image(**changes: Any) -> Callable[[Coco], object]:
+    return lambda coco: coco["images"][0].update(changes)
+
+
+EDITS: dict[str, tuple[Callable[[Coco], object], str]] = {
+    "two points": (
+        _annotation(segmentation=[[1, 1, 5, 5]]),
+        "has a polygon with 2 different points (3 are needed)",
+    ),
+    "no area": (_annotation(segmentation=[[1, 1, 5, 5, 9, 9]]), "has a polygon without area"),
+    "outside": (
+        _annotation(segmentation=[[50, 1, 60, 1, 60, 9]]),
+        "has a polygon outside the image (40 x 30)",
+    ),
+    "words": (_annotation(segmentation=[["a"]]), "not numbers in pairs"),
+    "nan": (_annotation(segmentation=[[1, 1, float("nan"), 5, 9, 1]]), "not finite"),
+    "nothing": (_annotation(segmentation=[]), "has no segmentation"),
+    "empty RLE": (_annotation(segmentation={"size": [30, 40], "counts": [1200]}), "has an empty mask"),
+    "broken RLE": (_annotation(segmentation={"size": [30, 40], "counts": "x"}), "do not unpack"),
+    "no box": (_annotation(bbox=None), "has no box of four numbers"),
+    "flat box": (_annotation(bbox=[1, 1, 0, 5]), "has a box of no size"),
+    "no area given": (_annotation(area=None), "has no area"),
+    "unknown image": (_annotation(image_id=99), "belongs to image 99, which is not listed"),
+    "unknown category": (_annotation(category_id=9), "has category 9, which is not listed"),
+    "unknown class": (
+        lambda coco: coco["categories"].append({"id": 2, "name": "cup"}),
+        "has the class 'cup' that dataset.json lacks",
+    ),
+    "annotation id twice": (_annotation(id=2), "annotation id 2 is used 2 times"),
+    "image id twice": (_image(id=2), "image id 2"),
+    "missing file": (_image(file_name="images/none.jpg"), "none.jpg is missing"),
+    "leads out": (_image(file_name="../photos/0.jpg"), "outside"),
+    "other size": (_image(width=41), "says 41x30 pixels for images/"),
+    "no lists": (lambda coco: coco.pop("images"), "lacks one of the lists"),
+    "damaged": (_image(width="wide"), "train.json is damaged"),
+    "infinite": (_image(width=float("inf")), "train.json is damaged"),
+    "no photos": (lambda coco: coco.update(images=[], annotations=[]), "train.json has no photos"),
+}
+
+
+@pytest.mark.parametrize("case", EDITS)
+def test_errors_are_told_one_a_line(root: Path, capsys: pytest.CaptureFixture[str], case: str) -> None:
+    change, message = EDITS[case]
+    edit(root, change)
+    capsys.readouterr()
+    assert run("data", "check", root) == 1
+    errors = [line for line in capsys.readouterr().out.splitlines() if line.startswith("error: ")]
+    assert any(message in line for line in errors)
+
+
+def test_all_errors_are_told_at_once(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    edit(root, lambda coco: [annotation.update(segmentation=[]) for annotation in coco["annotations"]])
+    edit(root, _annotation(bbox=None), "val.json")
+    capsys.readouterr()
+    assert run("data", "check", root) == 1
+    assert "4 errors" in capsys.readouterr().out
+
+
+def test_a_truncated_photo(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photo = next((root / "images").iterdir())
+    save_photo(photo, 200, 200)
+    photo.write_bytes(photo.read_bytes()[:-500])
+    assert run("data", "check", root) == 1
+    assert f"{photo} cannot be read (image file is truncated" in capsys.readouterr().out
+
+
+def test_the_same_photo_in_two_splits_is_an_error_in_one_a_warning(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def files(name: str) -> list[str]:
+        return [image["file_name"] for image in json.loads((root / name).read_text())["images"]]
+
+    first, second, _ = files("train.json")
+    shutil.copy(root / first, root / second)
+    assert run("data", "check", root) == 0
+    assert f"warning: {second} and {first} in train are the same photo" in capsys.readouterr().out
+    (other,) = files("test.json")
+    shutil.copy(root / first, root / other)
+    assert run("data", "check", root) == 1
+    assert f"error: {other} in test and {first} in train are the same photo" in capsys.readouterr().out
+
+
+def test_warnings_do_not_fail(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    edit(root, _annotation(segmentation=[[5, 5, 43, 5, 5, 20]]))
+    edit(root, lambda coco: coco["annotations"].clear(), "val.json")
+    edit(root, lambda card: card["splits"].update(train=7), "dataset.json")
+    (root / "test.json").unlink()
+    capsys.readouterr()
+    assert run("data", "check", root) == 0
+    out = capsys.readouterr().out
+    assert "reaches 3.0 pixels out of the image" in out
+    assert "1 of 1 photos in val show no object" in out
+    assert "dataset.json counts 7 photos in train" in out
+    assert "there is no test.json" in out
+    assert "0 errors, 4 warnings" in out
+
+
+def test_a_class_that_is_never_seen_in_training(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    edit(root, lambda card: card["classes"].append("cup"), "dataset.json")
+    assert run("data", "check", root) == 0
+    assert "no object of class 'cup' in train" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "card", ["{", "[]", '{"classes": []}', '{"classes": [1]}', '{"classes": ["a", "a"]}']
+)
+def test_no_data_set(root: Path, capsys: pytest.CaptureFixture[str], card: str) -> None:
+    (root / "dataset.json").write_text(card)
+    assert run("data", "check", root) == 1
+    assert capsys.readouterr().err.startswith("error: ")
+    assert run("data", "check", root / "nowhere") == 1
+    assert "holds no data set" in capsys.readouterr().err

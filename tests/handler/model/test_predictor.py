@@ -1,0 +1,125 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from detectron2.data.transforms import ResizeShortestEdge
+from detectron2.structures import Instances
+from torch import nn
+
+from handler.model.detections import Detections
+from handler.model.engines import EngineError
+from handler.model.predictor import Predictor
+from handler.model.preprocess import resize
+from tests.toy_models import photo, quiet_detectron2, write_unpacked_archive
+
+PHOTOS = [photo(120, 160, seed=1), photo(96, 96, seed=2), photo(300, 150, seed=3)]
+
+
+def detectron2s(model: nn.Module, image: np.ndarray) -> Instances:
+    """What Detectron2 itself answers for an RGB image; boxes in its pixels, masks 28 × 28."""
+    # resized by us: test_resizing compares the pixels, and random layers make much of one level in one pixel
+    resized = resize(image, ResizeShortestEdge.get_output_shape(*image.shape[:2], 96, 160))
+    tensor = resized.flip(2).permute(2, 0, 1).float()
+    with torch.no_grad(), quiet_detectron2():
+        found = model.inference([{"image": tensor}], do_postprocess=False)[0]
+    found.pred_boxes.scale(image.shape[1] / tensor.shape[2], image.shape[0] / tensor.shape[1])
+    found.pred_boxes.clip(image.shape[:2])
+    return found[found.pred_boxes.nonempty()]
+
+
+def assert_same(found: Detections, expected: Instances, *, boxes: float, scores: float, masks: float) -> None:
+    """Equal to tolerances: ``boxes`` in pixels, ``scores`` and ``masks`` in probability."""
+    assert len(found.scores) == len(expected) > 0
+    np.testing.assert_allclose(found.scores, expected.scores, rtol=0, atol=scores)
+    np.testing.assert_allclose(found.boxes, expected.pred_boxes.tensor, rtol=0, atol=boxes)
+    np.testing.assert_array_equal(found.class_ids, expected.pred_classes)
+    np.testing.assert_allclose(found.masks, expected.pred_masks[:, 0], rtol=0, atol=masks)
+
+
+@pytest.fixture(scope="module")
+def fp32(toy: tuple[Path, nn.Module]) -> Predictor:
+    return Predictor.load(toy[0], device="cpu", precision="fp32", engine="torch")
+
+
+@pytest.mark.parametrize("image", PHOTOS, ids=lambda image: f"{image.shape[1]}x{image.shape[0]}")
+def test_fp32_equals_detectron2(toy: tuple[Path, nn.Module], fp32: Predictor, image: np.ndarray) -> None:
+    (found,) = fp32.predict([image])
+    assert_same(found, detectron2s(toy[1], image), boxes=0.01, scores=1e-3, masks=0.01)
+
+
+def test_the_output_is_what_the_interface_says(fp32: Predictor) -> None:
+    for image, found in zip(PHOTOS, fp32.predict(PHOTOS), strict=True):
+        count = len(found.scores)
+        assert (found.boxes.shape, found.boxes.dtype) == ((count, 4), np.float32)
+        assert (found.scores.shape, found.scores.dtype) == ((count,), np.float32)
+        assert (found.class_ids.shape, found.class_ids.dtype) == ((count,), np.int64)
+        assert (found.masks.shape, found.masks.dtype) == ((count, 28, 28), np.float32)
+        assert 0 < count <= 300
+        assert np.all(np.diff(found.scores) <= 0)
+        assert found.scores.min() > 0.05
+        assert found.boxes.min() >= 0
+        assert np.all(found.boxes[:, 2:] <= (image.shape[1], image.shape[0]))
+        assert np.all(found.boxes[:, 2:] > found.boxes[:, :2])
+        assert 0 <= found.masks.min() < found.masks.max() <= 1
+
+
+def test_a_mixed_batch_equals_one_by_one(fp32: Predictor) -> None:
+    for together, image in zip(fp32.predict(PHOTOS), PHOTOS, strict=True):
+        (alone,) = fp32.predict([image])
+        np.testing.assert_array_equal(together.boxes, alone.boxes)
+        np.testing.assert_array_equal(together.masks, alone.masks)
+
+
+def test_images_padded_together_find_the_same(toy: tuple[Path, nn.Module], fp32: Predictor) -> None:
+    # a GPU's way, tried on the CPU: one batch of two sizes, the smaller padded
+    images = [photo(96, 128, seed=4), photo(96, 120, seed=5)]
+    with torch.inference_mode():
+        for image, found in zip(images, fp32._run([torch.from_numpy(i) for i in images]), strict=True):
+            expected = detectron2s(toy[1], image)
+            # padding reaches past the border only, so strong detections stay where they were
+            assert abs(len(found) - len(expected)) <= 3
+            np.testing.assert_allclose(found.scores[:3], expected.scores[:3], atol=0.02)
+
+
+def test_nothing_found(toy: tuple[Path, nn.Module], fp32: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fp32._roi_heads._predictor, "test_score_thresh", 1.0)
+    (found,) = fp32.predict([PHOTOS[0]])
+    assert found.boxes.shape == (0, 4)
+    assert found.masks.shape == (0, 28, 28)
+
+
+def test_an_empty_batch_is_no_error(fp32: Predictor) -> None:
+    assert fp32.predict([]) == []
+
+
+def test_bf16_is_close_to_fp32(tmp_path: Path) -> None:
+    # VoVNet-19 is shallow: through 50 random layers of the others, rounding grows too much to compare boxes
+    write_unpacked_archive(tmp_path, "vovnet19_fpn")
+    fp32, bf16 = (
+        Predictor.load(tmp_path, device="cpu", precision=p, engine="torch") for p in ("fp32", "bf16")
+    )
+    assert bf16.precision == "bf16"
+    (exact,), (rounded,) = fp32.predict([PHOTOS[0]]), bf16.predict([PHOTOS[0]])
+    nearest = np.abs(rounded.boxes - exact.boxes[0]).max(axis=1).argmin()
+    np.testing.assert_allclose(rounded.boxes[nearest], exact.boxes[0], atol=2)
+    assert abs(rounded.scores[nearest] - exact.scores[0]) < 0.1
+    assert 0 < np.abs(rounded.masks[nearest] - exact.masks[0]).mean() < 0.05
+
+
+def test_unknown_engine_is_refused(toy: tuple[Path, nn.Module]) -> None:
+    with pytest.raises(EngineError, match="'tensorrt'"):
+        Predictor.load(toy[0], device="cpu", engine="tensorrt")
+
+
+def test_openvino_without_its_model_is_refused(toy: tuple[Path, nn.Module]) -> None:
+    with pytest.raises(EngineError, match="no OpenVINO model"):
+        Predictor.load(toy[0], device="cpu", engine="openvino")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_gpu_equals_cpu(toy: tuple[Path, nn.Module], fp32: Predictor) -> None:
+    gpu = Predictor.load(toy[0], device="cuda", precision="fp32")
+    (found,), (expected,) = gpu.predict([PHOTOS[0]]), fp32.predict([PHOTOS[0]])
+    np.testing.assert_allclose(found.scores[:5], expected.scores[:5], atol=1e-2)

