@@ -1,0 +1,97 @@
+"""``maskrcnn``: the commands of all rooms under one name.
+
+A room is imported when one of its commands is asked for, and its ``cli`` module imports torch and TorchServe inside
+the functions that need them, so ``maskrcnn --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+import click
+
+SECTIONS = {
+    "From photos to an archive": {
+        "data": "finetune.cli:data",
+        "train": "finetune.cli:train",
+        "evaluate": "finetune.cli:evaluate",
+        "compare": "finetune.cli:compare",
+        "publish": "finetune.cli:publish",
+        "export": "finetune.cli:export",
+    },
+    "From an archive to masks": {
+        "predict": "handler.predict.cli:predict",
+        "serve": "serve_config.cli:serve",
+        "web": "web_client.cli:web",
+        "doctor": "serve_config.cli:doctor",
+    },
+}
+COMMANDS = {name: place for section in SECTIONS.values() for name, place in section.items()}
+
+EPILOG = """\b
+Example:
+  maskrcnn data balloon
+  maskrcnn train mobilenetv2_fpn --data data/balloon --weights imagenet
+  maskrcnn export runs/mobilenetv2_fpn
+  maskrcnn serve start
+  maskrcnn web
+"""
+
+
+class _LazyGroup(click.Group):
+    """Imports a command when it is asked for, and lists the commands by section."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[name].partition(":")
+        return getattr(import_module(module), attribute)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for title, names in SECTIONS.items():
+            rows = [
+                (name, command.get_short_help_str(90))
+                for name in names
+                if (command := self.get_command(ctx, name))
+            ]
+            with formatter.section(title):
+                formatter.write_dl(rows)
+
+
+@click.group(cls=_LazyGroup, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="detectron2-maskrcnn-service", message="%(version)s")
+def maskrcnn() -> None:
+    """Fine-tune Mask R-CNN on your photos, serve it, and see the masks."""
+
+
+def run(command: click.Command, prog_name: str, args: Sequence[str] | None = None) -> int:
+    """Run a command line; return its exit status: 0, 1 (failed), 2 (wrong usage) or 130 (Ctrl-C).
+
+    Every entry point goes through here: ``maskrcnn``, and ``python -m`` of each room.
+    """
+    try:
+        status = command.main(args, prog_name, standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort) as stopped:
+        click.echo(str(stopped) or "stopped", err=True)
+        return 130
+    except BrokenPipeError:  # the reader has seen enough: `maskrcnn data check DIR | head`
+        sys.stdout = None  # type: ignore[assignment] # nothing left to flush at exit
+        return 141
+    return status if isinstance(status, int) else 0
+
+
+def main() -> None:
+    """The console script."""
+    sys.exit(run(maskrcnn, "maskrcnn"))
+
+
+if __name__ == "__main__":
+    main()
