@@ -3,19 +3,16 @@
 Nothing is verified here: what a file must be is known to the caller.
 """
 
-import contextlib
-import fcntl
-import hashlib
 import http.client
 import os
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 from tqdm import tqdm
 
 from finetune.errors import UserError
+from finetune.files import locked
 
 CHUNK = 1 << 18  # bytes
 TIMEOUT = 30  # seconds without a byte
@@ -24,12 +21,6 @@ TIMEOUT = 30  # seconds without a byte
 def cache_folder() -> Path:
     """Where downloads are kept: ``$MASKRCNN_CACHE``, else ``~/.cache/maskrcnn``."""
     return Path(os.environ.get("MASKRCNN_CACHE") or Path.home() / ".cache" / "maskrcnn")
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def download(url: str, target: Path, *, max_bytes: int) -> Path:
@@ -51,7 +42,7 @@ def download(url: str, target: Path, *, max_bytes: int) -> Path:
     part = target.with_name(target.name + ".part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _alone_in(target.parent):
+        with locked(target.parent, wait=True):  # two processes would append to one part
             if not target.is_file():
                 _fetch(url, part, max_bytes)
                 os.replace(part, target)
@@ -61,17 +52,6 @@ def download(url: str, target: Path, *, max_bytes: int) -> Path:
             f"cannot download {url} ({reason}): fetch that file in another way and put it at {target}"
         ) from None
     return target
-
-
-@contextlib.contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Wait for other processes that download into the folder: two would append to one part."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _fetch(url: str, part: Path, max_bytes: int) -> None:

@@ -1,9 +1,11 @@
-"""What goes wrong on the user's side, told in one sentence."""
+"""Errors that the user can fix."""
+
+import click
 
 
-class UserError(Exception):
-    """Something that the user can mend.
+class UserError(click.ClickException):
+    """A problem that the user can fix.
 
-    The message is one sentence that says what is wrong and what to do about it. The command line prints it as
-    ``error: …`` and exits with status 1; no stack trace is shown.
+    The message is one sentence: what is wrong, then what to do about it. The command line prints it as
+    ``Error: …`` without a stack trace and exits with status 1.
     """

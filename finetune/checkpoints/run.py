@@ -14,9 +14,9 @@ from typing import Any
 
 import yaml
 
-from finetune.checkpoints.run_folder import BEST, read_json
-from finetune.download import sha256_of
+from finetune.checkpoints.run_folder import BEST
 from finetune.errors import UserError
+from finetune.files import read_json, sha256_of
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,9 @@ from typing import Any
 from finetune.data.dataset import already_made, write_dataset
 from finetune.data.importers.via import read_via, to_photos
 from finetune.data.split import split_names
-from finetune.download import cache_folder, download, sha256_of
+from finetune.download import cache_folder, download
 from finetune.errors import UserError
+from finetune.files import sha256_of
 
 URL = "https://github.com/matterport/Mask_RCNN/releases/download/v2.1/balloon_dataset.zip"
 # The checksum of the zip itself is not published; these are of its two annotation files.

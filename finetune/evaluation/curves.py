@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from finetune.checkpoints.run_folder import write_atomically
+from finetune.files import write_atomically
 
 LOSSES = {
     "total_loss": "total",

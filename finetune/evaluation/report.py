@@ -55,10 +55,10 @@ def run(args: argparse.Namespace) -> int:
 
     from finetune.checkpoints.runs import load_model, open_run
     from finetune.data.dataset import class_names, load_split, read_card
-    from finetune.download import sha256_of
     from finetune.evaluation.coco_eval import evaluate_results
     from finetune.evaluation.inference import predict
     from finetune.evaluation.report_files import new_folder, report_rows, write_report
+    from finetune.files import sha256_of
     from finetune.training.machine import describe_machine, package_versions
 
     if not 0 <= args.score <= 1:

@@ -8,7 +8,6 @@ archive renamed into place. What runs the model (``handler``) is copied and star
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
 import re
 import shutil
@@ -25,8 +24,9 @@ import yaml
 
 from finetune.checkpoints.run import Trained, read_trained
 from finetune.errors import UserError
-from finetune.export.archived import execute, run_archived, say, write_json
+from finetune.export.archived import execute, run_archived, say
 from finetune.export.int8 import add_int8
+from finetune.files import sha256_of, write_json
 
 MODEL_NAME = "maskrcnn"
 ARCHIVE_FORMAT = 1
@@ -224,15 +224,13 @@ def _stage(trained: Trained, version: str, options: Options, staged: Path) -> di
     (staged / "config.yaml").write_text(yaml.safe_dump(served, sort_keys=True), encoding="utf-8")
     weights = staged / "model.safetensors"
     shutil.copyfile(trained.weights, weights)
-    with weights.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
     card = {
         "format": ARCHIVE_FORMAT,
         "name": MODEL_NAME,
         "version": version,
         "backbone": trained.record["backbone"],
         "classes": trained.record["classes"],
-        "weights_sha256": digest,
+        "weights_sha256": sha256_of(weights),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "evaluation": trained.evaluation,
         "training": trained.record,

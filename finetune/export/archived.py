@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import subprocess
 import sys
@@ -33,11 +32,6 @@ def execute(command: list[str], what: str, env: dict[str, str] | None = None) ->
             f"it crashed with {signal.Signals(-done.returncode).name}" if done.returncode < 0 else "no reason"
         ]
     raise UserError(f"{what} failed ({lines[-1].strip()}): no archive was written")
-
-
-def write_json(path: Path, content: object) -> None:
-    """Write JSON, readable by people. (Everything here is staged: there is no need for care on the way.)"""
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def say(step: str) -> None:

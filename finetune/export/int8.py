@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from finetune.export.archived import run_archived, say, write_json
+from finetune.export.archived import run_archived, say
+from finetune.files import write_json
 
 MODULE = "handler.build.quantize"
 

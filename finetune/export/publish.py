@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 
 from finetune.checkpoints.run import read_trained
-from finetune.checkpoints.run_folder import write_atomically
 from finetune.errors import UserError
+from finetune.files import write_atomically
 
 DESCRIPTION = """\
 Write a run's best weights in half precision, with its config, classes and record inside, as one .safetensors file

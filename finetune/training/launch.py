@@ -237,8 +237,8 @@ def _config_of(run: Path, args: argparse.Namespace, classes: list[str]) -> CfgNo
     Raises:
         UserError: there is no run, or it is of another backbone or other classes.
     """
-    from finetune.checkpoints.run_folder import read_json
     from finetune.configs.keys import read_config
+    from finetune.files import read_json
 
     for word in [*args.overrides[:1], *(["--weights"] if args.weights else [])]:
         raise UserError(

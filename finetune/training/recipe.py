@@ -31,18 +31,15 @@ from finetune.checkpoints.initial_weights import load_weights
 from finetune.checkpoints.run_folder import (
     forget_after,
     load_last,
-    locked,
-    read_json,
     save_best,
     save_last,
-    write_atomically,
-    write_json,
     write_metrics,
 )
 from finetune.data.dataset import class_names, load_split
 from finetune.errors import UserError
 from finetune.evaluation.coco_eval import evaluate_model
 from finetune.evaluation.curves import draw_curves
+from finetune.files import locked, read_json, write_atomically, write_json
 from finetune.training.dataloader import TrainingBatches, scene_drawer, training_loader
 from finetune.training.machine import computes_in_bfloat16, describe_machine, package_versions
 from finetune.training.optim import WeightAverage, build_optimizer, learning_rate, set_learning_rate

@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from finetune.checkpoints.run_folder import read_json
+from finetune.files import read_json
 from tests.benchmarks.measuring import machine, save, table
 
 ROWS = {

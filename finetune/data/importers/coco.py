@@ -16,8 +16,8 @@ from finetune.data.dataset import Instance, Photo, already_made, read_json, writ
 from finetune.data.masks import Segmentation, box_and_area, clean_polygon, encode_mask, to_rle
 from finetune.data.photos import open_photo, orientation_of, photo_path, upright_size
 from finetune.data.split import plan_splits
-from finetune.download import sha256_of
 from finetune.errors import UserError
+from finetune.files import sha256_of
 
 
 @dataclass(frozen=True)

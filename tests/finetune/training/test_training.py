@@ -11,9 +11,9 @@ import psutil
 import pytest
 import torch
 
-from finetune.checkpoints.run_folder import write_atomically
 from finetune.cli import main
 from finetune.errors import UserError
+from finetune.files import write_atomically
 
 REPOSITORY = Path(__file__).parents[3]
 TOY = [
@@ -248,7 +248,7 @@ def test_two_trainings_in_one_folder(data, tmp_path, capsys):
     with open(run / ".lock", "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         assert train(data, run) == 1
-    assert "another training" in capsys.readouterr().err
+    assert "another process is writing" in capsys.readouterr().err
 
 
 def test_loss_that_is_no_number(data, tmp_path, capsys):
