@@ -80,10 +80,11 @@ def run(command: click.Command, prog_name: str, args: Sequence[str] | None = Non
         error.show()
         return error.exit_code
     except (KeyboardInterrupt, click.Abort) as stopped:
-        click.echo(str(stopped) or "stopped", err=True)
+        # click replaces KeyboardInterrupt by Abort; the message is in the original
+        click.echo(str(stopped.__cause__ or stopped) or "stopped", err=True)
         return 130
     except BrokenPipeError:  # the reader has seen enough: `maskrcnn data check DIR | head`
-        sys.stdout = None  # type: ignore[assignment] # nothing left to flush at exit
+        sys.stdout = None  # nothing left to flush at exit
         return 141
     return status if isinstance(status, int) else 0
 
