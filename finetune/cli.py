@@ -1,56 +1,58 @@
-"""The command line ``python -m finetune COMMAND``.
+"""The commands of this room, and the group that ``python -m finetune`` runs.
 
-Every command lives in a module of its own that offers ``add_parser(subparsers)``. Heavy imports wait until a
-command runs, so that ``--help`` answers at once.
+Modules that define commands import only click and the standard library; torch and Detectron2 are imported when a
+command runs, so ``--help`` answers at once.
 """
 
+from __future__ import annotations
+
 import argparse
-import sys
 from collections.abc import Sequence
+from importlib import import_module
+from importlib.util import find_spec
 
-import finetune.data.cli
-import finetune.evaluation.compare
-import finetune.evaluation.report
-import finetune.export.archive
-import finetune.export.publish
-import finetune.training.launch
-from finetune.errors import UserError
+import click
 
-COMMANDS = (
-    finetune.data.cli,
-    finetune.training.launch,
-    finetune.evaluation.report,
-    finetune.evaluation.compare,
-    finetune.export.publish,
-    finetune.export.archive,
-)
+from finetune.export.cli import export, publish
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The parser of all commands; ``args.run`` is the chosen one, a function ``(args) -> exit status``."""
-    parser = argparse.ArgumentParser(
-        prog="python -m finetune",
-        description="Fine-tune Detectron2's Mask R-CNN on a small data set and package it for TorchServe.",
-    )
-    subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
-    for command in COMMANDS:
-        command.add_parser(subparsers)
-    return parser
+def _command(name: str, module: str, old_module: str) -> click.Command:
+    """The command from its click module, or wrapped around the argparse one that it replaces."""
+    if find_spec(module) and hasattr(import_module(module), name):
+        return getattr(import_module(module), name)
+
+    @click.command(name, add_help_option=False, context_settings={"ignore_unknown_options": True})
+    @click.argument("words", nargs=-1, type=click.UNPROCESSED)
+    def command(words: tuple[str, ...]) -> int:
+        parser = argparse.ArgumentParser("python -m finetune")
+        import_module(old_module).add_parser(parser.add_subparsers())
+        args, rest = parser.parse_known_args([name, *words])
+        if not hasattr(args, "overrides") or any(word.startswith("--") for word in rest):
+            args = parser.parse_args([name, *words])
+        else:
+            args.overrides += rest
+        return args.run(args)
+
+    return command
+
+
+data = _command("data", "finetune.data.cli", "finetune.data.cli")
+train = _command("train", "finetune.training.cli", "finetune.training.launch")
+evaluate = _command("evaluate", "finetune.evaluation.cli", "finetune.evaluation.report")
+compare = _command("compare", "finetune.evaluation.cli", "finetune.evaluation.compare")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def finetune() -> None:
+    """Fine-tune Mask R-CNN on your photos and package it for TorchServe."""
+
+
+for _each in (data, train, evaluate, compare, publish, export):
+    finetune.add_command(_each)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command. Exit status: 0 done, 1 an error that the user can mend, 2 wrong usage, 130 Ctrl-C."""
-    parser = build_parser()
-    args, rest = parser.parse_known_args(argv)
-    if not hasattr(args, "overrides") or any(argument.startswith("--") for argument in rest):
-        args = parser.parse_args(argv)  # complains of what it does not know
-    else:
-        args.overrides += rest  # argparse leaves the KEY VALUE pairs that stand behind an option
-    try:
-        return args.run(args)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt as interrupt:
-        print(str(interrupt) or "stopped", file=sys.stderr)
-        return 130
+    """Run a command line; return its exit status."""
+    from maskrcnn import run
+
+    return run(finetune, "python -m finetune", argv)

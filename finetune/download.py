@@ -1,8 +1,6 @@
-"""Fetch a file by URL: resumed where it broke off, kept in a cache.
+"""Download files into a cache: resumed after an interruption, verified by checksum."""
 
-Nothing is verified here: what a file must be is known to the caller.
-"""
-
+import hashlib
 import http.client
 import os
 import urllib.error
@@ -23,38 +21,43 @@ def cache_folder() -> Path:
     return Path(os.environ.get("MASKRCNN_CACHE") or Path.home() / ".cache" / "maskrcnn")
 
 
-def download(url: str, target: Path, *, max_bytes: int) -> Path:
-    """Fetch ``url`` to ``target``; a file that lies there already is kept.
+def download(url: str, target: Path, *, max_bytes: int, checksum: tuple[str, str] | None = None) -> Path:
+    """Download ``url`` to ``target``, unless that file exists.
 
-    The bytes go to ``target`` + ``.part`` first, and a later call goes on where that ends (HTTP Range).
+    The bytes go to ``target`` + ``.part`` first, which a later call resumes (HTTP Range).
 
     Args:
         url: http, https or file.
-        max_bytes: refuse more than this.
+        max_bytes: the largest size to accept.
+        checksum: (algorithm, leading hex digits), such as ``("sha256", "b0353104")``; an existing file is verified too.
 
     Raises:
-        UserError: unreachable or too large; it names the file to fetch by hand and where to put it.
+        UserError: unreachable (the message names the file to download by hand and where to put it), too large, or
+            another file than ``checksum`` says.
     """
-    if target.is_file():
-        return target
     if not url.startswith(("http://", "https://", "file://")):
-        raise UserError(f"{url} is no URL to download from: it must begin with https://, http:// or file://")
+        raise UserError(
+            f"{url} is not a URL to download from: it must begin with https://, http:// or file://"
+        )
     part = target.with_name(target.name + ".part")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with locked(target.parent, wait=True):  # two processes would append to one part
-            if not target.is_file():
-                _fetch(url, part, max_bytes)
-                os.replace(part, target)
+        if not target.is_file():
+            with locked(target.parent, wait=True):  # two processes must not append to the same part
+                if not target.is_file():
+                    _fetch(url, part, max_bytes)
+                    os.replace(part, target)
     except (OSError, http.client.HTTPException) as error:  # urllib's URLError is an OSError
         reason = getattr(error, "reason", None) or str(error) or type(error).__name__
         raise UserError(
-            f"cannot download {url} ({reason}): fetch that file in another way and put it at {target}"
+            f"cannot download {url} ({reason}): download that file in another way and put it at {target}"
         ) from None
+    if checksum:
+        _verify(target, url, *checksum)
     return target
 
 
 def _fetch(url: str, part: Path, max_bytes: int) -> None:
+    """Append to ``part`` what it lacks of ``url``."""
     have = part.stat().st_size if part.is_file() else 0
     headers = {"User-Agent": "detectron2-maskrcnn-service"} | ({"Range": f"bytes={have}-"} if have else {})
     request = urllib.request.Request(url, headers=headers)  # noqa: S310 the scheme was checked
@@ -62,27 +65,25 @@ def _fetch(url: str, part: Path, max_bytes: int) -> None:
         response = urllib.request.urlopen(request, timeout=TIMEOUT)  # noqa: S310
     except urllib.error.HTTPError as error:
         error.close()  # it holds the connection
-        if error.code != 416 or not have:  # 416: our part is as long as the file, or of an older file
+        if error.code != 416 or not have:  # 416: the part is already as long as the file
             raise
         part.unlink()
         return _fetch(url, part, max_bytes)
     with response:
         if not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
-            have = 0  # the server sends all of it
+            have = 0  # the server ignores the range and sends the whole file
         length = int(response.headers.get("Content-Length") or 0)
         total = have + length
-        with (
-            part.open("ab" if have else "wb") as file,
-            tqdm(
-                total=total or None,
-                initial=have,
-                unit="B",
-                unit_scale=True,
-                desc=part.stem,
-                leave=False,
-                disable=None,
-            ) as bar,
-        ):
+        bar = tqdm(
+            total=total or None,
+            initial=have,
+            unit="B",
+            unit_scale=True,
+            desc=part.stem,
+            leave=False,
+            disable=None,
+        )
+        with part.open("ab" if have else "wb") as file, bar:
             while chunk := response.read(CHUNK):
                 have += len(chunk)
                 if have > max_bytes:
@@ -91,5 +92,18 @@ def _fetch(url: str, part: Path, max_bytes: int) -> None:
                 file.write(chunk)
                 bar.update(len(chunk))
     if length and have < total:
-        raise OSError(f"it broke off after {have:,} of {total:,} bytes; the same command goes on from there")
+        raise OSError(
+            f"the connection broke off after {have:,} of {total:,} bytes; the same command goes on from there"
+        )
     return None
+
+
+def _verify(path: Path, url: str, algorithm: str, prefix: str) -> None:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()
+    if not digest.startswith(prefix):
+        path.unlink()
+        raise UserError(
+            f"{url} has changed or was damaged on the way (its {algorithm} begins with {digest[: len(prefix)]}, not "
+            f"{prefix}): the file was removed; run the command again, or give --weights another file"
+        )

@@ -5,7 +5,7 @@ Detectron2's ``BACKBONE_REGISTRY``. It holds definitions only and needs nothing 
 of it travels inside every model archive.
 """
 
-from .config import BACKBONES, add_backbone_config, load_config
+from .config import BACKBONES, add_backbone_config, build_config, load_config
 from .mobilenetv2 import MobileNetV2, build_mobilenetv2_fpn_backbone
 from .vovnet import VoVNet, build_vovnet_fpn_backbone
 
@@ -14,6 +14,7 @@ __all__ = [
     "MobileNetV2",
     "VoVNet",
     "add_backbone_config",
+    "build_config",
     "build_mobilenetv2_fpn_backbone",
     "build_vovnet_fpn_backbone",
     "load_config",

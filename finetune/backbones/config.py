@@ -1,6 +1,8 @@
 """The config nodes of our two backbones, and the reader of a saved config."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from detectron2.config import CfgNode, get_cfg
 
@@ -10,9 +12,9 @@ BACKBONES = ("resnet50_fpn", "resnet101_fpn", "mobilenetv2_fpn", "vovnet19_fpn")
 def add_backbone_config(cfg: CfgNode) -> None:
     """Add ``MODEL.MOBILENETV2`` and ``MODEL.VOVNET`` with their defaults to a Detectron2 config, in place."""
     cfg.MODEL.MOBILENETV2 = CfgNode()
-    # which feature maps leave the backbone: res2..res5, strides 4, 8, 16, 32
+    # the feature maps to return, of res2..res5 (strides 4, 8, 16, 32)
     cfg.MODEL.MOBILENETV2.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
-    # any name of detectron2.layers.get_norm; batches of a few photos are too small for batch statistics
+    # a name that detectron2.layers.get_norm knows; frozen, because batches of a few photos have poor statistics
     cfg.MODEL.MOBILENETV2.NORM = "FrozenBN"
 
     cfg.MODEL.VOVNET = CfgNode()
@@ -21,19 +23,27 @@ def add_backbone_config(cfg: CfgNode) -> None:
     cfg.MODEL.VOVNET.NORM = "FrozenBN"
 
 
-def load_config(path: str | Path) -> CfgNode:
-    """Read the ``config.yaml`` of a run or an archive: Detectron2's defaults, our nodes, the file on top.
+def build_config(values: Mapping[str, Any]) -> CfgNode:
+    """Build the config to run a model with: Detectron2's defaults, our nodes, then ``values``.
 
-    The ``FINETUNE`` node of a training run is left out: nothing that runs a model needs it. The YAML is read
-    safely, so a config from a stranger cannot run code.
+    The ``FINETUNE`` node of a training run is left out, since nothing that runs a model needs it.
+
+    Raises:
+        ValueError, KeyError: ``values`` is not a config of this Detectron2.
+    """
+    cfg = get_cfg()
+    add_backbone_config(cfg)
+    cfg.merge_from_other_cfg(CfgNode({key: value for key, value in values.items() if key != "FINETUNE"}))
+    return cfg
+
+
+def load_config(path: str | Path) -> CfgNode:
+    """Read the ``config.yaml`` of a run or an archive; see :func:`build_config`.
+
+    The YAML is read safely: a config from a stranger cannot run code.
 
     Raises:
         OSError: the file cannot be read.
         yaml.YAMLError, ValueError, KeyError: it is not a config of this Detectron2.
     """
-    cfg = get_cfg()
-    add_backbone_config(cfg)
-    values = CfgNode.load_yaml_with_base(str(path), allow_unsafe=False)
-    values.pop("FINETUNE", None)
-    cfg.merge_from_other_cfg(CfgNode(values))
-    return cfg
+    return build_config(CfgNode.load_yaml_with_base(str(path), allow_unsafe=False))

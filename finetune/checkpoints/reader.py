@@ -1,4 +1,4 @@
-"""Read a checkpoint file into named tensors, without ever running code that it carries."""
+"""Read a checkpoint file into named tensors without running any code that it contains."""
 
 import codecs
 import pickle
@@ -12,8 +12,8 @@ from safetensors import SafetensorError, safe_open
 
 from finetune.errors import UserError
 
-# What a pickle of NumPy arrays in containers needs, and nothing that can act. The arrays' module was renamed
-# in NumPy 2: files of both ages are read.
+# Everything that a pickle of NumPy arrays in containers refers to; none of it can run code. NumPy 2 renamed the
+# arrays' module, so both names are listed.
 _NUMPY_FUNCTIONS: tuple[Any, ...] = (np.empty(0).__reduce__()[0], np.float32(0).__reduce__()[0])
 _ALLOWED: dict[str, Any] = {
     f"numpy.{core}.multiarray.{function.__name__}": function
@@ -33,23 +33,23 @@ _WRAPPERS = ("model", "state_dict", "model_state", "blobs")
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Unpickles containers and NumPy arrays; any other class or function is an error."""
+    """Unpickles containers and NumPy arrays, and refuses every other class or function."""
 
     def find_class(self, module: str, name: str) -> Any:
         try:
             return _ALLOWED[f"{module}.{name}"]
         except KeyError:
-            raise pickle.UnpicklingError(f"it holds a {module}.{name}") from None
+            raise pickle.UnpicklingError(f"it contains {module}.{name}") from None
 
 
 def read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
     """Return the tensors of a ``.safetensors``, ``.pth`` (PyTorch) or ``.pkl`` (Detectron2, Caffe2) file.
 
-    A state dict wrapped in a training checkpoint (``{"model": …, "optimizer": …}``) is unwrapped; Caffe2's
-    momenta are left out. Tensors are on the CPU, in the type they were saved in.
+    A state dict inside a training checkpoint (``{"model": …, "optimizer": …}``) is unwrapped; Caffe2's momentum
+    tensors are skipped. Tensors are on the CPU, in the dtype of the file.
 
     Raises:
-        UserError: no such file, another suffix, unreadable, or objects in it that could run code.
+        UserError: the file is missing, has another suffix, is damaged, or holds objects that could run code.
     """
     if not path.is_file():
         raise UserError(f"there is no checkpoint at {path}: give coco, imagenet, none, a file or a URL")
@@ -60,11 +60,11 @@ def read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
     }
     if path.suffix not in readers:
         raise UserError(
-            f"{path} is no checkpoint that can be read: the name must end with {', '.join(readers)}"
+            f"{path} is not a known kind of checkpoint: the name must end with {', '.join(readers)}"
         )
     try:
         content = readers[path.suffix](path)
-    # pickles fail in as many ways as there are broken bytes
+    # damaged pickles raise almost any exception
     except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError, OSError, ValueError, LookupError,
             AttributeError, TypeError, MemoryError, OverflowError) as error:  # fmt: skip
         reason = next(iter(str(error).splitlines()), type(error).__name__)
@@ -85,24 +85,9 @@ def read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def read_metadata(path: Path) -> dict[str, str]:
-    """Return the metadata of a ``.safetensors`` file; empty for other kinds.
-
-    Raises:
-        UserError: the file cannot be read.
-    """
-    if path.suffix != ".safetensors":
-        return {}
-    try:
-        with safe_open(str(path), "pt") as file:
-            return file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} cannot be read as safetensors ({error}): fetch or save it again") from None
-
-
 def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
     with safe_open(str(path), "pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 it is no dict
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 not a dict
 
 
 def _read_torch(path: Path) -> Any:

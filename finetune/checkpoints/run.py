@@ -1,76 +1,297 @@
-"""What a training leaves, as others may have it: the weights' file, the config, the record, the evaluation.
-
-Read from a run folder, or from a checkpoint that ``publish`` wrote. The paths of the machine that trained do not
-travel: what ``export`` and ``publish`` write holds file names only.
-"""
+"""A trained model on disk: a run folder, or one checkpoint file that carries its config."""
 
 from __future__ import annotations
 
 import json
 import shlex
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
+from safetensors import SafetensorError, safe_open
 
-from finetune.checkpoints.run_folder import BEST
 from finetune.errors import UserError
-from finetune.files import read_json, sha256_of
+from finetune.files import read_json, reason_of, sha256_of, write_atomically
+
+if TYPE_CHECKING:
+    import torch
+    from detectron2.config import CfgNode
+    from detectron2.modeling import GeneralizedRCNN
+
+LAST = "last.pth"
+BEST = "model_best.safetensors"
+
+_BACKBONES_BY_BUILDER = {
+    "build_mobilenetv2_fpn_backbone": "mobilenetv2_fpn",
+    "build_vovnet_fpn_backbone": "vovnet19_fpn",
+}
 
 
-@dataclass(frozen=True)
-class Trained:
-    """A finished training."""
+class Run:
+    """A run folder that ``train`` writes, or a checkpoint file that ``publish`` writes.
 
-    weights: Path
-    config: dict[str, Any]
-    record: dict[str, Any]
-    """``run.json``: backbone, classes, data, init, iterations, seed, machine, versions, command."""
-    evaluation: dict[str, Any] | None
-    """``{"split", "images", "bbox": {"AP": …}, "segm": {…}}`` of the last ``evaluate``, or None where there was none of
-    these weights with this config.
+    ::
+
+        run = Run.open(Path("runs/mobilenetv2_fpn"))
+        run.classes, run.record["iterations"], run.evaluation
+        model = run.load_model()
+
+    Parts are read when first used. A file's config and record are in its safetensors metadata (``config``
+    as YAML, ``run`` as JSON); other checkpoints (``.safetensors``, ``.pth``, ``.pkl``) need a ``config.yaml``
+    beside them. Paths of the machine that trained are shortened to file names.
+
+    Args:
+        path: a run folder or a checkpoint. A folder may still be empty: training fills it.
+        overrides: ``KEY VALUE …`` on top of the recorded config.
     """
 
+    def __init__(self, path: Path, overrides: Sequence[str] = ()) -> None:
+        self.path = path
+        self.overrides = list(overrides)
+        self.folder = path.parent if path.is_file() else path
+        self.name = path.stem if path.is_file() else path.resolve().name
 
-def read_trained(path: Path) -> Trained:
-    """Open a run folder, or a published ``.safetensors`` checkpoint.
+    @classmethod
+    def open(cls, path: Path, overrides: Sequence[str] = ()) -> Run:
+        """A run that has weights.
+
+        Raises:
+            UserError: there are no weights, no config, or a part is damaged.
+        """
+        run = cls(path, overrides)
+        _ = run.weights, run.recorded_config, run.record
+        return run
+
+    # --- what training left ---------------------------------------------------------------------------------
+
+    @cached_property
+    def weights(self) -> Path:
+        """The checkpoint: the file itself, or the run folder's best one.
+
+        Raises:
+            UserError: there is none.
+        """
+        if self.path.is_file():
+            return self.path
+        if not self.path.is_dir():
+            raise UserError(
+                f"there is no run and no checkpoint at {self.path}: give a run folder or a .safetensors file"
+            )
+        if not (self.path / BEST).is_file():
+            raise UserError(
+                f"{self.path} holds no {BEST}: train until the first evaluation, or name a checkpoint"
+            )
+        return self.path / BEST
+
+    @cached_property
+    def recorded_config(self) -> dict[str, Any]:
+        """The training config as nested dicts, with its ``FINETUNE`` node and without overrides.
+
+        Raises:
+            UserError: the config is missing or damaged.
+        """
+        path = self.folder / "config.yaml"
+        try:
+            if text := self._metadata.get("config"):
+                config = yaml.safe_load(text)
+            else:
+                config = yaml.safe_load(path.read_text(encoding="utf-8"))
+            for key in config.get("FINETUNE", {}).keys() & {"INIT", "TEACHER"}:
+                config["FINETUNE"][key] = file_name(config["FINETUNE"][key])
+            config["MODEL"]["WEIGHTS"] = config["OUTPUT_DIR"] = ""
+        except FileNotFoundError:
+            raise UserError(
+                f"{self.path} comes without a config.yaml: put its run's config.yaml beside it"
+            ) from None
+        except (OSError, ValueError, yaml.YAMLError, AttributeError, KeyError, TypeError) as error:
+            raise self._unreadable_config(error) from None
+        return config
+
+    @cached_property
+    def config(self) -> CfgNode:
+        """The config to run the model with: Detectron2's defaults, the recorded config, the GPU if there is one, then
+        the overrides.
+
+        Raises:
+            UserError: the config is missing or damaged, or an override does not fit it.
+        """
+        import torch
+
+        from finetune.backbones import build_config
+        from finetune.configs.keys import override
+
+        try:
+            config = build_config(self.recorded_config)
+        except (ValueError, KeyError, AssertionError, AttributeError) as error:
+            raise self._unreadable_config(error) from None
+        config.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+        override(config, self.overrides)
+        return config
+
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        """``run.json``: backbone, classes, data, init, iterations, seed, machine, versions, command; or {}.
+
+        Raises:
+            UserError: it is damaged.
+        """
+        path = self.folder / "run.json"
+        if "run" in self._metadata:
+            record = json.loads(self._metadata["run"])
+            record.pop("evaluation", None)
+        elif path.is_file():
+            record = read_json(path, cure="restore it, or train again")
+        else:
+            return {}
+        if not isinstance(record, dict):
+            raise UserError(
+                f"{path} cannot be read (it is no record of a training): restore it, or train again"
+            )
+        return _without_folders(record)
+
+    @cached_property
+    def evaluation(self) -> dict[str, Any] | None:
+        """The last ``evaluate`` of these weights: ``{"split", "images", "bbox": {"AP": …}, "segm": {…}}``.
+
+        Of the test split if it was measured, else of val; None if there is none, or if it was made with a config other
+        than this one.
+        """
+        if self.overrides:
+            return None
+        if "run" in self._metadata:
+            return json.loads(self._metadata["run"]).get("evaluation")
+        if self.path.is_file():
+            return None
+        for split in ("test", "val"):
+            path = self.path / "evaluation" / split / "report.json"
+            if not path.is_file():
+                continue
+            report = read_json(path, cure="evaluate again")
+            if report.get("weights_sha256") == sha256_of(self.weights) and not report.get("overrides"):
+                return {"split": split, "images": report.get("images")} | {
+                    kind: {
+                        k: v
+                        for k, v in (report.get(kind) or {}).items()
+                        if v is None or isinstance(v, int | float)
+                    }
+                    for kind in ("bbox", "segm")
+                }
+        return None
+
+    @property
+    def classes(self) -> list[str] | None:
+        """The class names in the order of the class ids; None if nothing beside the checkpoint names them."""
+        if "classes" in self._metadata:
+            return json.loads(self._metadata["classes"])
+        return self.record.get("classes")
+
+    @property
+    def backbone(self) -> str:
+        """Our name of the config's backbone."""
+        return backbone_of(self.recorded_config)
+
+    def load_model(self) -> GeneralizedRCNN:
+        """Build the model with its weights, in evaluation mode, on the config's device.
+
+        Raises:
+            UserError: the checkpoint does not fill the model completely.
+        """
+        from detectron2.modeling import build_model
+
+        from finetune.checkpoints.initial_weights import load_weights
+
+        weights, config, backbone = self.weights, self.config, self.backbone
+        model = build_model(config).eval()
+        report = load_weights(model, str(weights), backbone)
+        if unfilled := report.missing + report.replaced:
+            raise UserError(
+                f"{weights} does not fit its config: {len(unfilled)} tensors such as {unfilled[0]} are missing or of "
+                "another shape; use the config.yaml that it was trained with"
+            )
+        return model
+
+    # --- what training writes -------------------------------------------------------------------------------
+
+    def save_best(self, weights: Mapping[str, torch.Tensor]) -> None:
+        """Write ``model_best.safetensors``."""
+        from safetensors.torch import save_file
+
+        tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
+        write_atomically(self.path / BEST, lambda path: save_file(tensors, path, {"format": "pt"}))
+
+    def save_last(self, state: Mapping[str, Any]) -> None:
+        """Write ``last.pth``: everything that ``--resume`` needs."""
+        import torch
+
+        write_atomically(self.path / LAST, lambda path: torch.save(state, path))
+
+    def load_last(self) -> dict[str, Any]:
+        """Read ``last.pth``, with tensors on the CPU, without running code from it.
+
+        Raises:
+            UserError: there is none, or it is damaged.
+        """
+        import torch
+
+        path = self.path / LAST
+        if not path.exists():
+            raise UserError(
+                f"{self.path} holds no {LAST} to resume from: leave --resume out to start a new run"
+            )
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # a damaged file raises anything from EOFError to UnpicklingError
+            raise UserError(
+                f"{path} is damaged: start a new run from the best checkpoint, with --weights {self.path / BEST}"
+            ) from error
+
+    # ---------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _metadata(self) -> dict[str, str]:
+        """The metadata of a ``.safetensors`` file; empty for a run folder and other files."""
+        if not self.path.is_file() or self.path.suffix != ".safetensors":
+            return {}
+        try:
+            with safe_open(str(self.path), "np") as file:
+                return file.metadata() or {}
+        except (SafetensorError, OSError) as error:
+            raise UserError(
+                f"{self.path} cannot be read as safetensors ({reason_of(error)}): fetch or save it again"
+            ) from None
+
+    def _unreadable_config(self, error: Exception) -> UserError:
+        reason = " ".join(str(error).split())
+        return UserError(
+            f"the config.yaml of {self.path} cannot be read ({reason}): restore it, or train again"
+        )
+
+
+def backbone_of(config: Mapping[str, Any]) -> str:
+    """Our name of the backbone of a config: a ``CfgNode``, or nested dicts.
 
     Raises:
-        UserError: there is none, it holds no weights yet, or a part of it is missing or damaged.
+        UserError: it is none of ours.
     """
-    if path.is_file():
-        from finetune.checkpoints.reader import read_metadata
-
-        metadata = read_metadata(path)
-        if not {"config", "run"} <= metadata.keys():
-            raise UserError(
-                f"{path} is a checkpoint without its config: give the run folder, or what `publish` made of it"
-            )
-        record = json.loads(metadata["run"])
-        return Trained(path, yaml.safe_load(metadata["config"]), record, record.pop("evaluation", None))
-    for name in (BEST, "config.yaml", "run.json"):
-        if not (path / name).is_file():
-            raise UserError(
-                f"{path} has no {name}: train first (python -m finetune train), then give its run folder"
-            )
     try:
-        config = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
-        for key in ("INIT", "TEACHER"):
-            config["FINETUNE"][key] = file_name(config["FINETUNE"].get(key, ""))
-        config["MODEL"]["WEIGHTS"] = config["OUTPUT_DIR"] = ""
-    except (OSError, yaml.YAMLError, AttributeError, KeyError, TypeError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{path / 'config.yaml'} is not a training config ({reason}): train again") from error
-    record = read_json(path / "run.json")
-    if not isinstance(record, dict) or not record.get("backbone") or not record.get("classes"):
+        builder = config["MODEL"]["BACKBONE"]["NAME"]
+        if builder == "build_resnet_fpn_backbone":
+            return f"resnet{config['MODEL']['RESNETS']['DEPTH']}_fpn"
+        return _BACKBONES_BY_BUILDER[builder]
+    except (KeyError, TypeError):
         raise UserError(
-            f"{path / 'run.json'} does not name a backbone and classes: it is damaged, train again"
-        )
-    return Trained(path / BEST, config, _portable(record), _evaluation(path))
+            "the config names none of our backbones: use one that this project's training wrote"
+        ) from None
 
 
-def _portable(record: dict[str, Any]) -> dict[str, Any]:
+def file_name(word: str) -> str:
+    """The last part of a path; any other word, and a URL, unchanged."""
+    return word if "://" in word else word.rsplit("/", 1)[-1]
+
+
+def _without_folders(record: dict[str, Any]) -> dict[str, Any]:
     """The record without the paths of the machine that trained."""
     record = dict(record)
     if init := record.get("init"):
@@ -78,29 +299,3 @@ def _portable(record: dict[str, Any]) -> dict[str, Any]:
     if command := record.get("command"):
         record["command"] = shlex.join(file_name(word) for word in shlex.split(command))
     return record
-
-
-def file_name(word: str) -> str:
-    """A path's last part; any other word, and a URL, as it is."""
-    return word if "://" in word else word.rsplit("/", 1)[-1]
-
-
-def _evaluation(run: Path) -> dict[str, Any] | None:
-    """The numbers of ``evaluate``'s report, of the test split if there is one; None before any evaluation.
-
-    A report of earlier weights, or with other settings, tells nothing of what is exported now.
-    """
-    sha256 = None
-    for split in ("test", "val"):
-        path = run / "evaluation" / split / "report.json"
-        if path.is_file():
-            report = json.loads(path.read_text(encoding="utf-8"))
-            sha256 = sha256 or sha256_of(run / BEST)
-            if report.get("weights_sha256") != sha256 or report.get("overrides"):
-                continue
-            summary: dict[str, Any] = {"split": split, "images": report.get("images")}
-            for kind in ("bbox", "segm"):
-                values = report.get(kind) or {}
-                summary[kind] = {k: v for k, v in values.items() if v is None or isinstance(v, int | float)}
-            return summary
-    return None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from finetune.errors import UserError
 
 if TYPE_CHECKING:
-    from finetune.checkpoints.runs import Run
+    from finetune.checkpoints.run import Run
     from finetune.evaluation.matching import ImageScore
 
 DESCRIPTION = """\
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     import numpy as np
     from tabulate import tabulate
 
-    from finetune.checkpoints.runs import load_model, open_run
+    from finetune.checkpoints.run import Run
     from finetune.data.dataset import class_names, load_split, read_card
     from finetune.evaluation.coco_eval import evaluate_results
     from finetune.evaluation.inference import predict
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
     if not 0 <= args.score <= 1:
         raise UserError(f"--score is a probability, not {args.score}: give a number from 0 to 1")
     classes, records = class_names(args.data), load_split(args.data, args.split)
-    trained = open_run(args.model, args.overrides)
+    trained = Run.open(args.model, args.overrides)
     if trained.classes is not None and trained.classes != classes:
         raise UserError(
             f"{args.model} knows the classes {', '.join(trained.classes)}, but {args.data} has"
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
         )
     output = args.output or _default_output(args.model, trained) / args.split
     with new_folder(output, marker="report.json") as folder:
-        model = load_model(trained)
+        model = trained.load_model()
         results, seconds = predict(model, records, trained.config, warm_up=True, progress=True)
         figures, scores, curves = evaluate_results(records, results, classes, score=args.score)
         inputs = trained.config.INPUT

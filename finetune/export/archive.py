@@ -1,13 +1,12 @@
-"""``python -m finetune export``: a run folder → a TorchServe archive that needs nothing but pip packages.
+"""Package a run as a TorchServe model archive that needs nothing but installed packages.
 
-Everything is staged in a temporary folder beside the target, packed by torch-model-archiver, unpacked again
-and tried on one picture in a process that sees only the archive and the installed packages; only then is the
-archive renamed into place. What runs the model (``handler``) is copied and started here, never imported.
+The archive is staged in a temporary folder beside its target, packed by torch-model-archiver, unpacked, and tried on
+one picture in a process that imports only the archive's own code; then it is renamed into place. The tools of
+``handler/build`` run from the source tree; neither they nor ``handler/predict`` are part of the archive.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 import shutil
@@ -15,236 +14,169 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from finetune.checkpoints.run import Trained, read_trained
+from finetune.checkpoints.run import Run
 from finetune.errors import UserError
-from finetune.export.archived import execute, run_archived, say
-from finetune.export.int8 import add_int8
-from finetune.files import sha256_of, write_json
+from finetune.export.int8 import build_with_int8
+from finetune.export.processes import announce, execute, run_scripts
+from finetune.files import reason_of, sha256_of, write_json
 
 MODEL_NAME = "maskrcnn"
 ARCHIVE_FORMAT = 1
 SOURCE = Path(__file__).resolve().parents[2]
+NOT_SERVED = {"handler/build", "handler/predict"}
+"""Packages that a server does not need, and so no archive carries."""
 
-DESCRIPTION = """\
-Package a trained run as a TorchServe model archive, try it once, and put it into the model store.
-
-  python -m finetune export runs/resnet50_fpn
-  python -m finetune export runs/resnet50_fpn_more_data --version resnet50_fpn.2
-  python -m finetune export runs/resnet50_fpn --int8 --calibration data/balloon --precision int8
-  python -m finetune export runs/resnet50_fpn INPUT.MIN_SIZE_TEST 480 MODEL.RPN.POST_NMS_TOPK_TEST 300
-"""
-
-MODEL_CONFIG = """\
-# How TorchServe serves this archive. Values here are the defaults; the management API can change the workers.
-minWorkers: {workers}
-maxWorkers: {workers}
-batchSize: {batch_size}        # a processor gains nothing from batches; on a GPU try 8
-maxBatchDelay: 20     # milliseconds to wait for a batch to fill
-responseTimeout: 120  # seconds
-startupTimeout: 300   # seconds: loading, compiling and warming up on a slow machine
-handler:
-  precision: {precision}     # auto | fp32 | bf16 | fp16, and int8 if the archive was exported with it
-  engine: auto        # auto | torch | openvino: auto is OpenVINO on a processor if the archive has it
-  threads: null       # cores of one worker; null shares the machine's among its workers
-  max_image_bytes: 20971520   # larger files are refused with 413
-  max_image_pixels: 25000000  # larger pictures are refused with 422, before they are decoded
-  warmup: [[768, 1024]]       # [height, width] of pictures to run at load, for the first visitor
-"""
+STARTUP_TIMEOUT = 300
+"""Seconds until a worker must be ready: loading, compiling and warming up take longer than TorchServe's 120 on a slow
+machine."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """What the archive shall carry; one attribute per flag of the command."""
+    """What the archive is to contain; one attribute per option of the command."""
 
     version: str | None = None
+    """Its version in TorchServe; None: the name of the backbone."""
     output: Path = Path("model_store")
     engine: str = "openvino"
     precision: str = "auto"
-    workers: int = 1
-    batch_size: int = 1
-    calibration: Path | None = None  # a data set: carry an int8 model as well, calibrated on its val split
-    overrides: Sequence[str] = ()  # KEY VALUE …: serve with another config than was trained with
+    workers: int | None = None
+    """TorchServe workers; None leaves it to the server, as does None for ``batch_size``."""
+    batch_size: int | None = None
+    calibration: Path | None = None
+    """A data set: add an int8 model, calibrated on its val split."""
+    overrides: Sequence[str] = ()
+    """``KEY VALUE …``: serve with a config other than that of the training."""
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the command ``export``."""
-    parser = subparsers.add_parser(
-        "export",
-        help="package a run as a TorchServe model archive (.mar)",
-        description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "run_folder", type=Path, metavar="RUN", help="a run folder, or a published checkpoint"
-    )
-    parser.add_argument(
-        "--version", help="the archive's version in TorchServe (default: the backbone's name)"
-    )
-    parser.add_argument(
-        "--output", type=Path, default=Options.output, metavar="DIR", help="default: %(default)s"
-    )
-    parser.add_argument(
-        "--engine",
-        choices=("openvino", "torch"),
-        default=Options.engine,
-        help="openvino (default) adds the network for OpenVINO, faster on processors; torch is smaller",
-    )
-    parser.add_argument(
-        "--precision",
-        choices=("auto", "fp32", "bf16", "fp16", "int8"),
-        default=Options.precision,
-        help="what to serve in; auto (default) chooses by the processor or GPU when the server starts",
-    )
-    parser.add_argument(
-        "--workers", type=_count, default=1, metavar="N", help="TorchServe workers (default: 1)"
-    )
-    parser.add_argument(
-        "--batch-size",
-        type=_count,
-        default=1,
-        metavar="N",
-        help="requests put together; for GPUs (default: 1)",
-    )
-    parser.add_argument(
-        "--int8",
-        action="store_true",
-        help="carry an 8-bit model as well (needs --calibration; its loss of AP is measured and recorded)",
-    )
-    parser.add_argument(
-        "--calibration", type=Path, metavar="DATA", help="a data set; its val split calibrates"
-    )
-    parser.add_argument(
-        "overrides",
-        nargs="*",
-        metavar="KEY VALUE",
-        help="config keys to serve with, such as INPUT.MIN_SIZE_TEST 480; the evaluation, made without, is left out",
-    )
-    parser.set_defaults(run=_run)
-
-
-def _run(args: argparse.Namespace) -> int:
-    if args.int8 != (args.calibration is not None):
-        raise UserError("--int8 and --calibration DATA go together: give both, or neither")
-    if args.precision == "int8" and not args.int8:
-        raise UserError("--precision int8 needs an 8-bit model in the archive: add --int8 --calibration DATA")
-    if args.int8 and args.engine != "openvino":
-        raise UserError("--int8 is for engine openvino: leave --engine torch out")
-    options = Options(
-        version=args.version,
-        output=args.output,
-        engine=args.engine,
-        precision=args.precision,
-        workers=args.workers,
-        batch_size=args.batch_size,
-        calibration=args.calibration,
-        overrides=args.overrides,
-    )
-    print(export(args.run_folder, options))
-    return 0
-
-
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be 1 or more")
-    return number
-
-
-def export(run: Path, options: Options = Options()) -> Path:
-    """Package a run folder or a published checkpoint; return the path of the archive, ``OUTPUT/maskrcnn_VERSION.mar``.
+def export(path: Path, options: Options = Options()) -> Path:
+    """Package a run folder or a published checkpoint; return the archive, ``OUTPUT/maskrcnn_VERSION.mar``.
 
     Raises:
-        UserError: the run is not complete, a value is not possible, or the archive fails its trial. An
-            archive that was there before is then untouched.
+        UserError: the run is incomplete, an option has an impossible value, or a step failed. An archive that was
+            there before is then unchanged.
     """
-    trained = _overridden(read_trained(run), options.overrides)
-    version = trained.record["backbone"] if options.version is None else options.version
+    run = Run.open(path, options.overrides)
+    if not run.classes:
+        raise UserError(
+            f"{path} does not name its classes (no run.json): give the run folder, or what `publish` made of it"
+        )
+    version = run.backbone if options.version is None else options.version
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", version):
         raise UserError(
-            f"--version {version!r} may hold letters, digits, '.', '_' and '-' only, first a letter or digit"
+            f"--version {version!r} is not possible: use letters, digits, '.', '_' and '-', first a letter or digit"
         )
     target = options.output / f"{MODEL_NAME}_{version}.mar"
     try:
         options.output.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".export-", dir=options.output) as folder:
-            work = Path(folder)
-            staged = work / "staged"
-            card = _stage(trained, version, options, staged)
-            if options.engine == "openvino":
-                say("converting the network for OpenVINO")
-                run_archived(staged, "handler.build.convert", staged, what="the conversion for OpenVINO")
-            if options.calibration:
-                card["int8"] = add_int8(staged, options.calibration, work)
-            write_json(staged / "archive.json", card)
-            say("packing")
-            archive = _pack(staged, version, work)
-            say("trying the archive on a picture")
-            with zipfile.ZipFile(archive) as packed:
-                packed.extractall(work / "unpacked")
-            run_archived(
-                work / "unpacked",
-                "handler.build.selftest",
-                work / "unpacked",
-                what="the trial of the archive",
-            )
-            os.replace(archive, target)
+            os.replace(_build(run, run.classes, version, options, Path(folder)), target)
     except OSError as error:
         raise UserError(
-            f"{target} cannot be written ({error.strerror or error}): see to the folder and its disk"
+            f"{target} cannot be written ({reason_of(error)}): check the folder and the free space"
         ) from error
     return target
 
 
-def _overridden(trained: Trained, overrides: Sequence[str]) -> Trained:
-    """With another config, and without the evaluation that was made before."""
-    if not overrides:
-        return trained
-    from detectron2.config import CfgNode
+def _build(run: Run, classes: list[str], version: str, options: Options, work: Path) -> Path:
+    """Stage, pack and try the archive in the temporary folder ``work``; return its path."""
+    staged, unpacked = work / "staged", work / "unpacked"
+    _copy_code(staged)
+    _write_config(run, staged)
+    _write_weights(run, staged / "model.safetensors")
+    _write_model_config(options, staged)
+    card = _card(run, classes, version, staged)
+    write_json(staged / "archive.json", card)  # the tools read it
+    if options.calibration:
+        card["int8"] = build_with_int8(staged, classes, options.calibration, work, SOURCE)
+        write_json(staged / "archive.json", card)
+    elif options.engine == "openvino":
+        announce("converting the network for OpenVINO")
+        convert = SOURCE / "handler" / "build" / "convert.py"
+        run_scripts(SOURCE, [[convert, staged]], "the conversion for OpenVINO")
+    announce("packing")
+    archive = _pack(staged, version, work)
+    announce("trying the archive on a picture")
+    with zipfile.ZipFile(archive) as packed:
+        packed.extractall(unpacked)
+    selftest = SOURCE / "handler" / "build" / "selftest.py"
+    run_scripts(unpacked, [[selftest, unpacked]], "the trial of the archive")
+    return archive
 
-    from finetune.configs.keys import override
 
-    config = CfgNode(trained.config)
-    override(config, overrides)
-    return replace(trained, config=yaml.safe_load(config.dump()), evaluation=None)
+def _copy_code(staged: Path) -> None:
+    """Copy the code that serves: ``handler`` and ``finetune.backbones``."""
 
+    def ignore(folder: str, names: list[str]) -> list[str]:
+        paths = {name: Path(folder) / name for name in names}
+        return [
+            name
+            for name, path in paths.items()
+            if name == "__pycache__"
+            or path.relative_to(SOURCE).as_posix() in NOT_SERVED
+            or (path.is_file() and path.suffix != ".py")
+        ]
 
-def _stage(trained: Trained, version: str, options: Options, staged: Path) -> dict[str, Any]:
-    """Fill ``staged`` with all of the archive but what is computed; return the card."""
     for package in ("handler", "finetune/backbones"):
-        shutil.copytree(SOURCE / package, staged / package, ignore=_all_but_python)
-    shutil.copy(SOURCE / "finetune/__init__.py", staged / "finetune/__init__.py")
-    served = {key: value for key, value in trained.config.items() if key != "FINETUNE"}  # training's alone
-    (staged / "config.yaml").write_text(yaml.safe_dump(served, sort_keys=True), encoding="utf-8")
-    weights = staged / "model.safetensors"
-    shutil.copyfile(trained.weights, weights)
-    card = {
+        shutil.copytree(SOURCE / package, staged / package, ignore=ignore)
+    shutil.copy(SOURCE / "finetune" / "__init__.py", staged / "finetune" / "__init__.py")
+
+
+def _write_config(run: Run, staged: Path) -> None:
+    """Write ``config.yaml``: the run's config without the ``FINETUNE`` node, which only training reads."""
+    if run.overrides:
+        config = yaml.safe_load(run.config.dump())
+    else:
+        config = {key: value for key, value in run.recorded_config.items() if key != "FINETUNE"}
+    (staged / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=True), encoding="utf-8")
+
+
+def _write_weights(run: Run, target: Path) -> None:
+    """Copy the checkpoint; one of another format is converted to safetensors."""
+    if run.weights.suffix == ".safetensors":
+        shutil.copyfile(run.weights, target)
+        return
+    from safetensors.torch import save_file
+
+    from finetune.checkpoints.reader import read_checkpoint
+
+    save_file({name: tensor.contiguous() for name, tensor in read_checkpoint(run.weights).items()}, target)
+
+
+def _write_model_config(options: Options, staged: Path) -> None:
+    """Write ``model-config.yaml``, only with what was asked for: its values override the server's settings."""
+    config: dict[str, Any] = {"startupTimeout": STARTUP_TIMEOUT}
+    if options.workers:
+        config |= {"minWorkers": options.workers, "maxWorkers": options.workers}
+    if options.batch_size:
+        config |= {"batchSize": options.batch_size, "maxBatchDelay": 20}  # milliseconds
+    if options.precision != "auto":
+        config["handler"] = {"precision": options.precision}
+    text = "# How TorchServe serves this archive; handler/README.md lists the keys and their defaults.\n"
+    text += yaml.safe_dump(config, sort_keys=False)
+    (staged / "model-config.yaml").write_text(text, encoding="utf-8")
+
+
+def _card(run: Run, classes: list[str], version: str, staged: Path) -> dict[str, Any]:
+    """The contents of ``archive.json``."""
+    return {
         "format": ARCHIVE_FORMAT,
         "name": MODEL_NAME,
         "version": version,
-        "backbone": trained.record["backbone"],
-        "classes": trained.record["classes"],
-        "weights_sha256": sha256_of(weights),
+        "backbone": run.backbone,
+        "classes": classes,
+        "weights_sha256": sha256_of(staged / "model.safetensors"),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "evaluation": trained.evaluation,
-        "training": trained.record,
+        "evaluation": run.evaluation,
+        "training": run.record,
     }
-    write_json(staged / "archive.json", card)
-    config = MODEL_CONFIG.format(
-        workers=options.workers, batch_size=options.batch_size, precision=options.precision
-    )
-    (staged / "model-config.yaml").write_text(config, encoding="utf-8")
-    return card
-
-
-def _all_but_python(folder: str, names: list[str]) -> list[str]:
-    return [n for n in names if n == "__pycache__" or not (n.endswith(".py") or (Path(folder) / n).is_dir())]
 
 
 def _pack(staged: Path, version: str, work: Path) -> Path:
@@ -252,14 +184,10 @@ def _pack(staged: Path, version: str, work: Path) -> Path:
     scratch, packed = work / "scratch", work / "packed"
     scratch.mkdir()
     packed.mkdir()
-    entry = staged / "handler" / "maskrcnn_handler.py"
     command = [sys.executable, "-m", "model_archiver.model_packaging", "--model-name", MODEL_NAME]
-    command += ["--version", version, "--handler", str(entry), "--extra-files", str(staged)]
-    command += ["--config-file", str(staged / "model-config.yaml"), "--export-path", str(packed)]
-    command += [
-        "--archive-format",
-        "zip-store",
-    ]  # weights do not compress: packing takes a second, not twenty
-    # it assembles in TMPDIR/maskrcnn and deletes what it finds there: two exports at once must not meet
+    command += ["--version", version, "--handler", str(staged / "handler" / "maskrcnn_handler.py")]
+    command += ["--extra-files", str(staged), "--config-file", str(staged / "model-config.yaml")]
+    command += ["--export-path", str(packed), "--archive-format", "zip-store"]  # weights do not compress
+    # the archiver works in TMPDIR/maskrcnn and first deletes what is there, so two exports must not share it
     execute(command, "torch-model-archiver", env={**os.environ, "TMPDIR": str(scratch)})
     return packed / f"{MODEL_NAME}.mar"

@@ -28,13 +28,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import finetune.backbones  # noqa: F401 - registers the backbones in every process
 from finetune.checkpoints.initial_weights import load_weights
-from finetune.checkpoints.run_folder import (
-    forget_after,
-    load_last,
-    save_best,
-    save_last,
-    write_metrics,
-)
+from finetune.checkpoints.run import Run
 from finetune.data.dataset import class_names, load_split
 from finetune.errors import UserError
 from finetune.evaluation.coco_eval import evaluate_model
@@ -42,6 +36,7 @@ from finetune.evaluation.curves import draw_curves
 from finetune.files import locked, read_json, write_atomically, write_json
 from finetune.training.dataloader import TrainingBatches, scene_drawer, training_loader
 from finetune.training.machine import computes_in_bfloat16, describe_machine, package_versions
+from finetune.training.metrics import drop_metrics_from, write_metrics
 from finetune.training.optim import WeightAverage, build_optimizer, learning_rate, set_learning_rate
 from finetune.training.progress import Progress
 from finetune.training.teacher import Teacher
@@ -83,7 +78,8 @@ def _fine_tune(job: Job, cfg: CfgNode) -> None:
 
     torch.manual_seed(cfg.SEED)
     model = build_model(cfg)
-    state = load_last(job.run) if job.resume else None
+    run = Run(job.run)
+    state = run.load_last() if job.resume else None
     start = state["step"] if state else 0
     hints_end = cfg.FINETUNE.TEACHER_STEPS if cfg.FINETUNE.TEACHER else 0
     teacher = Teacher(Path(cfg.FINETUNE.TEACHER), model) if start < hints_end else None
@@ -127,7 +123,7 @@ def _fine_tune(job: Job, cfg: CfgNode) -> None:
     if main:
         write_atomically(job.run / "config.yaml", lambda path: path.write_text(cfg.dump()))
         write_json(job.run / "run.json", record)
-        forget_after(job.run / "metrics.json", start)
+        drop_metrics_from(job.run / "metrics.json", start)
         writers = [JSONWriter(str(job.run / "metrics.json")), TensorboardXWriter(str(job.run))]
 
     batches = TrainingBatches(
@@ -193,7 +189,7 @@ def _fine_tune(job: Job, cfg: CfgNode) -> None:
                                 "segm_AP": _score(result),
                                 "bbox_AP": result["bbox"]["AP"],
                             }
-                            save_best(job.run, model.state_dict())
+                            run.save_best(model.state_dict())
                     for kind in ("segm", "bbox"):
                         if (ap := result[kind]["AP"]) is not None:
                             storage.put_scalar(f"val/{kind}_AP", ap, smoothing_hint=False)
@@ -220,7 +216,7 @@ def _fine_tune(job: Job, cfg: CfgNode) -> None:
                     "since_best": since_best,
                     "seconds": seconds,
                 }
-                save_last(job.run, state)
+                run.save_last(state)
                 record |= {"iterations": done, "best": best, "seconds": round(seconds, 1)}
                 write_json(job.run / "run.json", record)
                 draw_curves(job.run)

@@ -13,7 +13,7 @@ import torch
 from detectron2.modeling import GeneralizedRCNN
 
 from finetune.checkpoints.initial_weights import LoadReport
-from finetune.checkpoints.runs import load_model, open_run
+from finetune.checkpoints.run import Run
 from finetune.errors import UserError
 
 
@@ -29,9 +29,9 @@ class Teacher:
     """
 
     def __init__(self, path: Path, student: GeneralizedRCNN) -> None:
-        run = open_run(path, ["MODEL.DEVICE", student.device.type])
+        run = Run.open(path, ["MODEL.DEVICE", student.device.type])
         self.name = run.name
-        self.model = load_model(run).requires_grad_(False)
+        self.model = run.load_model().requires_grad_(False)
         ours, theirs = student.backbone.output_shape(), self.model.backbone.output_shape()
         if ours != theirs:
             level = next(iter(ours))

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 import yaml
 
-from finetune.checkpoints.run import read_trained
+from finetune.checkpoints.run import Run
 from handler.model.precision import cpu_flags
 from tests.toy_models import write_run
 
@@ -35,11 +35,12 @@ def write_run_at_800(folder: Path, backbone: str, trained: Path | None = None) -
         size = [str(word) for key, pixels in AT_800.items() for word in (f"INPUT.{key}", pixels)]
         write_run(folder, backbone, size, detections=10)
         return folder
-    source = read_trained(trained)
+    source = Run.open(trained)
     folder.mkdir()
     shutil.copyfile(source.weights, folder / "model_best.safetensors")
-    source.config["INPUT"] |= AT_800
-    (folder / "config.yaml").write_text(yaml.safe_dump(source.config), encoding="utf-8")
+    config = source.recorded_config
+    config["INPUT"] |= AT_800
+    (folder / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     (folder / "run.json").write_text(json.dumps(source.record), encoding="utf-8")
     return folder
 

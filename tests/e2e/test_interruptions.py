@@ -22,7 +22,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from finetune.checkpoints.run_folder import load_last
+from finetune.checkpoints.run import Run
 from finetune.cli import main as finetune
 from finetune.data.synthetic import make_synthetic
 from tests.finetune.training.test_training import TOY
@@ -193,7 +193,7 @@ def test_files_cannot_grow_while_exporting(run: Path, tmp_path: Path, spare: int
     with command(REPOSITORY, "finetune", *arguments, preexec_fn=limit) as process:
         said, _ = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert said.splitlines()[-1].startswith("error: "), said
+    assert said.splitlines()[-1].startswith("Error: "), said
     assert "Traceback" not in said
     assert [path.name for path in tmp_path.iterdir()] == [ARCHIVE]
     assert (tmp_path / ARCHIVE).read_text() == "the old one"
@@ -208,7 +208,7 @@ def test_disk_full_while_exporting(run: Path, tmp_path: Path, share: float) -> N
         with command(REPOSITORY, "finetune", *arguments) as process:
             said, _ = process.communicate(timeout=60)
         assert process.returncode == 1
-        assert said.splitlines()[-1].startswith("error: "), said
+        assert said.splitlines()[-1].startswith("Error: "), said
         assert "Traceback" not in said
         assert [path.name for path in disk.iterdir()] == [ARCHIVE]
         assert (disk / ARCHIVE).read_text() == "the old one"
@@ -239,14 +239,14 @@ def test_disk_full_while_training_spares_the_last_good_checkpoint(
             with suppress(OSError), open(filler, "wb") as file:
                 while True:
                     file.write(bytes(4096))
-        before = load_last(folder)["step"]
+        before = Run(folder).load_last()["step"]
         arguments = ["train", "mobilenetv2_fpn", "--data", data, "--output", folder, "--resume"]
         with command(REPOSITORY, "finetune", *arguments) as process:
             said, _ = process.communicate(timeout=100)
         assert process.returncode == 1, said
-        assert said.splitlines()[-1].startswith("error: "), said
+        assert said.splitlines()[-1].startswith("Error: "), said
         assert "Traceback" not in said, said
-        assert load_last(folder)["step"] == before
+        assert Run(folder).load_last()["step"] == before
         assert all(
             torch.isfinite(value).all() for value in load_file(folder / "model_best.safetensors").values()
         )
@@ -257,4 +257,4 @@ def test_disk_full_while_training_spares_the_last_good_checkpoint(
     arguments = ["train", "mobilenetv2_fpn", "--data", str(data), "--resume"]
     again = Path(shutil.copytree(run, tmp_path / "again"))
     assert finetune([*arguments, "--output", str(again)]) == 0
-    assert load_last(again)["step"] == 4
+    assert Run(again).load_last()["step"] == 4

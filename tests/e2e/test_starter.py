@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from finetune.checkpoints.run import read_trained
+from finetune.checkpoints.run import Run
 from finetune.cli import main as finetune
 from finetune.data.synthetic import draw_scene
 from serve_config.models.ask import predict
@@ -25,13 +25,13 @@ CARD = (ROOT / "model_store/README.md").read_text(encoding="utf-8")
 
 def test_it_is_small_and_says_where_it_comes_from() -> None:
     assert STARTER.stat().st_size <= 25e6
-    trained = read_trained(STARTER)
+    trained = Run.open(STARTER)
     assert trained.record["backbone"] == "mobilenetv2_fpn"
     assert trained.record["classes"] == ["balloon"]
     assert trained.evaluation
     assert trained.evaluation["split"] == "test"
     assert f"{trained.evaluation['segm']['AP']:.1f} / {trained.evaluation['segm']['AP50']:.1f}" in CARD
-    assert "/" not in trained.config["FINETUNE"]["INIT"], "no path of the machine that trained"
+    assert "/" not in trained.recorded_config["FINETUNE"]["INIT"], "no path of the machine that trained"
 
 
 @pytest.mark.real_data

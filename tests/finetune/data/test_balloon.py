@@ -148,7 +148,7 @@ def test_download_refuses_more_than_it_was_told(server: FlakyServer, tmp_path: P
 def test_file_urls_work_and_other_schemes_do_not(archive: Path, tmp_path: Path) -> None:
     target = download(archive.as_uri(), tmp_path / "a.zip", max_bytes=10**6)
     assert target.read_bytes() == archive.read_bytes()
-    with pytest.raises(UserError, match="is no URL"):
+    with pytest.raises(UserError, match="is not a URL"):
         download("ftp://example.org/a.zip", tmp_path / "b.zip", max_bytes=10**6)
 
 

@@ -149,6 +149,6 @@ def test_a_class_that_is_never_seen_in_training(root: Path, capsys: pytest.Captu
 def test_no_data_set(root: Path, capsys: pytest.CaptureFixture[str], card: str) -> None:
     (root / "dataset.json").write_text(card)
     assert run("data", "check", root) == 1
-    assert capsys.readouterr().err.startswith("error: ")
+    assert capsys.readouterr().err.startswith("Error: ")
     assert run("data", "check", root / "nowhere") == 1
     assert "holds no data set" in capsys.readouterr().err

@@ -21,7 +21,7 @@ def test_every_command_has_help(command: tuple[str, ...], capsys: pytest.Capture
 
 
 @pytest.mark.parametrize(
-    "args", [(), ("data",), ("data", "nonsense"), ("data", "via"), ("data", "check", "x", "--y")]
+    "args", [("data",), ("data", "nonsense"), ("data", "via"), ("data", "check", "x", "--y")]
 )
 def test_wrong_usage_is_status_2(args: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
@@ -39,7 +39,7 @@ def test_an_error_is_one_line_and_status_1() -> None:
         check=False,
     )
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("error: /nowhere holds no data set")
+    assert done.stderr.startswith("Error: /nowhere holds no data set")
     assert done.stderr.count("\n") == 1
 
 

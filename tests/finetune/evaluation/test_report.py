@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from finetune import cli
 from finetune.backbones import load_config
-from finetune.checkpoints.runs import backbone_of, load_model, open_run
+from finetune.checkpoints.run import Run, backbone_of
 from finetune.configs.keys import get_config
 from finetune.evaluation import compare
 from finetune.evaluation.matching import ImageScore
@@ -173,7 +173,7 @@ def test_broken_run_is_one_sentence(kind, message, trained, data, tmp_path, caps
     break_run(kind, run)
     assert cli.main(["evaluate", str(run), "--data", str(data)]) == 1
     error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert error.startswith("error: ")
+    assert error.startswith("Error: ")
     assert message in error
     assert not (run / "evaluation" / "test").exists()
 
@@ -199,7 +199,7 @@ def test_backbone_is_known_from_the_config(backbone):
 
 
 def test_load_model_gives_the_weights(trained):
-    model = load_model(open_run(trained, ["MODEL.DEVICE", "cpu"]))
+    model = Run.open(trained, ["MODEL.DEVICE", "cpu"]).load_model()
     saved = load_file(trained / "model_best.safetensors")
     assert not model.training
     assert all(torch.equal(tensor, saved[name]) for name, tensor in model.state_dict().items())

@@ -1,4 +1,5 @@
-import argparse
+"""``export`` and ``publish`` on a toy model: what an archive carries, and what is refused."""
+
 import hashlib
 import json
 import shutil
@@ -6,14 +7,21 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from click.testing import CliRunner
+from safetensors.torch import load_file, save_file
 
-from finetune.checkpoints.run import read_trained
+from finetune.checkpoints.run import Run
 from finetune.data.synthetic import make_synthetic
 from finetune.errors import UserError
-from finetune.export import archive as command
-from finetune.export.archive import Options, add_parser, export
+from finetune.export import archive as exporting
+from finetune.export import cli
+from finetune.export.archive import Options, export
+from finetune.export.publish import publish
 from tests.toy_models import write_run
+
+EVALUATION = {"split": "test", "images": 3, "bbox": {"AP": 50.0}, "segm": {"AP": 61.5, "APs": None}}
 
 
 @pytest.fixture(scope="module")
@@ -34,98 +42,97 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def archive(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return export(run, Options(output=tmp_path_factory.mktemp("store"), batch_size=4))
+    return export(run, Options(output=tmp_path_factory.mktemp("store")))
 
 
-@pytest.mark.parametrize(
-    "change",
-    [{"weights_sha256": "0" * 64}, {"overrides": ["INPUT.MIN_SIZE_TEST", "480"]}],
-    ids=["weights", "settings"],
-)
-def test_a_report_of_something_else_is_not_its_evaluation(run: Path, tmp_path: Path, change: dict) -> None:
-    assert read_trained(run).evaluation == {
-        "split": "test",
-        "images": 3,
-        "bbox": {"AP": 50.0},
-        "segm": {"AP": 61.5, "APs": None},
-    }
-    copy = shutil.copytree(run, tmp_path / "copy")
-    path = copy / "evaluation/test/report.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    assert read_trained(copy).evaluation is None
+def read(archive: Path, name: str) -> dict:
+    with zipfile.ZipFile(archive) as packed:
+        return yaml.safe_load(packed.read(name))  # JSON is YAML
 
 
-def test_the_archive_carries_all_it_needs(archive: Path, run: Path) -> None:
+def test_archive_carries_what_it_needs_and_nothing_else(archive: Path, run: Path) -> None:
     assert archive.name == "maskrcnn_mobilenetv2_fpn.mar"
     assert [path.name for path in archive.parent.iterdir()] == [archive.name]
     with zipfile.ZipFile(archive) as packed:
         names = set(packed.namelist())
-        card = json.loads(packed.read("archive.json"))
-        config = yaml.safe_load(packed.read("config.yaml"))
-        served = yaml.safe_load(packed.read("model-config.yaml"))
-        manifest = json.loads(packed.read("MAR-INF/MANIFEST.json"))
         weights = packed.read("model.safetensors")
-    assert {
-        *(
-            "maskrcnn_handler.py",
-            "handler/model/predictor.py",
-            "handler/model/engines/torch_engine.py",
-            "finetune/__init__.py",
-        ),
-        *("finetune/backbones/mobilenetv2.py", "openvino/trunk.xml", "openvino/trunk.bin"),
-    } <= names
-    assert not [name for name in names if name.endswith((".pyc", ".mar"))]
-    assert "finetune/errors.py" not in names
+    needed = "maskrcnn_handler.py handler/service.py handler/model/predictor.py handler/model/engines/torch_engine.py"
+    needed += " finetune/__init__.py finetune/backbones/mobilenetv2.py openvino/trunk.xml openvino/trunk.bin"
+    assert set(needed.split()) <= names
+    unwanted = (".pyc", ".mar", ".md")
+    assert not [name for name in names if name.endswith(unwanted) or "__pycache__" in name]
+    assert not [name for name in names if name.startswith(("handler/build", "handler/predict"))]
+    assert {name for name in names if name.startswith("finetune/") and name.count("/") == 1} <= {
+        "finetune/",
+        "finetune/__init__.py",
+    }
     assert weights == (run / "model_best.safetensors").read_bytes()
+    card = read(archive, "archive.json")
     assert card["weights_sha256"] == hashlib.sha256(weights).hexdigest()
-    assert (card["name"], card["version"], card["backbone"]) == (
-        "maskrcnn",
-        "mobilenetv2_fpn",
-        "mobilenetv2_fpn",
-    )
+    assert (card["name"], card["version"], card["backbone"]) == ("maskrcnn", *["mobilenetv2_fpn"] * 2)
     assert card["classes"] == ["balloon"]
     assert card["training"]["seed"] == 0
-    assert card["evaluation"] == {
-        "split": "test",
-        "images": 3,
-        "bbox": {"AP": 50.0},
-        "segm": {"AP": 61.5, "APs": None},
-    }
+    assert card["evaluation"] == EVALUATION
+    config = read(archive, "config.yaml")
     assert "FINETUNE" not in config
     assert config["MODEL"]["WEIGHTS"] == ""
-    assert (served["minWorkers"], served["maxWorkers"], served["batchSize"]) == (1, 1, 4)
-    assert manifest["model"]["modelName"] == "maskrcnn"
-    assert manifest["model"]["modelVersion"] == "mobilenetv2_fpn"
-    assert manifest["model"]["handler"] == "maskrcnn_handler.py"
+    manifest = read(archive, "MAR-INF/MANIFEST.json")["model"]
+    assert [manifest[f"model{key}"] for key in ("Name", "Version")] == ["maskrcnn", "mobilenetv2_fpn"]
+    assert manifest["handler"] == "maskrcnn_handler.py"
 
 
-def test_the_handler_understands_the_model_config(archive: Path) -> None:
-    from handler.api.settings import parse_settings
-
-    with zipfile.ZipFile(archive) as packed:
-        section = yaml.safe_load(packed.read("model-config.yaml"))["handler"]
-    assert parse_settings(section, ["balloon"]).engine == "auto"
-
-
-def test_an_archive_for_torch_alone_has_a_version_of_its_own(run: Path, tmp_path: Path) -> None:
-    path = export(run, Options(version="mobilenetv2_fpn.2", output=tmp_path / "new/store", engine="torch"))
+def test_model_config_holds_only_what_was_asked_for(archive: Path, run: Path, tmp_path: Path) -> None:
+    # TorchServe prefers an archive's values to those of `serve start --workers` and `--response-timeout`
+    assert read(archive, "model-config.yaml") == {"startupTimeout": 300}
+    path = export(
+        run,
+        Options(
+            version="mobilenetv2_fpn.2",
+            output=tmp_path / "new/store",
+            engine="torch",
+            workers=2,
+            batch_size=4,
+            precision="fp32",
+        ),
+    )
     assert path == tmp_path / "new/store/maskrcnn_mobilenetv2_fpn.2.mar"
+    assert read(path, "archive.json")["version"] == "mobilenetv2_fpn.2"
     with zipfile.ZipFile(path) as packed:
         assert not [name for name in packed.namelist() if name.startswith("openvino")]
-        assert json.loads(packed.read("archive.json"))["version"] == "mobilenetv2_fpn.2"
+    assert read(path, "model-config.yaml") == {
+        "startupTimeout": 300,
+        "minWorkers": 2,
+        "maxWorkers": 2,
+        "batchSize": 4,
+        "maxBatchDelay": 20,
+        "handler": {"precision": "fp32"},
+    }
 
 
-def test_a_run_can_be_served_with_another_config(run: Path, tmp_path: Path) -> None:
+def test_overrides_change_the_served_config(run: Path, tmp_path: Path) -> None:
     options = Options(output=tmp_path, engine="torch", overrides=["MODEL.RPN.POST_NMS_TOPK_TEST", "123"])
-    with zipfile.ZipFile(export(run, options)) as packed:
-        assert yaml.safe_load(packed.read("config.yaml"))["MODEL"]["RPN"]["POST_NMS_TOPK_TEST"] == 123
-        assert json.loads(packed.read("archive.json"))["evaluation"] is None
+    path = export(run, options)
+    assert read(path, "config.yaml")["MODEL"]["RPN"]["POST_NMS_TOPK_TEST"] == 123
+    assert read(path, "archive.json")["evaluation"] is None
     with pytest.raises(UserError, match=r"did you mean INPUT\.MIN_SIZE_TEST"):
         export(run, Options(output=tmp_path, overrides=["INPUT.MIN_SIZE", "480"]))
 
 
+def test_pth_checkpoint_is_converted(run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "foreign"
+    folder.mkdir()
+    weights = load_file(run / "model_best.safetensors")
+    torch.save({"model": weights}, folder / "model_final.pth")
+    for name in ("config.yaml", "run.json"):
+        shutil.copy(run / name, folder)
+    path = export(folder / "model_final.pth", Options(output=tmp_path / "store", engine="torch"))
+    with zipfile.ZipFile(path) as packed:
+        packed.extract("model.safetensors", tmp_path)
+    assert all(torch.equal(t, weights[n]) for n, t in load_file(tmp_path / "model.safetensors").items())
+
+
 @pytest.mark.parametrize("missing", ["model_best.safetensors", "config.yaml", "run.json"])
-def test_a_run_that_is_not_complete_is_refused(run: Path, tmp_path: Path, missing: str) -> None:
+def test_incomplete_run_is_refused(run: Path, tmp_path: Path, missing: str) -> None:
     folder = shutil.copytree(run, tmp_path / "run")
     (folder / missing).unlink()
     with pytest.raises(UserError, match=missing):
@@ -134,12 +141,12 @@ def test_a_run_that_is_not_complete_is_refused(run: Path, tmp_path: Path, missin
 
 
 @pytest.mark.parametrize("version", ["../escape", "", "a b", ".hidden"])
-def test_a_version_is_a_plain_name(run: Path, tmp_path: Path, version: str) -> None:
+def test_version_is_a_plain_name(run: Path, tmp_path: Path, version: str) -> None:
     with pytest.raises(UserError, match="--version"):
         export(run, Options(version=version, output=tmp_path))
 
 
-def test_a_failed_trial_leaves_the_old_archive_and_nothing_else(run: Path, tmp_path: Path) -> None:
+def test_failed_trial_keeps_the_old_archive_and_leaves_nothing_else(run: Path, tmp_path: Path) -> None:
     folder, store = shutil.copytree(run, tmp_path / "run"), tmp_path / "store"
     store.mkdir()
     (store / "maskrcnn_mobilenetv2_fpn.mar").write_text("the old one")
@@ -154,64 +161,97 @@ def test_a_failed_trial_leaves_the_old_archive_and_nothing_else(run: Path, tmp_p
     assert (store / "maskrcnn_mobilenetv2_fpn.mar").read_text() == "the old one"
 
 
-def test_the_archive_is_tried_without_the_repository(
+def test_trial_sees_only_the_archives_own_code(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # a package that only the repository has must be missed by the trial, whatever PYTHONPATH says
+    # a module that only the source tree has must be missing in the trial, whatever PYTHONPATH says
     source = tmp_path / "source"
     for package in ("handler", "finetune"):
-        shutil.copytree(command.SOURCE / package, source / package)
+        shutil.copytree(exporting.SOURCE / package, source / package)
     predictor = source / "handler" / "model" / "predictor.py"
-    predictor.write_text(
-        "import finetune.errors\n" + predictor.read_text().replace("from __future__ import annotations\n", "")
-    )
-    monkeypatch.setattr(command, "SOURCE", source)
+    code = predictor.read_text().replace("from __future__ import annotations\n", "")
+    predictor.write_text(f"import finetune.errors\n{code}")
+    monkeypatch.setattr(exporting, "SOURCE", source)
     monkeypatch.setenv("PYTHONPATH", str(source))
     with pytest.raises(UserError, match=r"No module named 'finetune\.errors'"):
         export(run, Options(output=tmp_path / "store", engine="torch"))
     assert not list((tmp_path / "store").iterdir())
 
 
-def test_the_command_prints_the_path(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    parser = argparse.ArgumentParser()
-    add_parser(parser.add_subparsers())
-    args = parser.parse_args(
-        ["export", str(run), "--output", str(tmp_path), "--engine", "torch", "--workers", "2"]
-    )
-    assert args.run(args) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == str(tmp_path / "maskrcnn_mobilenetv2_fpn.mar")
+def test_command_prints_the_path_and_starts_two_processes(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started, execute = [], exporting.execute
+
+    def recorded(command: list[str], what: str, env: dict[str, str] | None = None) -> None:
+        started.append(what)
+        execute(command, what, env)
+
+    for module in ("archive", "processes"):
+        monkeypatch.setattr(f"finetune.export.{module}.execute", recorded)
+    done = CliRunner().invoke(cli.export, [str(run), "--output", str(tmp_path), "--engine", "torch"])
+    assert done.exit_code == 0, done.output
+    assert done.stdout.splitlines()[-1] == str(tmp_path / "maskrcnn_mobilenetv2_fpn.mar")
+    assert started == ["torch-model-archiver", "the trial of the archive"]
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
-        (["--int8"], "go together"),
-        (["--calibration", "data"], "go together"),
-        (["--precision", "int8"], "add --int8"),
-        (["--int8", "--calibration", "data", "--engine", "torch"], "leave --engine torch out"),
+        ("--int8", "go together"),
+        ("--calibration data", "go together"),
+        ("--precision int8", "add --int8"),
+        ("--int8 --calibration data --engine torch", "leave --engine torch out"),
+        ("--workers 0", "x>=1"),
+        ("--engine tensorrt", "is not one of"),
+        ("--verson 2", "--version"),
     ],
 )
-def test_flags_that_clash_are_refused(run: Path, tmp_path: Path, arguments: list[str], said: str) -> None:
-    parser = argparse.ArgumentParser()
-    add_parser(parser.add_subparsers())
-    args = parser.parse_args(["export", str(run), "--output", str(tmp_path / "store"), *arguments])
-    with pytest.raises(UserError, match=said):
-        args.run(args)
+def test_wrong_usage_is_refused(run: Path, tmp_path: Path, arguments: str, message: str) -> None:
+    words = [str(run), "--output", str(tmp_path / "store"), *arguments.split()]
+    done = CliRunner().invoke(cli.export, words)
+    assert done.exit_code == 2
+    assert message in done.stderr
     assert not (tmp_path / "store").exists()
 
 
+def test_published_checkpoint_holds_everything(run: Path, tmp_path: Path) -> None:
+    file = tmp_path / "new/toy.safetensors"
+    done = CliRunner().invoke(cli.publish, [str(run), str(file)])
+    assert (done.exit_code, done.stdout) == (0, f"{file}\n")
+    original, published = Run.open(run), Run.open(file)
+    for part in ("recorded_config", "record", "classes", "backbone", "evaluation"):
+        assert getattr(published, part) == getattr(original, part), part
+    assert published.evaluation == EVALUATION
+    weights = load_file(file)
+    assert all(t.dtype == torch.float16 for t in weights.values() if t.is_floating_point())
+    published.load_model()
+
+
+def test_published_checkpoint_needs_a_name_and_classes(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"must end with \.safetensors"):
+        publish(run, tmp_path / "toy.pth")
+    plain = tmp_path / "plain/plain.safetensors"
+    plain.parent.mkdir()
+    save_file(load_file(run / "model_best.safetensors"), plain)
+    with pytest.raises(UserError, match=r"without a config\.yaml"):
+        publish(plain, tmp_path / "toy.safetensors")
+
+
 @pytest.mark.slow
-def test_int8_is_tried_measured_and_recorded(run: Path, tmp_path: Path) -> None:
+def test_int8_is_tried_measured_and_recorded(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = tmp_path / "data"
     make_synthetic(data, images=8, size=(128, 96))
     path = export(run, Options(output=tmp_path / "store", calibration=data, precision="int8"))
     with zipfile.ZipFile(path) as packed:
-        card = json.loads(packed.read("archive.json"))
-        assert "openvino/trunk_int8.bin" in packed.namelist()
-        assert yaml.safe_load(packed.read("model-config.yaml"))["handler"]["precision"] == "int8"
-    assert card["int8"]["calibration"]["split"] == "val"
-    assert card["int8"]["calibration"]["images"] > 0
-    assert card["int8"]["split"] == "test"
-    assert set(card["int8"]["int8"]["segm"]) == {"AP", "AP50"}
-    loss = card["int8"]["fp32"]["segm"]["AP"] - card["int8"]["int8"]["segm"]["AP"]
-    assert card["int8"]["segm_AP_loss"] == pytest.approx(loss, abs=0.01)
+        assert {"openvino/trunk.bin", "openvino/trunk_int8.bin"} <= set(packed.namelist())
+    assert read(path, "model-config.yaml")["handler"] == {"precision": "int8"}
+    int8 = read(path, "archive.json")["int8"]
+    assert int8["calibration"]["split"] == "val"
+    assert int8["calibration"]["images"] > 0
+    assert int8["split"] == "test"
+    assert set(int8["int8"]["segm"]) == {"AP", "AP50"}
+    loss = int8["fp32"]["segm"]["AP"] - int8["int8"]["segm"]["AP"]
+    assert int8["segm_AP_loss"] == pytest.approx(loss, abs=0.01)

@@ -117,7 +117,7 @@ def test_a_killed_process_ends_the_job_and_it_goes_on(data: Path, tmp_path: Path
     max(ranks, key=lambda child: child.pid).send_signal(signal.SIGKILL)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
-    told = [line for line in errors.splitlines() if line.startswith("error: ")]
+    told = [line for line in errors.splitlines() if line.startswith("Error: ")]
     assert len(told) == 1
     assert "was killed by SIGKILL" in told[0]
     assert "--resume" in told[0]
@@ -137,7 +137,7 @@ def test_a_lost_machine_ends_the_job_of_the_other(data: Path, tmp_path: Path) ->
     _, errors = machines[0].communicate(timeout=60)
     assert machines[0].returncode == 1, errors
     assert "Traceback" not in errors
-    (told,) = [line for line in errors.splitlines() if line.startswith("error: ")]
+    (told,) = [line for line in errors.splitlines() if line.startswith("Error: ")]
     assert "another machine" in told
     assert "--resume" in told
     resume(data, run)

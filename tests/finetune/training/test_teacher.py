@@ -8,8 +8,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from finetune.checkpoints.run import read_trained
-from finetune.checkpoints.runs import load_model, open_run
+from finetune.checkpoints.run import Run
 from finetune.cli import main
 from finetune.errors import UserError
 from finetune.training.teacher import Teacher
@@ -69,7 +68,7 @@ def test_the_heads_are_the_teachers_and_wait_until_the_hints_are_over(
 
 
 def test_a_copy_has_nothing_to_learn_from_its_original(teacher: Path) -> None:
-    copy = load_model(open_run(teacher))
+    copy = Run.open(teacher).load_model()
     losses = Teacher(teacher, copy).hints(
         copy, [{"image": torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)}]
     )
@@ -86,7 +85,7 @@ def test_a_resumed_run_goes_on_with_the_hints(data: Path, teacher: Path, pupil: 
 
 
 def test_a_teacher_with_another_pyramid_is_refused(teacher: Path) -> None:
-    student = load_model(open_run(teacher))
+    student = Run.open(teacher).load_model()
     student.backbone._out_feature_channels = dict.fromkeys(student.backbone._out_feature_channels, 24)
     with pytest.raises(UserError, match=r"set MODEL\.FPN\.OUT_CHANNELS 16"):
         Teacher(teacher, student)
@@ -99,4 +98,4 @@ def test_a_teacher_is_not_for_several_processes(data: Path, teacher: Path, tmp_p
 
 def test_its_path_does_not_travel(teacher: Path, pupil: Path) -> None:
     assert yaml.safe_load((pupil / "config.yaml").read_text())["FINETUNE"]["TEACHER"] == str(teacher)
-    assert str(teacher.parent) not in json.dumps([read_trained(pupil).config, read_trained(pupil).record])
+    assert str(teacher.parent) not in json.dumps([Run(pupil).recorded_config, Run(pupil).record])

@@ -280,7 +280,7 @@ def test_refused(data, tmp_path, capsys, more, message):
     keys = [argument for argument in more if argument not in options]
     assert main([*train_arguments(data, tmp_path / "run", *options), *keys]) == 1
     error = capsys.readouterr().err
-    assert error.startswith("error: ")
+    assert error.startswith("Error: ")
     assert message in error
     assert not (tmp_path / "run").exists(), "nothing is left behind"
 

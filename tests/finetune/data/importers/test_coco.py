@@ -202,7 +202,7 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(
     coco_file(folder / "a.json", 2, **changes)
     assert convert(folder, tmp_path / "set", *WHOLE) == 1
     error = capsys.readouterr().err.strip()
-    assert error.startswith("error: ")
+    assert error.startswith("Error: ")
     assert message.format(folder) in error
     assert "\n" not in error
     assert nothing_left(tmp_path / "set")

@@ -218,7 +218,7 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(
     split = ("--class", "mug", "--val", 0, "--test", 0)
     assert run("data", "via", folder, *split, "--root", tmp_path / "set") == 1
     error = capsys.readouterr().err.strip()
-    assert error.startswith("error: ")
+    assert error.startswith("Error: ")
     assert message in error
     assert "\n" not in error
     assert nothing_left(tmp_path / "set")
