@@ -1,8 +1,8 @@
-"""MobileNetV2-FPN and VoVNet-19-FPN for Detectron2, and the config that names them.
+"""MobileNetV2-FPN and VoVNet-19-FPN for Detectron2, and their config nodes.
 
 Importing this package registers ``build_mobilenetv2_fpn_backbone`` and ``build_vovnet_fpn_backbone`` in
-Detectron2's ``BACKBONE_REGISTRY``. It holds definitions only and needs nothing but Detectron2, because a copy
-of it travels inside every model archive.
+Detectron2's ``BACKBONE_REGISTRY``. Every model archive contains a copy of it, so it holds definitions only and imports
+nothing but Detectron2.
 """
 
 from .config import BACKBONES, add_backbone_config, build_config, load_config

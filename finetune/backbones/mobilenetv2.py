@@ -1,7 +1,7 @@
 """MobileNetV2 (Sandler et al. 2018, https://arxiv.org/abs/1801.04381) with a feature pyramid.
 
-Module names are those of torchvision's published ``mobilenet_v2`` weights (``features.N.conv.…``), less the
-last 1×1 convolution, which belongs to the classifier: published detectors carry these names.
+Module names are those of torchvision's published ``mobilenet_v2`` weights (``features.N.conv.…``), which
+published detectors use as well; the last 1×1 convolution, part of the classifier, is left out.
 """
 
 import torch
@@ -20,7 +20,7 @@ _INVERTED_RESIDUALS = (
     (6, 160, 3, 2),
     (6, 320, 1, 1),
 )
-# a stage ends with the last block of its stride
+# index of each stage's last block
 _LAST_BLOCK = {"res2": 3, "res3": 6, "res4": 13, "res5": 17}
 
 
@@ -36,8 +36,8 @@ def _conv_norm(
 ) -> list[nn.Module]:
     """Convolution, norm and (unless it is a linear projection) ReLU6, ready for an ``nn.Sequential``."""
     conv = nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False)
-    # Fan-in, not the customary fan-out: with frozen norms the weights alone keep the signal's scale, and the
-    # fan-out of a depthwise convolution (counted over all groups) would shrink it by √channels.
+    # Fan-in, not the usual fan-out: with frozen norms the weights alone must preserve the signal's scale, and the
+    # fan-out of a depthwise convolution, which is counted over all groups, would shrink it by √channels.
     nn.init.kaiming_normal_(conv.weight, mode="fan_in", nonlinearity="relu" if relu else "linear")
     layers = [conv, get_norm(norm, out_channels)]
     return [*layers, nn.ReLU6(inplace=True)] if relu else layers
@@ -51,7 +51,7 @@ class Stem(nn.Sequential):
 
 
 class InvertedResidual(CNNBlockBase):
-    """Expand by 1×1, filter by 3×3 depthwise, project linearly by 1×1; add the input where shapes agree."""
+    """Expand by 1×1, filter by 3×3 depthwise, project linearly by 1×1; add the input if the shapes agree."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, expansion: int, norm: str) -> None:
         super().__init__(in_channels, out_channels, stride)
@@ -76,7 +76,7 @@ class MobileNetV2(Backbone):
         out_features: which of ``res2`` (24 channels, stride 4), ``res3`` (32, 8), ``res4`` (96, 16) and
             ``res5`` (320, 32) to return.
         norm: a name that ``detectron2.layers.get_norm`` knows.
-        freeze_at: as Detectron2's ResNet counts: 0 trains all, 1 freezes the stem, 2 the stem and ``res2``, …
+        freeze_at: as in Detectron2's ResNet: 0 trains everything, 1 freezes the stem, 2 the stem and ``res2``, …
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class MobileNetV2(Backbone):
         self._freeze(freeze_at)
 
     def _freeze(self, freeze_at: int) -> None:
-        ends = [1, *_LAST_BLOCK.values()]  # block 1 has the stem's stride and goes with it
+        ends = [1, *_LAST_BLOCK.values()]  # block 1 has the stem's stride and is frozen with it
         if freeze_at > 0:
             for block in self.features[: ends[min(freeze_at, len(ends)) - 1] + 1]:
                 CNNBlockBase.freeze(block)

@@ -1,7 +1,7 @@
 """VoVNet-19-eSE (VoVNetV2: Lee & Park, CenterMask, https://arxiv.org/abs/1911.06667) with a feature pyramid.
 
-One-shot aggregation: a block's convolutions run in a row, and all outputs are concatenated once, at its end.
-Module names contain a slash (``stem_1/conv``): so do the published checkpoints.
+One-shot aggregation: a block's convolutions run in sequence, and their outputs are concatenated once, at its end.
+Module names contain a slash (``stem_1/conv``), as in the published checkpoints.
 """
 
 from collections import OrderedDict
@@ -13,11 +13,11 @@ from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from torch import nn
 
-# per body: channels of the 3×3 convolutions, then of the concatenation, stage by stage; one block a stage
+# body → channels per stage of the 3×3 convolutions, and of the 1×1 convolution after the concatenation
 _BODIES = {"V-19-eSE": ((128, 160, 192, 224), (256, 512, 768, 1024))}
 _STEM_CHANNELS = (64, 64, 128)
 _LAYERS_PER_BLOCK = 3
-_PIXEL_SPREAD = 58.0  # standard deviation of photos' pixels, 255 × ImageNet's 0.227
+_PIXEL_SPREAD = 58.0  # standard deviation of pixel values: 255 × ImageNet's 0.227
 
 
 def _conv_norm_relu(
@@ -25,7 +25,7 @@ def _conv_norm_relu(
 ) -> OrderedDict:
     """Convolution, norm, ReLU under the published names ``<name>/conv``, ``<name>/norm``, ``<name>/relu``."""
     conv = nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, bias=False)
-    # fan-in: with frozen norms the weights alone keep the signal's scale
+    # fan-in: with frozen norms the weights alone must preserve the signal's scale
     nn.init.kaiming_normal_(conv.weight, mode="fan_in", nonlinearity="relu")
     return OrderedDict(
         {
@@ -49,7 +49,7 @@ class EffectiveSqueezeExcitation(nn.Module):
 
 
 class OneShotAggregation(CNNBlockBase):
-    """Three 3×3 convolutions in a row; input and all outputs concatenated, mixed by 1×1, weighed by eSE."""
+    """Three 3×3 convolutions in sequence; input and outputs are concatenated, mixed by 1×1, weighted by eSE."""
 
     def __init__(self, name: str, in_channels: int, width: int, out_channels: int, norm: str) -> None:
         super().__init__(in_channels, out_channels, 1)
@@ -71,15 +71,15 @@ class OneShotAggregation(CNNBlockBase):
 
 
 class VoVNet(Backbone):
-    """VoVNetV2 of one block a stage.
+    """VoVNetV2 with one block per stage.
 
     Args:
         input_shape: only ``channels`` is used.
-        body: a key of ``_BODIES``; only V-19-eSE is here.
+        body: a key of ``_BODIES``, which has V-19-eSE only.
         out_features: which of ``stage2`` (256 channels, stride 4), ``stage3`` (512, 8), ``stage4`` (768, 16)
             and ``stage5`` (1024, 32) to return.
         norm: a name that ``detectron2.layers.get_norm`` knows.
-        freeze_at: as Detectron2's ResNet counts: 0 trains all, 1 freezes the stem, 2 also ``stage2``, …
+        freeze_at: as in Detectron2's ResNet: 0 trains everything, 1 freezes the stem, 2 also ``stage2``, …
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class VoVNet(Backbone):
         first = self.stem[0]
         assert isinstance(first, nn.Conv2d)
         with torch.no_grad():
-            first.weight /= _PIXEL_SPREAD  # Detectron2's pixels are 0..255 less their mean: near 1 they learn
+            first.weight /= _PIXEL_SPREAD  # Detectron2's input is 0..255 minus the mean; bring it near 1
 
         self._stage_names = [f"stage{i}" for i in range(2, 2 + len(widths))]
         self._out_feature_channels = dict(zip(self._stage_names, out_channels, strict=True))
@@ -110,7 +110,7 @@ class VoVNet(Backbone):
 
         for i, name in enumerate(self._stage_names):
             stage = nn.Sequential()
-            if i > 0:  # the stem leaves stage 2 at stride 4 already
+            if i > 0:  # the stem's output already has stage 2's stride, 4
                 stage.add_module("Pooling", nn.MaxPool2d(kernel_size=3, stride=2, ceil_mode=True))
             block = f"OSA{name[-1]}_1"
             stage.add_module(block, OneShotAggregation(block, channels, widths[i], out_channels[i], norm))

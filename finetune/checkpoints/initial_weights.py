@@ -1,4 +1,4 @@
-"""Initial weights: ``load_weights`` finds the file, turns its names into ours, and says what fitted."""
+"""Initial weights: find the file, map its tensor names to ours, and report what was loaded."""
 
 import re
 from collections.abc import Iterable
@@ -13,11 +13,10 @@ from finetune.checkpoints.model_zoo import PUBLISHED, fetch
 from finetune.checkpoints.reader import read_checkpoint
 from finetune.errors import UserError
 
-# ImageNet's statistics as torchvision uses them, RGB on a scale of 0..1. 255 × the mean is Detectron2's
-# PIXEL_MEAN.
+# torchvision's statistics of ImageNet, RGB on a scale of 0..1. 255 × the mean is Detectron2's PIXEL_MEAN.
 _IMAGENET_STD = (0.229, 0.224, 0.225)
 
-# the last layers: their shape depends on the number of classes
+# the last layers, whose shape depends on the number of classes
 _CLASS_HEADS = ("box_predictor.cls_score.", "box_predictor.bbox_pred.", "mask_head.predictor.")
 
 _PARTS = {
@@ -31,14 +30,18 @@ _PARTS = {
 
 @dataclass
 class LoadReport:
-    """What became of each tensor; ``str(report)`` is the summary to print."""
+    """What happened to each tensor; ``str(report)`` is the summary to print."""
 
-    spec: str  # what the user asked for
-    source: str  # the URL or file it meant; "" for none
+    spec: str  # the value of --weights
+    source: str  # the URL or file that it meant; "" for none
     loaded: list[str] = field(default_factory=list)  # names in the model
-    missing: list[str] = field(default_factory=list)  # names in the model that the file lacks: as initialised
-    replaced: list[str] = field(default_factory=list)  # heads of another class count: as initialised
-    skipped: dict[str, str] = field(default_factory=dict)  # name in the file → why it was not used
+    missing: list[str] = field(
+        default_factory=list
+    )  # names in the model that the file lacks
+    replaced: list[str] = field(
+        default_factory=list
+    )  # last layers with another number of classes
+    skipped: dict[str, str] = field(default_factory=dict)  # name in the file → why it was not loaded
     notes: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, object]:
@@ -69,25 +72,24 @@ class LoadReport:
         for name, reason in self.skipped.items():
             reasons.setdefault(reason, []).append(name)
         for reason, names in reasons.items():
-            lines.append(f"skipped {len(names)} of the file ({reason}): {_abbreviate(names)}")
+            lines.append(f"skipped {len(names)} tensors of the file ({reason}): {_abbreviate(names)}")
         return "\n".join(lines)
 
 
 def load_weights(model: nn.Module, spec: str, backbone: str) -> LoadReport:
     """Load initial weights into a Mask R-CNN, in place.
 
-    Names and layouts that are understood: our own and Detectron2's (with or without
-    ``backbone.bottom_up.``), Caffe2's, and torchvision's MobileNetV2. The classes' last layers are left as
-    initialised when the file has another number of classes. A ResNet-50 may be given for ``resnet101_fpn``:
-    blocks that it lacks start as identity.
+    Known names and layouts: our own and Detectron2's (with or without ``backbone.bottom_up.``), Caffe2's, and
+    torchvision's MobileNetV2. If the file has another number of classes, the last layers keep their initial values.
+    ``resnet101_fpn`` can start from a ResNet-50: the blocks that the file lacks start as identity.
 
     Args:
-        model: as ``detectron2.modeling.build_model`` made it; its pixels are BGR, 0..255 minus the mean.
+        model: from ``detectron2.modeling.build_model``; its input is BGR, 0..255 minus the mean.
         spec: ``coco``, ``imagenet``, ``none``, a file (``.safetensors``, ``.pth``, ``.pkl``) or a URL.
         backbone: one of ``finetune.backbones.BACKBONES``.
 
     Raises:
-        UserError: the file cannot be had or read, or it is of another backbone.
+        UserError: the file cannot be downloaded or read, or belongs to another backbone.
     """
     state = model.state_dict()
     if spec == "none":
@@ -97,26 +99,26 @@ def load_weights(model: nn.Module, spec: str, backbone: str) -> LoadReport:
     tensors = to_our_names(read_checkpoint(path), backbone)
     found = _match(tensors, state, report)
     if not any(name.startswith(_PARTS["backbone"]) for name in found):
-        raise UserError(f"{path} holds no tensor of {backbone}'s backbone: it is of another model")
+        raise UserError(
+            f"{path} holds no tensor of {backbone}'s backbone: choose a checkpoint of that backbone"
+        )
     with torch.no_grad():
         for name, tensor in found.items():
-            state[name].copy_(tensor)  # converts half precision as well
+            state[name].copy_(tensor)  # converts from half precision too
     report.loaded = list(found)
     report.missing = [name for name in state if name not in found and name not in report.replaced]
     _note_fused_norms(report)
     if backbone.startswith("resnet"):
         _start_missing_blocks_as_identity(state, report)
     if report.replaced:
-        report.notes.append(
-            f"the file has other classes: {_abbreviate(report.replaced)} were replaced and start at random"
-        )
+        report.notes.append(f"the file has other classes: {_abbreviate(report.replaced)} start at random")
     return report
 
 
 def to_our_names(tensors: dict[str, torch.Tensor], backbone: str) -> dict[str, torch.Tensor]:
-    """Rename (and for torchvision's pixels, rescale) a checkpoint's tensors to Detectron2's names.
+    """Rename a checkpoint's tensors to Detectron2's names; adapt torchvision's first convolution to our pixels.
 
-    Names may still lack their prefix: ``res2.0.conv1.weight`` for ``backbone.bottom_up.res2.0.conv1.weight``.
+    A name may still lack its prefix: ``res2.0.conv1.weight`` for ``backbone.bottom_up.res2.0.conv1.weight``.
     """
     if any(re.search(r"_(w|bn_s)$", name) for name in tensors):
         return convert_c2_detectron_names(tensors)[0]
@@ -127,16 +129,15 @@ def to_our_names(tensors: dict[str, torch.Tensor], backbone: str) -> dict[str, t
 
 
 def mobilenetv2_from_torchvision(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Turn torchvision's MobileNetV2 into ours: flat names, and a first convolution for Detectron2's pixels.
+    """Convert torchvision's MobileNetV2 to ours: flat names, and a first convolution for Detectron2's pixels.
 
     torchvision feeds (RGB / 255 - mean) / std, Detectron2 feeds BGR - 255 × mean. Both are linear in the
-    pixel, so flipping the first convolution's input channels and dividing them by 255 × std gives the same
-    output, exactly; borders agree too, because both pad with zeros after the mean is taken away.
+    pixel, so flipping the first convolution's input channels and dividing them by 255 × std gives exactly the same
+    output; at the borders too, because both pad with zeros after subtracting the mean.
 
     Args:
-        tensors: ``mobilenet_v2().state_dict()`` or its ``features`` alone; nested
-            (``features.2.conv.0.0.weight``)
-            or, as old files are, flat (``features.2.conv.0.weight``) names.
+        tensors: ``mobilenet_v2().state_dict()`` or its ``features`` alone, with nested names
+            (``features.2.conv.0.0.weight``) or, in old files, flat ones (``features.2.conv.0.weight``).
     """
     nested = any(re.search(r"\bconv\.0\.0\.weight$", name) for name in tensors)
     renamed = {}
@@ -166,7 +167,7 @@ def _flatten(name: str) -> str:
 def _match(
     tensors: dict[str, torch.Tensor], state: dict[str, torch.Tensor], report: LoadReport
 ) -> dict[str, torch.Tensor]:
-    """Pair the file's tensors with the model's by full name, or by a suffix that only one name has."""
+    """Pair the file's tensors with the model's by full name, or by a suffix that is unique in the model."""
     by_suffix: dict[str, list[str]] = {}
     for name in state:
         parts = name.split(".")
@@ -191,7 +192,7 @@ def _match(
 
 
 def _note_fused_norms(report: LoadReport) -> None:
-    """Note that Caffe2's files carry norms as scale and shift alone: running statistics stay identity."""
+    """Note norms that Caffe2 stores as scale and shift alone: their running statistics stay identity."""
     loaded = set(report.loaded)
     fused = [
         name
@@ -206,10 +207,10 @@ def _note_fused_norms(report: LoadReport) -> None:
 
 
 def _start_missing_blocks_as_identity(state: dict[str, torch.Tensor], report: LoadReport) -> None:
-    """Let residual blocks that the file lacks pass their input on, so that deeper layers see what they know.
+    """Make residual blocks that the file lacks pass their input on, so that later layers see familiar features.
 
-    The block's last convolution is set to zero, not the scale of its last norm as is customary: our norms are
-    frozen, and a frozen zero would never let the block learn.
+    The usual way is to set the scale of a block's last norm to zero. Our norms are frozen, and with a frozen zero the
+    block could never learn, so its last convolution is set to zero instead.
     """
     blocks = []
     for name in report.missing:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from detectron2.config import CfgNode, get_cfg
 
 from finetune.backbones import BACKBONES, add_backbone_config
@@ -13,34 +14,41 @@ from finetune.errors import UserError
 
 CONFIGS = Path(__file__).parent
 
+_KINDS = {bool: "true or false,", int: "a whole number", float: "a number", list: "a list", tuple: "a list"}
+
 
 def add_finetune_config(cfg: CfgNode) -> None:
-    """Add the ``FINETUNE`` node (what Detectron2 has no key for) with its defaults, in place."""
+    """Add the ``FINETUNE`` node, for what Detectron2 has no key for, in place. README.md documents every key."""
     cfg.FINETUNE = CfgNode()
     cfg.FINETUNE.INIT = "coco"  # coco | imagenet | none | PATH | URL
-    cfg.FINETUNE.TEACHER = (
-        ""  # a run or published checkpoint whose feature maps are imitated first; "" = none
-    )
-    cfg.FINETUNE.TEACHER_STEPS = 500  # how many of SOLVER.MAX_ITER that takes
+    cfg.FINETUNE.TEACHER = ""  # PATH of a run or a published checkpoint; "" = none
+    cfg.FINETUNE.TEACHER_STEPS = 500  # the first steps, out of SOLVER.MAX_ITER
     cfg.FINETUNE.OPTIMIZER = "adamw"  # adamw | sgd
-    cfg.FINETUNE.BACKBONE_LR_FACTOR = 0.33  # learning rate of the pretrained backbone, as a share of BASE_LR
-    cfg.FINETUNE.PATIENCE = 0  # stop after so many evaluations without a better segm AP; 0 = never
-    cfg.FINETUNE.EMA_DECAY = 0.0  # exponential moving average of the weights; 0 = off
-    cfg.FINETUNE.AMP = "auto"  # auto | off | bf16 | fp16; auto = bf16 where the processor or GPU has it
-    cfg.FINETUNE.SYNTHETIC_FRACTION = 0.0  # share of drawn pictures mixed into training
+    cfg.FINETUNE.BACKBONE_LR_FACTOR = 0.33  # times SOLVER.BASE_LR
+    cfg.FINETUNE.PATIENCE = 0  # evaluations without a better segm AP; 0 = never stop early
+    cfg.FINETUNE.EMA_DECAY = 0.0  # 0 = no moving average of the weights
+    cfg.FINETUNE.AMP = "auto"  # auto | off | bf16 | fp16
+    cfg.FINETUNE.SYNTHETIC_FRACTION = 0.0
 
     cfg.FINETUNE.AUGMENT = CfgNode()
-    # large-scale jitter (Ghiasi et al. 2021): the photo is scaled by a factor from [min, max] relative to the
-    # crop, then a square crop of this size is cut or padded
-    cfg.FINETUNE.AUGMENT.SCALE_MIN = 0.5
+    # large-scale jitter (Ghiasi et al. 2021, arXiv:2012.07177): scale the photo, then crop or pad it to a square
+    cfg.FINETUNE.AUGMENT.SCALE_MIN = 0.5  # at 1 the photo just fits into the crop
     cfg.FINETUNE.AUGMENT.SCALE_MAX = 2.0
-    cfg.FINETUNE.AUGMENT.CROP_SIZE = 640
-    cfg.FINETUNE.AUGMENT.FLIP = 0.5  # probability of a horizontal flip
-    cfg.FINETUNE.AUGMENT.BRIGHTNESS = 0.3  # factor from [1 - x, 1 + x]; the same for the next two
+    cfg.FINETUNE.AUGMENT.CROP_SIZE = 640  # pixels
+    cfg.FINETUNE.AUGMENT.FLIP = 0.5  # probability
+    cfg.FINETUNE.AUGMENT.BRIGHTNESS = 0.3  # a factor from [1 - x, 1 + x], as for the next two
     cfg.FINETUNE.AUGMENT.CONTRAST = 0.3
     cfg.FINETUNE.AUGMENT.SATURATION = 0.3
-    cfg.FINETUNE.AUGMENT.HUE = 0.05  # shift from [-x, x] turns of the colour circle
-    cfg.FINETUNE.AUGMENT.COPY_PASTE = 0.0  # probability of pasting another photo's instances
+    cfg.FINETUNE.AUGMENT.HUE = 0.05  # a shift from [-x, x], in turns of the color wheel
+    cfg.FINETUNE.AUGMENT.COPY_PASTE = 0.0  # probability
+
+
+def default_config() -> CfgNode:
+    """Detectron2's defaults, with the nodes of our backbones and of training."""
+    cfg = get_cfg()
+    add_backbone_config(cfg)
+    add_finetune_config(cfg)
+    return cfg
 
 
 def get_config(backbone: str, overrides: Sequence[str] = ()) -> CfgNode:
@@ -49,53 +57,61 @@ def get_config(backbone: str, overrides: Sequence[str] = ()) -> CfgNode:
     >>> cfg = get_config("mobilenetv2_fpn", ["SOLVER.MAX_ITER", "100", "MODEL.FPN.OUT_CHANNELS", "128"])
 
     Raises:
-        UserError: unknown backbone, unknown key (the nearest one is named), or a value of another type.
+        UserError: unknown backbone, unknown key (the nearest is named), or a value of the wrong type.
     """
     if backbone not in BACKBONES:
         raise UserError(f"there is no backbone {backbone!r}: choose one of {', '.join(BACKBONES)}")
-    cfg = get_cfg()
-    add_backbone_config(cfg)
-    add_finetune_config(cfg)
+    cfg = default_config()
     cfg.merge_from_file(str(CONFIGS / f"{backbone}.yaml"), allow_unsafe=False)
     override(cfg, overrides)
     return cfg
 
 
 def read_config(path: Path) -> CfgNode:
-    """Return the config that a run folder's ``config.yaml`` holds."""
-    cfg = get_cfg()
-    add_backbone_config(cfg)
-    add_finetune_config(cfg)
-    cfg.merge_from_file(str(path), allow_unsafe=False)
+    """Return the training config that a run folder's ``config.yaml`` holds.
+
+    Raises:
+        UserError: it is damaged, or has a key that this version lacks.
+    """
+    cfg = default_config()
+    try:
+        cfg.merge_from_file(str(path), allow_unsafe=False)
+    except (OSError, ValueError, KeyError, AssertionError, AttributeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"{path} is not a config of this version ({reason}): start a new run, with --weights for the old one's "
+            "checkpoint"
+        ) from None
     return cfg
 
 
 def override(cfg: CfgNode, overrides: Sequence[str]) -> None:
-    """Apply a ``KEY VALUE KEY VALUE …`` list to ``cfg``, in place.
+    """Apply ``KEY VALUE KEY VALUE …`` to ``cfg``, in place.
 
     Raises:
-        UserError: odd length, unknown key, or a value whose type is not the key's.
+        UserError: a key without a value, an unknown key, or a value of the wrong type.
     """
     if len(overrides) % 2:
-        raise UserError(f"config overrides come as KEY VALUE pairs, but {overrides[-1]!r} has no value")
+        raise UserError(f"config overrides are KEY VALUE pairs, but {overrides[-1]!r} has no value")
     for key, text in zip(overrides[::2], overrides[1::2], strict=True):
-        known = dict(_leaves(cfg))
+        known = dict(leaves(cfg))
         if key not in known:
             nearest = difflib.get_close_matches(key.upper(), known, n=1, cutoff=0.0)
             raise UserError(f"there is no config key {key}: did you mean {nearest[0]}?")
         _set(cfg, key, _parse(key, text, known[key]))
 
 
-def _leaves(cfg: CfgNode, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(cfg: CfgNode, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every key, as written on the command line, with its value."""
     for key, value in cfg.items():
         if isinstance(value, CfgNode):
-            yield from _leaves(value, f"{prefix}{key}.")
+            yield from leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 
 
 def _parse(key: str, text: str, old: object) -> object:
-    """Read ``text`` as the type of ``old``: ``1`` is a fine float, ``true`` a bool, ``[1, 2]`` a tuple."""
+    """Read ``text`` as the type of ``old``: ``1`` as a float, ``true`` as a bool, ``[1, 2]`` as a tuple."""
     if isinstance(old, bool) and text.lower() in ("true", "false"):
         return text.lower() == "true"
     try:
@@ -109,7 +125,8 @@ def _parse(key: str, text: str, old: object) -> object:
     if isinstance(old, list | tuple) and isinstance(value, list | tuple):
         return type(old)(value)
     if old is not None and type(value) is not type(old):
-        raise UserError(f"config key {key} takes a {type(old).__name__} such as {old!r}, not {text!r}")
+        kind = _KINDS.get(type(old), "a value")
+        raise UserError(f"config key {key} takes {kind} such as {old!r}, not {text!r}")
     return value
 
 

@@ -13,7 +13,7 @@ from finetune.errors import UserError
 def test_header_names_its_commands(backbone):
     text = (CONFIGS / f"{backbone}.yaml").read_text()
     for command in (f"train {backbone}", "evaluate", "export"):
-        assert f"python -m finetune {command}" in text.split("_BASE_")[0]
+        assert f"maskrcnn {command}" in text.split("_BASE_")[0]
 
 
 def test_every_config_has_a_backbone():
@@ -51,8 +51,8 @@ def test_override(key, text, value):
         (["solver.max_iter", "5"], "did you mean SOLVER.MAX_ITER?"),
         (["SOLVER", "5"], "no config key SOLVER"),
         (["SOLVER.MAX_ITER"], "'SOLVER.MAX_ITER' has no value"),
-        (["SOLVER.MAX_ITER", "many"], "SOLVER.MAX_ITER takes a int such as 700, not 'many'"),
-        (["MODEL.MASK_ON", "1"], "MODEL.MASK_ON takes a bool"),
+        (["SOLVER.MAX_ITER", "many"], "SOLVER.MAX_ITER takes a whole number such as 700, not 'many'"),
+        (["MODEL.MASK_ON", "1"], "MODEL.MASK_ON takes true or false"),
     ],
 )
 def test_bad_override_is_one_sentence(overrides, message):
