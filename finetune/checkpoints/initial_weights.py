@@ -35,12 +35,8 @@ class LoadReport:
     spec: str  # the value of --weights
     source: str  # the URL or file that it meant; "" for none
     loaded: list[str] = field(default_factory=list)  # names in the model
-    missing: list[str] = field(
-        default_factory=list
-    )  # names in the model that the file lacks
-    replaced: list[str] = field(
-        default_factory=list
-    )  # last layers with another number of classes
+    missing: list[str] = field(default_factory=list)  # names in the model that the file lacks
+    replaced: list[str] = field(default_factory=list)  # last layers with another number of classes
     skipped: dict[str, str] = field(default_factory=dict)  # name in the file → why it was not loaded
     notes: list[str] = field(default_factory=list)
 

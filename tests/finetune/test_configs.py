@@ -1,11 +1,13 @@
 """Configs are read, overridden, and refuse what they do not know."""
 
+import re
 from pathlib import Path
 
 import pytest
 
 from finetune.backbones import BACKBONES
-from finetune.configs.keys import CONFIGS, get_config
+from finetune.cli import finetune
+from finetune.configs.keys import CONFIGS, get_config, leaves, read_config
 from finetune.errors import UserError
 
 
@@ -64,3 +66,33 @@ def test_bad_override_is_one_sentence(overrides, message):
 def test_unknown_backbone():
     with pytest.raises(UserError, match="choose one of resnet50_fpn"):
         get_config("resnet18_fpn")
+
+
+def test_config_of_another_version_is_refused(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text("FINETUNE:\n  LONG_GONE: 1\n")
+    with pytest.raises(UserError, match=r"config of this version \(.*LONG_GONE"):
+        read_config(path)
+
+
+README = CONFIGS.parent / "README.md"
+ROW = re.compile(r"^\| `([A-Z][A-Z0-9_.]+)` \| `(.*?)` \| \S.* \|$", re.MULTILINE)
+
+
+def test_readme_documents_every_finetune_key():
+    documented = {key for key, _ in ROW.findall(README.read_text()) if key.startswith("FINETUNE.")}
+    assert documented == {key for key, _ in leaves(get_config("resnet50_fpn")) if key.startswith("FINETUNE.")}
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_readme_states_the_defaults(backbone):
+    config = dict(leaves(get_config(backbone)))
+    stated = dict(ROW.findall(README.read_text()))
+    assert stated == {key: str(config[key]) for key in stated}
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "compare", "publish", "export"])
+def test_readme_documents_every_option(command):
+    options = [option for parameter in finetune.commands[command].params for option in parameter.opts]
+    text = README.read_text()
+    assert [option for option in options if option.startswith("--") and f"`{option}" not in text] == []
