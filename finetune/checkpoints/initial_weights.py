@@ -42,15 +42,8 @@ class LoadReport:
 
     def to_dict(self) -> dict[str, object]:
         """Counts and notes for ``run.json``."""
-        return {
-            "weights": self.spec,
-            "source": self.source,
-            "loaded": len(self.loaded),
-            "missing": len(self.missing),
-            "replaced": len(self.replaced),
-            "skipped": len(self.skipped),
-            "notes": self.notes,
-        }
+        counts = {name: len(getattr(self, name)) for name in ("loaded", "missing", "replaced", "skipped")}
+        return {"weights": self.spec, "source": self.source, **counts, "notes": self.notes}
 
     def __str__(self) -> str:
         columns = {"loaded": self.loaded, "missing": self.missing, "replaced": self.replaced}

@@ -38,12 +38,12 @@ class Run:
         run.classes, run.record["iterations"], run.evaluation
         model = run.load_model()
 
-    Parts are read when first used. A file's config and record are in its safetensors metadata (``config``
-    as YAML, ``run`` as JSON); other checkpoints (``.safetensors``, ``.pth``, ``.pkl``) need a ``config.yaml``
-    beside them. Paths of the machine that trained are shortened to file names.
+    Parts are read when first used; a missing or damaged one raises ``UserError``. A published file has config and
+    record in its metadata (``config`` as YAML, ``run`` as JSON); other checkpoints (``.safetensors``, ``.pth``,
+    ``.pkl``) need a ``config.yaml`` beside them. Paths of the machine that trained are shortened to file names.
 
     Args:
-        path: a run folder or a checkpoint. A folder may still be empty: training fills it.
+        path: a run folder or a checkpoint. The folder may still be empty: training fills it.
         overrides: ``KEY VALUE …`` on top of the recorded config.
     """
 
@@ -55,11 +55,7 @@ class Run:
 
     @classmethod
     def open(cls, path: Path, overrides: Sequence[str] = ()) -> Run:
-        """A run that has weights.
-
-        Raises:
-            UserError: there are no weights, no config, or a part is damaged.
-        """
+        """A run that has weights, a config and no damaged record; any other raises ``UserError``."""
         run = cls(path, overrides)
         _ = run.weights, run.recorded_config, run.record
         return run
@@ -68,11 +64,7 @@ class Run:
 
     @cached_property
     def weights(self) -> Path:
-        """The checkpoint: the file itself, or the run folder's best one.
-
-        Raises:
-            UserError: there is none.
-        """
+        """The checkpoint: the file itself, or the run folder's best one."""
         if self.path.is_file():
             return self.path
         if not self.path.is_dir():
@@ -87,17 +79,10 @@ class Run:
 
     @cached_property
     def recorded_config(self) -> dict[str, Any]:
-        """The training config as nested dicts, with its ``FINETUNE`` node and without overrides.
-
-        Raises:
-            UserError: the config is missing or damaged.
-        """
+        """The training config as nested dicts, with its ``FINETUNE`` node and without overrides."""
         path = self.folder / "config.yaml"
         try:
-            if text := self._metadata.get("config"):
-                config = yaml.safe_load(text)
-            else:
-                config = yaml.safe_load(path.read_text(encoding="utf-8"))
+            config = yaml.safe_load(self._metadata.get("config") or path.read_text(encoding="utf-8"))
             for key in config.get("FINETUNE", {}).keys() & {"INIT", "TEACHER"}:
                 config["FINETUNE"][key] = file_name(config["FINETUNE"][key])
             config["MODEL"]["WEIGHTS"] = config["OUTPUT_DIR"] = ""
@@ -111,11 +96,8 @@ class Run:
 
     @cached_property
     def config(self) -> CfgNode:
-        """The config to run the model with: Detectron2's defaults, the recorded config, the GPU if there is one, then
+        """The config to run the model with: Detectron2's defaults, the recorded config, the GPU if there is one, and
         the overrides.
-
-        Raises:
-            UserError: the config is missing or damaged, or an override does not fit it.
         """
         import torch
 
@@ -132,49 +114,46 @@ class Run:
 
     @cached_property
     def record(self) -> dict[str, Any]:
-        """``run.json``: backbone, classes, data, init, iterations, seed, machine, versions, command; or {}.
-
-        Raises:
-            UserError: it is damaged.
-        """
+        """``run.json``: backbone, classes, data, init, iterations, seed, machine, versions, command; or {}."""
         path = self.folder / "run.json"
+        record: Any = {}
         if "run" in self._metadata:
             record = json.loads(self._metadata["run"])
             record.pop("evaluation", None)
         elif path.is_file():
             record = read_json(path, cure="restore it, or train again")
-        else:
-            return {}
         if not isinstance(record, dict):
             raise UserError(
                 f"{path} cannot be read (it is no record of a training): restore it, or train again"
             )
-        return _without_folders(record)
+        if init := record.get("init"):
+            record["init"] = init | {
+                key: file_name(init[key]) for key in ("weights", "source") if key in init
+            }
+        if command := record.get("command"):
+            record["command"] = shlex.join(file_name(word) for word in shlex.split(command))
+        return record
 
     @cached_property
     def evaluation(self) -> dict[str, Any] | None:
         """The last ``evaluate`` of these weights: ``{"split", "images", "bbox": {"AP": …}, "segm": {…}}``.
 
-        Of the test split if it was measured, else of val; None if there is none, or if it was made with a config other
-        than this one.
+        Of the test split if it was measured, else of val; None if there is none with this config.
         """
         if self.overrides:
             return None
         if "run" in self._metadata:
             return json.loads(self._metadata["run"]).get("evaluation")
-        if self.path.is_file():
-            return None
         for split in ("test", "val"):
             path = self.path / "evaluation" / split / "report.json"
-            if not path.is_file():
-                continue
-            report = read_json(path, cure="evaluate again")
-            if report.get("weights_sha256") == sha256_of(self.weights) and not report.get("overrides"):
+            report = read_json(path, cure="evaluate again") if path.is_file() else {}
+            same_config = report and not report.get("overrides")
+            if same_config and report.get("weights_sha256") == sha256_of(self.weights):
                 return {"split": split, "images": report.get("images")} | {
                     kind: {
-                        k: v
-                        for k, v in (report.get(kind) or {}).items()
-                        if v is None or isinstance(v, int | float)
+                        metric: value
+                        for metric, value in (report.get(kind) or {}).items()
+                        if value is None or isinstance(value, int | float)
                     }
                     for kind in ("bbox", "segm")
                 }
@@ -228,11 +207,7 @@ class Run:
         write_atomically(self.path / LAST, lambda path: torch.save(state, path))
 
     def load_last(self) -> dict[str, Any]:
-        """Read ``last.pth``, with tensors on the CPU, without running code from it.
-
-        Raises:
-            UserError: there is none, or it is damaged.
-        """
+        """Read ``last.pth``, with tensors on the CPU, without running code from it."""
         import torch
 
         path = self.path / LAST
@@ -246,8 +221,6 @@ class Run:
             raise UserError(
                 f"{path} is damaged: start a new run from the best checkpoint, with --weights {self.path / BEST}"
             ) from error
-
-    # ---------------------------------------------------------------------------------------------------------
 
     @cached_property
     def _metadata(self) -> dict[str, str]:
@@ -289,13 +262,3 @@ def backbone_of(config: Mapping[str, Any]) -> str:
 def file_name(word: str) -> str:
     """The last part of a path; any other word, and a URL, unchanged."""
     return word if "://" in word else word.rsplit("/", 1)[-1]
-
-
-def _without_folders(record: dict[str, Any]) -> dict[str, Any]:
-    """The record without the paths of the machine that trained."""
-    record = dict(record)
-    if init := record.get("init"):
-        record["init"] = init | {key: file_name(init[key]) for key in ("weights", "source") if key in init}
-    if command := record.get("command"):
-        record["command"] = shlex.join(file_name(word) for word in shlex.split(command))
-    return record

@@ -1,8 +1,12 @@
 """The commands ``export`` and ``publish``."""
 
 from pathlib import Path
+from typing import Any
 
 import click
+
+PATH, COUNT = click.Path(path_type=Path), click.IntRange(min=1)
+PRECISIONS = ["auto", "fp32", "bf16", "fp16", "int8"]
 
 EXPORT_EPILOG = """\b
 Examples:
@@ -18,16 +22,11 @@ Example:
 
 
 @click.command(epilog=EXPORT_EPILOG)
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=PATH)
 @click.argument("overrides", nargs=-1, metavar="[KEY VALUE]...")
 @click.option("--version", help="The archive's version in TorchServe.  [default: the name of the backbone]")
 @click.option(
-    "--output",
-    type=click.Path(path_type=Path),
-    default=Path("model_store"),
-    show_default=True,
-    metavar="DIR",
-    help="The folder to write to.",
+    "--output", type=PATH, default="model_store", show_default=True, metavar="DIR", help="Write to here."
 )
 @click.option(
     "--engine",
@@ -38,42 +37,18 @@ Example:
 )
 @click.option(
     "--precision",
-    type=click.Choice(["auto", "fp32", "bf16", "fp16", "int8"]),
+    type=click.Choice(PRECISIONS),
     default="auto",
     show_default=True,
     help="The number format to serve in; auto chooses by the CPU or GPU when the server starts.",
 )
-@click.option(
-    "--workers",
-    type=click.IntRange(min=1),
-    help="TorchServe workers; wins over `serve start --workers`.  [default: the server's]",
-)
-@click.option(
-    "--batch-size",
-    type=click.IntRange(min=1),
-    help="Requests to predict together; only a GPU gains from more than 1.  [default: 1]",
-)
+@click.option("--workers", type=COUNT, help="TorchServe workers.  [default: as `serve start` says]")
+@click.option("--batch-size", type=COUNT, help="Requests to predict together, for GPUs.  [default: 1]")
 @click.option(
     "--int8", is_flag=True, help="Add an 8-bit model and record its loss of AP; needs --calibration."
 )
-@click.option(
-    "--calibration",
-    type=click.Path(path_type=Path),
-    metavar="DATA",
-    help="A data set; its val split calibrates the 8-bit model.",
-)
-def export(
-    run: Path,
-    overrides: tuple[str, ...],
-    version: str | None,
-    output: Path,
-    engine: str,
-    precision: str,
-    workers: int | None,
-    batch_size: int | None,
-    int8: bool,
-    calibration: Path | None,
-) -> None:
+@click.option("--calibration", type=PATH, metavar="DATA", help="A data set; its val split calibrates int8.")
+def export(run: Path, int8: bool, **options: Any) -> None:
     """Package a trained model as a TorchServe archive (.mar).
 
     RUN is a run folder or a published checkpoint. The archive is tried on a picture before it is put into place.
@@ -82,28 +57,18 @@ def export(
     """
     from finetune.export import archive
 
-    if int8 != (calibration is not None):
+    if int8 != (options["calibration"] is not None):
         raise click.UsageError("--int8 and --calibration go together: give both, or neither")
-    if precision == "int8" and not int8:
+    if options["precision"] == "int8" and not int8:
         raise click.UsageError("--precision int8 needs an 8-bit model: add --int8 --calibration DATA")
-    if int8 and engine != "openvino":
+    if int8 and options["engine"] != "openvino":
         raise click.UsageError("--int8 needs OpenVINO: leave --engine torch out")
-    options = archive.Options(
-        version=version,
-        output=output,
-        engine=engine,
-        precision=precision,
-        workers=workers,
-        batch_size=batch_size,
-        calibration=calibration,
-        overrides=overrides,
-    )
-    click.echo(archive.export(run, options))
+    click.echo(archive.export(run, archive.Options(**options)))
 
 
 @click.command(epilog=PUBLISH_EPILOG)
-@click.argument("run", type=click.Path(path_type=Path))
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("run", type=PATH)
+@click.argument("file", type=PATH)
 def publish(run: Path, file: Path) -> None:
     """Write a run as one small checkpoint.
 
