@@ -81,54 +81,58 @@ def test_archive_carries_what_it_needs_and_nothing_else(archive: Path, run: Path
     assert manifest["handler"] == "maskrcnn_handler.py"
 
 
-def test_model_config_holds_only_what_was_asked_for(archive: Path, run: Path, tmp_path: Path) -> None:
+def test_model_config_holds_only_what_was_asked_for(archive: Path) -> None:
     # TorchServe prefers an archive's values to those of `serve start --workers` and `--response-timeout`
     assert read(archive, "model-config.yaml") == {"startupTimeout": 300}
-    path = export(
-        run,
-        Options(
-            version="mobilenetv2_fpn.2",
-            output=tmp_path / "new/store",
-            engine="torch",
-            workers=2,
-            batch_size=4,
-            precision="fp32",
-        ),
-    )
-    assert path == tmp_path / "new/store/maskrcnn_mobilenetv2_fpn.2.mar"
-    assert read(path, "archive.json")["version"] == "mobilenetv2_fpn.2"
+
+
+def test_command_writes_what_its_options_say(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started, execute = [], exporting.execute
+
+    def recorded(command: list[str], what: str, env: dict[str, str] | None = None) -> None:
+        started.append(what)
+        execute(command, what, env)
+
+    for module in ("archive", "processes"):
+        monkeypatch.setattr(f"finetune.export.{module}.execute", recorded)
+    options = "--version mobilenetv2_fpn.2 --engine torch --workers 2 --batch-size 4 --precision fp32"
+    store = tmp_path / "new/store"
+    done = CliRunner().invoke(cli.export, [str(run), "--output", str(store), *options.split()])
+    assert done.exit_code == 0, done.output
+    path = store / "maskrcnn_mobilenetv2_fpn.2.mar"
+    assert done.stdout.splitlines()[-1] == str(path)
+    assert started == ["torch-model-archiver", "the trial of the archive"]
     with zipfile.ZipFile(path) as packed:
         assert not [name for name in packed.namelist() if name.startswith("openvino")]
-    assert read(path, "model-config.yaml") == {
-        "startupTimeout": 300,
-        "minWorkers": 2,
-        "maxWorkers": 2,
-        "batchSize": 4,
-        "maxBatchDelay": 20,
-        "handler": {"precision": "fp32"},
-    }
+    assert read(path, "archive.json")["version"] == "mobilenetv2_fpn.2"
+    workers = {"minWorkers": 2, "maxWorkers": 2, "batchSize": 4, "maxBatchDelay": 20}
+    handler = {"handler": {"precision": "fp32"}}
+    assert read(path, "model-config.yaml") == {"startupTimeout": 300} | workers | handler
 
 
-def test_overrides_change_the_served_config(run: Path, tmp_path: Path) -> None:
-    options = Options(output=tmp_path, engine="torch", overrides=["MODEL.RPN.POST_NMS_TOPK_TEST", "123"])
-    path = export(run, options)
-    assert read(path, "config.yaml")["MODEL"]["RPN"]["POST_NMS_TOPK_TEST"] == 123
-    assert read(path, "archive.json")["evaluation"] is None
-    with pytest.raises(UserError, match=r"did you mean INPUT\.MIN_SIZE_TEST"):
-        export(run, Options(output=tmp_path, overrides=["INPUT.MIN_SIZE", "480"]))
-
-
-def test_pth_checkpoint_is_converted(run: Path, tmp_path: Path) -> None:
+def test_pth_checkpoint_is_converted_and_overrides_are_served(run: Path, tmp_path: Path) -> None:
     folder = tmp_path / "foreign"
     folder.mkdir()
     weights = load_file(run / "model_best.safetensors")
     torch.save({"model": weights}, folder / "model_final.pth")
     for name in ("config.yaml", "run.json"):
         shutil.copy(run / name, folder)
-    path = export(folder / "model_final.pth", Options(output=tmp_path / "store", engine="torch"))
+    options = Options(output=tmp_path, engine="torch", overrides=["MODEL.RPN.POST_NMS_TOPK_TEST", "123"])
+    path = export(folder / "model_final.pth", options)
     with zipfile.ZipFile(path) as packed:
         packed.extract("model.safetensors", tmp_path)
     assert all(torch.equal(t, weights[n]) for n, t in load_file(tmp_path / "model.safetensors").items())
+    assert read(path, "config.yaml")["MODEL"]["RPN"]["POST_NMS_TOPK_TEST"] == 123
+
+
+def test_overrides_leave_the_evaluation_out(run: Path, tmp_path: Path) -> None:
+    assert Run.open(run).evaluation == EVALUATION
+    assert Run.open(run, ["INPUT.MIN_SIZE_TEST", "48"]).evaluation is None
+    with pytest.raises(UserError, match=r"did you mean INPUT\.MIN_SIZE_TEST"):
+        export(run, Options(output=tmp_path, overrides=["INPUT.MIN_SIZE", "480"]))
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("missing", ["model_best.safetensors", "config.yaml", "run.json"])
@@ -176,23 +180,6 @@ def test_trial_sees_only_the_archives_own_code(
     with pytest.raises(UserError, match=r"No module named 'finetune\.errors'"):
         export(run, Options(output=tmp_path / "store", engine="torch"))
     assert not list((tmp_path / "store").iterdir())
-
-
-def test_command_prints_the_path_and_starts_two_processes(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    started, execute = [], exporting.execute
-
-    def recorded(command: list[str], what: str, env: dict[str, str] | None = None) -> None:
-        started.append(what)
-        execute(command, what, env)
-
-    for module in ("archive", "processes"):
-        monkeypatch.setattr(f"finetune.export.{module}.execute", recorded)
-    done = CliRunner().invoke(cli.export, [str(run), "--output", str(tmp_path), "--engine", "torch"])
-    assert done.exit_code == 0, done.output
-    assert done.stdout.splitlines()[-1] == str(tmp_path / "maskrcnn_mobilenetv2_fpn.mar")
-    assert started == ["torch-model-archiver", "the trial of the archive"]
 
 
 @pytest.mark.parametrize(
