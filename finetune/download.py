@@ -69,28 +69,27 @@ def _fetch(url: str, part: Path, max_bytes: int) -> None:
             raise
         part.unlink()
         return _fetch(url, part, max_bytes)
-    with response:
-        if not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
-            have = 0  # the server ignores the range and sends the whole file
-        length = int(response.headers.get("Content-Length") or 0)
-        total = have + length
-        bar = tqdm(
-            total=total or None,
-            initial=have,
-            unit="B",
-            unit_scale=True,
-            desc=part.stem,
-            leave=False,
-            disable=None,
-        )
-        with part.open("ab" if have else "wb") as file, bar:
-            while chunk := response.read(CHUNK):
-                have += len(chunk)
-                if have > max_bytes:
-                    part.unlink()
-                    raise OSError(f"it is larger than {max_bytes:,} bytes")
-                file.write(chunk)
-                bar.update(len(chunk))
+    if not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
+        have = 0  # the server ignores the range and sends the whole file
+    length = int(response.headers.get("Content-Length") or 0)
+    total = have + length
+    bar = tqdm(
+        total=total or None,
+        initial=have,
+        unit="B",
+        unit_scale=True,
+        desc=part.stem,
+        leave=False,
+        disable=None,
+    )
+    with response, part.open("ab" if have else "wb") as file, bar:
+        while chunk := response.read(CHUNK):
+            have += len(chunk)
+            if have > max_bytes:
+                part.unlink()
+                raise OSError(f"it is larger than {max_bytes:,} bytes")
+            file.write(chunk)
+            bar.update(len(chunk))
     if length and have < total:
         raise OSError(
             f"the connection broke off after {have:,} of {total:,} bytes; the same command goes on from there"
