@@ -1,34 +1,76 @@
-"""Average precision as COCO defines it, and its uncertainty. Functions without files.
+"""Average precision as COCO defines it, and its uncertainty. Reads and writes no files.
 
-Detections are matched to objects once. Averages are taken here, from those matches, because a bootstrap
-takes them a thousand times: a resampled set of photos is a vector of weights, one a photo.
+pycocotools matches detections to objects once. The averages are computed here from those matches, because a bootstrap
+needs a thousand of them: a resampled set of photos is a vector of weights, one per photo.
 """
 
+import contextlib
+import io
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from detectron2.config import CfgNode
-from detectron2.modeling import GeneralizedRCNN
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
-from finetune.evaluation.inference import predict
-from finetune.evaluation.matching import THRESHOLDS, ImageScore, Matches, ground_truth, image_scores, match
+from finetune.data.masks import to_rle
 
-RECALLS = np.linspace(0, 1, 101)
 KINDS = ("segm", "bbox")
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+RECALLS = np.linspace(0, 1, 101)
+THRESHOLDS = np.linspace(0.5, 0.95, 10)  # of intersection over union
+# ranges of an object's mask area in pixels: all; below 32², below 96², above
+SIZES = {"": (0, 1e10), "s": (0, 32**2), "m": (32**2, 96**2), "l": (96**2, 1e10)}
 
 
-def evaluate_model(
-    model: GeneralizedRCNN, dataset_dicts: Sequence[dict[str, Any]], classes: Sequence[str], cfg: CfgNode
-) -> dict[str, dict[str, float | None]]:
-    """Run a model over a split and return its ``{"segm": {"AP": …, "AP50": …, …}, "bbox": {…}}`` in percent.
+@dataclass(frozen=True)
+class Matches:
+    """Which detections of one class match an object of one size range.
 
-    The model is left in the mode (training or not) in which it came.
+    N detections by falling score, T IoU thresholds, I images.
     """
-    results, _ = predict(model, dataset_dicts, cfg)
-    truth = ground_truth(dataset_dicts, classes)
-    return {kind: summarize(match(truth, results, kind)[0]) for kind in KINDS}
+
+    images: np.ndarray  # (N,) index of the detection's image
+    found: np.ndarray  # (T, N) bool: a true positive
+    false: np.ndarray  # (T, N) bool: a false positive; neither: outside the size range, or on a crowd
+    objects: np.ndarray  # (I,) number of objects in each image
+
+
+@dataclass(frozen=True)
+class ImageScore:
+    """Detections in one photo against its objects, at one score threshold and a mask IoU of 0.5."""
+
+    image_id: int
+    objects: int
+    found_ids: tuple[int, ...]  # ids (see ``ground_truth``) of the annotations that were found
+    right: tuple[int, ...]  # true positives: indices into the list of results
+    wrong: tuple[int, ...]  # false positives
+    mean_iou: float  # mask IoU averaged over the found objects; 0 if there are none
+
+    @property
+    def found(self) -> int:
+        return len(self.right)
+
+    @property
+    def false(self) -> int:
+        return len(self.wrong)
+
+    @property
+    def missed(self) -> int:
+        return self.objects - self.found
+
+    @property
+    def f1(self) -> float:
+        """2 TP / (2 TP + FP + FN); 1 if there are neither objects nor detections."""
+        errors = self.missed + self.false
+        return 2 * self.found / (2 * self.found + errors) if self.found + errors else 1.0
+
+    @property
+    def quality(self) -> float:
+        """Panoptic quality (Kirillov et al. 2019): F1 × mean IoU."""
+        return self.f1 * self.mean_iou if self.found else self.f1
 
 
 def evaluate_results(
@@ -39,15 +81,15 @@ def evaluate_results(
     score: float = 0.5,
     resamples: int = 1000,
 ) -> tuple[dict[str, Any], list[ImageScore], dict[str, dict[str, np.ndarray]]]:
-    """Everything that a report says of a list of COCO results (``finetune.evaluation.inference.predict``).
+    """Compute all figures of a report from COCO results (``finetune.evaluation.inference.predict``).
 
     Args:
-        score: the threshold for the figures of daily use (precision, recall, F1, scores per photo).
+        score: the threshold for precision, recall, F1 and the scores per photo.
         resamples: of the photos, for the 95 % intervals.
 
     Returns:
-        A JSON-ready dict (percentages; None where a size class has no objects); one score per photo in the
-        order of ``dataset_dicts``; and kind → label → precision (101,) at recalls 0, 0.01, … 1.
+        A JSON-ready dict (percentages; None for a size range without objects); one score per photo, in order; and
+        kind → label → precision (101,) at recalls 0, 0.01, … 1.
     """
     truth = ground_truth(dataset_dicts, classes)
     curves: dict[str, dict[str, np.ndarray]] = {}
@@ -61,17 +103,24 @@ def evaluate_results(
                 name: summarize({size: [per_class[i]] for size, per_class in matches.items()})
                 for i, name in enumerate(classes)
             }
-        curves[kind] = {
-            label: curve
-            for label, threshold in (("IoU 0.5", 0), ("IoU 0.75", 5), ("mean of IoU 0.5 … 0.95", None))
-            if (curve := mean_precision(matches[""], threshold)) is not None
-        }
+        mean = mean_precision(matches[""])
+        curves[kind] = {}
+        if mean is not None:
+            curves[kind] = {
+                "IoU 0.5": mean[0],
+                "IoU 0.75": mean[5],
+                "mean of IoU 0.5 … 0.95": mean.mean(axis=0),
+            }
         if kind == "segm":
             scores = image_scores(evaluator, [d["image_id"] for d in dataset_dicts], score)
-    found, false = sum(s.found for s in scores), sum(s.false for s in scores)
-    objects = sum(s.objects for s in scores)
-    report["at_score"] = {
-        "score": score,
+    report["at_score"] = {"score": score} | _totals(scores)
+    return report, scores, curves
+
+
+def _totals(scores: Sequence[ImageScore]) -> dict[str, Any]:
+    """Counts over all photos, and precision, recall and mean mask IoU in percent."""
+    found, false, objects = (sum(getattr(s, name) for s in scores) for name in ("found", "false", "objects"))
+    return {
         "found": found,
         "missed": objects - found,
         "false": false,
@@ -79,54 +128,114 @@ def evaluate_results(
         "recall": round(100 * found / objects, 2) if objects else None,
         "mean_iou": round(100 * sum(s.mean_iou * s.found for s in scores) / found, 2) if found else None,
     }
-    return report, scores, curves
 
 
-def precision_at_recalls(matches: Matches, weights: np.ndarray | None = None) -> np.ndarray | None:
-    """Interpolated precision, (T, 101), at recalls 0, 0.01, … 1; None without objects.
+def ground_truth(dataset_dicts: Sequence[dict[str, Any]], classes: Sequence[str]) -> COCO:
+    """Index Detectron2's standard dicts for pycocotools. Annotation ids count from 1 in dataset order."""
+    annotations: list[dict[str, Any]] = []
+    for record in dataset_dicts:
+        for annotation in record["annotations"]:
+            x1, y1, x2, y2 = annotation["bbox"]
+            rle = to_rle(annotation["segmentation"], record["width"], record["height"])
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": record["image_id"],
+                    "category_id": annotation["category_id"] + 1,
+                    "bbox": [x1, y1, x2 - x1, y2 - y1],
+                    "segmentation": rle,
+                    "area": float(coco_mask.area(rle)),
+                    "iscrowd": int(annotation.get("iscrowd", 0)),
+                }
+            )
+    images = [{"id": d["image_id"], "width": d["width"], "height": d["height"]} for d in dataset_dicts]
+    categories = [{"id": i, "name": name} for i, name in enumerate(classes, start=1)]
+    return coco_index(images, annotations, categories)
+
+
+def match(truth: COCO, results: Sequence[Any], kind: str) -> tuple[dict[str, list[Matches]], COCOeval]:
+    """Match detections to objects greedily by falling score, as COCO does, at most 100 per image.
 
     Args:
-        weights: (I,) how often each image counts.
+        kind: ``segm`` (by mask) or ``bbox`` (by box).
+
+    Returns:
+        Size range → one ``Matches`` per class; and pycocotools' evaluator with all details.
     """
-    if weights is None:
-        weights = np.ones(len(matches.objects))
-    objects = weights @ matches.objects
-    if objects == 0:
-        return None
-    weight = weights[matches.images]
-    found = np.cumsum(matches.found * weight, axis=1)
-    false = np.cumsum(matches.false * weight, axis=1)
-    recall = found / objects
-    precision = found / np.maximum(found + false, np.finfo(float).tiny)
-    # a precision is what can be had at this recall or a higher one
-    precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-    result = np.zeros((len(THRESHOLDS), len(RECALLS)))
-    for row, (r, p) in enumerate(zip(recall, precision, strict=True)):
-        index = np.searchsorted(r, RECALLS, side="left")
-        reached = index < len(p)
-        result[row, reached] = p[index[reached]]
-    return result
+    detections = []
+    for i, result in enumerate(results, start=1):
+        _, _, width, height = result["bbox"]
+        area = float(coco_mask.area(result["segmentation"])) if kind == "segm" else width * height
+        detections.append({**result, "id": i, "iscrowd": 0, "area": area})
+    images, categories = truth.dataset["images"], truth.dataset["categories"]
+    evaluator = COCOeval(truth, coco_index(images, detections, categories), kind)
+    evaluator.params.iouThrs = THRESHOLDS
+    evaluator.params.maxDets = [100]
+    evaluator.params.areaRng = list(SIZES.values())
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluator.evaluate()
+    # pycocotools' order: class, then size range, then image by rising id
+    per_image = np.array(evaluator.evalImgs, dtype=object).reshape(len(categories), len(SIZES), len(images))
+    return {size: [_merge(row) for row in per_image[:, i]] for i, size in enumerate(SIZES)}, evaluator
 
 
-def average_precision(per_class: Sequence[Matches], weights: np.ndarray | None = None) -> np.ndarray | None:
-    """Average precision per IoU threshold, (T,), 0..1: mean over recalls and classes."""
-    curves = [curve for m in per_class if (curve := precision_at_recalls(m, weights)) is not None]
-    return np.mean(curves, axis=(0, 2)) if curves else None
+def _merge(per_image: Sequence[dict[str, Any] | None]) -> Matches:
+    """One class's matches over all images; None stands for an image with neither objects nor detections."""
+    entries = [(i, entry) for i, entry in enumerate(per_image) if entry is not None]
+    objects = np.array([0 if entry is None else _count_objects(entry) for entry in per_image])
+    if not entries:
+        empty = np.zeros((len(THRESHOLDS), 0), dtype=bool)
+        return Matches(np.zeros(0, dtype=int), empty, empty, objects)
+    order = np.argsort(-np.concatenate([entry["dtScores"] for _, entry in entries]), kind="mergesort")
+    images = np.concatenate([np.full(len(entry["dtScores"]), i) for i, entry in entries])[order]
+    matched = np.concatenate([entry["dtMatches"] for _, entry in entries], axis=1)[:, order] != 0
+    ignored = np.concatenate([entry["dtIgnore"] for _, entry in entries], axis=1)[:, order] != 0
+    return Matches(images, matched & ~ignored, ~matched & ~ignored, objects)
 
 
-def mean_precision(per_class: Sequence[Matches], threshold: int | None) -> np.ndarray | None:
-    """Precision (101,) at one IoU threshold (index), or the mean over all; None without objects."""
-    curves = [curve for m in per_class if (curve := precision_at_recalls(m)) is not None]
-    if not curves:
-        return None
-    mean = np.mean(curves, axis=0)
-    return mean.mean(axis=0) if threshold is None else mean[threshold]
+def _count_objects(entry: dict[str, Any]) -> int:
+    return int(np.count_nonzero(np.asarray(entry["gtIgnore"]) == 0))
+
+
+def image_scores(evaluator: COCOeval, image_ids: Sequence[int], score: float) -> list[ImageScore]:
+    """One score per photo, from the matches by mask at an IoU of 0.5 of the detections above the threshold."""
+    entries: dict[int, list[dict[str, Any]]] = {image_id: [] for image_id in image_ids}
+    for entry in evaluator.evalImgs:
+        if entry is not None and entry["aRng"] == SIZES[""]:
+            entries[entry["image_id"]].append(entry)
+    return [_image_score(evaluator, image_id, entries[image_id], score) for image_id in image_ids]
+
+
+def _image_score(evaluator: COCOeval, image_id: int, entries: Sequence[Any], score: float) -> ImageScore:
+    """Merge a photo's entries of all classes."""
+    found, wrong = list[tuple[int, int, float]](), list[int]()
+    for entry in entries:
+        key = image_id, entry["category_id"]
+        columns = {annotation["id"]: i for i, annotation in enumerate(evaluator._gts[key])}
+        shown = (np.asarray(entry["dtScores"]) >= score) & (entry["dtIgnore"][0] == 0)
+        for row in np.flatnonzero(shown):
+            detection, annotation_id = entry["dtIds"][row] - 1, int(entry["dtMatches"][0, row])
+            if annotation_id:
+                found.append((annotation_id, detection, evaluator.ious[key][row][columns[annotation_id]]))
+            else:
+                wrong.append(detection)
+    found_ids, right, ious = zip(*found, strict=True) if found else ((), (), (0.0,))
+    objects = sum(map(_count_objects, entries))
+    return ImageScore(image_id, objects, found_ids, right, tuple(wrong), float(np.mean(ious)))
+
+
+def coco_index(images: list[dict], annotations: list[dict], categories: list[dict]) -> COCO:
+    """Index lists that are in memory, as pycocotools does with a file."""
+    coco = COCO()
+    coco.dataset = {"images": images, "annotations": annotations, "categories": categories}
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco.createIndex()
+    return coco
 
 
 def summarize(matches: dict[str, list[Matches]]) -> dict[str, Any]:
     """``{"AP", "AP50", "AP75", "APs", "APm", "APl"}`` in percent; None where there are no such objects."""
-    overall = average_precision(matches[""])
-    summary = dict(zip(METRICS[:3], _headline(overall), strict=True))
+    summary = dict(zip(METRICS[:3], _headline(average_precision(matches[""])), strict=True))
     for size in ("s", "m", "l"):
         summary[f"AP{size}"] = _headline(average_precision(matches[size]))[0]
     return summary
@@ -135,9 +244,9 @@ def summarize(matches: dict[str, list[Matches]]) -> dict[str, Any]:
 def bootstrap(
     matches: dict[str, list[Matches]], images: int, *, resamples: int = 1000, seed: int = 0
 ) -> dict[str, list[float] | None]:
-    """95 % intervals of AP, AP50 and AP75: what they become when the photos are drawn anew, with replacement.
+    """95 % intervals of AP, AP50 and AP75 when the photos are resampled with replacement.
 
-    It tells how much another set of as many photos could differ, not how another training would.
+    They tell how much another set of as many photos could differ, not how another training would.
     """
     draws = np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), size=resamples)
     values = [_headline(ap) for draw in draws if (ap := average_precision(matches[""], draw)) is not None]
@@ -152,3 +261,40 @@ def _headline(ap: np.ndarray | None) -> list[float | None]:
     if ap is None:
         return [None, None, None]
     return [round(100 * float(value), 3) for value in (ap.mean(), ap[0], ap[5])]
+
+
+def average_precision(per_class: Sequence[Matches], weights: np.ndarray | None = None) -> np.ndarray | None:
+    """Average precision per IoU threshold, (T,), 0..1: the mean over recalls and classes; None without objects."""
+    mean = mean_precision(per_class, weights)
+    return None if mean is None else mean.mean(axis=1)
+
+
+def mean_precision(per_class: Sequence[Matches], weights: np.ndarray | None = None) -> np.ndarray | None:
+    """Precision at recalls, (T, 101), averaged over the classes; None without objects."""
+    curves = [curve for m in per_class if (curve := precision_at_recalls(m, weights)) is not None]
+    return np.mean(curves, axis=0) if curves else None
+
+
+def precision_at_recalls(matches: Matches, weights: np.ndarray | None = None) -> np.ndarray | None:
+    """Interpolated precision, (T, 101), at recalls 0, 0.01, … 1; None without objects.
+
+    Args:
+        weights: (I,) how often each image counts.
+    """
+    weights = np.ones(len(matches.objects)) if weights is None else weights
+    objects = weights @ matches.objects
+    if objects == 0:
+        return None
+    weight = weights[matches.images]
+    found = np.cumsum(matches.found * weight, axis=1)
+    false = np.cumsum(matches.false * weight, axis=1)
+    recall = found / objects
+    precision = found / np.maximum(found + false, np.finfo(float).tiny)
+    # interpolated: the best precision at this recall or a higher one
+    precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+    result = np.zeros((len(THRESHOLDS), len(RECALLS)))
+    for row, (r, p) in enumerate(zip(recall, precision, strict=True)):
+        index = np.searchsorted(r, RECALLS, side="left")
+        reached = index < len(p)
+        result[row, reached] = p[index[reached]]
+    return result

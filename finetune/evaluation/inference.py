@@ -1,4 +1,4 @@
-"""A model over the photos of a data set: COCO results and times. (The service has its own, faster path.)"""
+"""Run a model over the photos of a data set: COCO results and times. (The service has its own, faster path.)"""
 
 import logging
 import time
@@ -18,7 +18,21 @@ from detectron2.structures import Instances
 from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
-MAX_DETECTIONS = 100  # COCO's AP looks at no more, and masks cost time
+from finetune.evaluation.coco_eval import KINDS, ground_truth, match, summarize
+
+MAX_DETECTIONS = 100  # COCO's AP ignores any beyond the first 100, and masks cost time
+
+
+def evaluate_model(
+    model: GeneralizedRCNN, dataset_dicts: Sequence[dict[str, Any]], classes: Sequence[str], cfg: CfgNode
+) -> dict[str, dict[str, float | None]]:
+    """Return a model's ``{"segm": {"AP": …, "AP50": …, …}, "bbox": {…}}`` on a split, in percent.
+
+    The model is left in the mode (training or evaluation) that it was in.
+    """
+    results, _ = predict(model, dataset_dicts, cfg)
+    truth = ground_truth(dataset_dicts, classes)
+    return {kind: summarize(match(truth, results, kind)[0]) for kind in KINDS}
 
 
 def predict(
@@ -33,23 +47,22 @@ def predict(
 
     Args:
         dataset_dicts: Detectron2's standard dicts.
-        warm_up: run the first photo once before, so that no time includes what happens only once.
-        progress: show a bar.
+        warm_up: run the first photo twice, so that no time includes one-off work.
+        progress: show a bar if stderr is a terminal.
 
     Returns:
         COCO results (``image_id``, ``category_id`` from 1, ``bbox`` XYWH in pixels of the photo, ``score``,
-        ``segmentation`` as compressed RLE), at most 100 a photo; and for each photo the seconds that the
+        ``segmentation`` as compressed RLE), at most 100 per photo; and for each photo the seconds that the
         network took, from resized tensor to boxes and 28 × 28 masks.
     """
-    # torch logs, in every process, that a function that Detectron2 calls will change its meaning
-    logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
+    silence_known_warnings()
     was_training = model.training
     model.eval()
     results: list[dict[str, Any]] = []
     seconds: list[float] = []
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "torch.meshgrid", UserWarning)  # Detectron2 calls it the old way
-        for i, record in enumerate(tqdm(dataset_dicts, unit="photo", leave=False, disable=not progress)):
+    hidden = None if progress else True  # None: hidden unless stderr is a terminal
+    with torch.no_grad():
+        for i, record in enumerate(tqdm(dataset_dicts, unit="photo", leave=False, disable=hidden)):
             inputs = [{"image": read_resized(record["file_name"], cfg)}]
             if warm_up and i == 0:
                 model.inference(inputs, do_postprocess=False)
@@ -64,7 +77,7 @@ def predict(
 
 
 def read_resized(path: str, cfg: CfgNode) -> torch.Tensor:
-    """Read a photo, upright, as the network takes it: (3, H, W) float32, 0..255, in ``cfg.INPUT.FORMAT``."""
+    """Read a photo, upright, as network input: (3, H, W) float32, 0..255, channels as ``cfg.INPUT.FORMAT`` says."""
     image = read_image(path, format=cfg.INPUT.FORMAT)
     resize = ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
     image = resize.get_transform(image).apply_image(image)
@@ -72,10 +85,10 @@ def read_resized(path: str, cfg: CfgNode) -> torch.Tensor:
 
 
 def to_coco_results(instances: Instances, record: dict[str, Any]) -> list[dict[str, Any]]:
-    """Turn a network's raw detections, in pixels of its input, into COCO results in pixels of the photo."""
+    """Convert raw detections, in pixels of the network's input, to COCO results in pixels of the photo."""
     height, width = record["height"], record["width"]
     instances = instances[instances.scores.argsort(descending=True)[:MAX_DETECTIONS]].to("cpu")
-    # under another name, so that Detectron2 scales and clips the boxes but leaves the masks small
+    # renamed, so that Detectron2 scales and clips the boxes but leaves the masks at 28 × 28
     instances.small_masks = instances.pred_masks[:, 0].float()
     instances.remove("pred_masks")
     instances = detector_postprocess(instances, height, width)
@@ -88,7 +101,7 @@ def to_coco_results(instances: Instances, record: dict[str, Any]) -> list[dict[s
         x1, y1, x2, y2 = box.tolist()
         left, top = max(int(x1) - 1, 0), max(int(y1) - 1, 0)
         right, bottom = min(int(x2) + 2, width), min(int(y2) + 2, height)
-        # paste within the box's surroundings alone: pasting into the whole photo is what makes masks slow
+        # paste into the box's surroundings only: pasting into the whole photo is slow
         offset = torch.tensor([left, top, left, top], dtype=box.dtype)
         [crop] = paste_masks_in_image(small_mask[None], (box - offset)[None], (bottom - top, right - left))
         canvas[top:bottom, left:right] = crop.numpy()
@@ -108,3 +121,9 @@ def to_coco_results(instances: Instances, record: dict[str, Any]) -> list[dict[s
 def _synchronize(model: GeneralizedRCNN) -> None:
     if model.device.type == "cuda":
         torch.cuda.synchronize()
+
+
+def silence_known_warnings() -> None:
+    """Hide two warnings about how Detectron2 calls torch, which users can do nothing about."""
+    logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", "torch.meshgrid", UserWarning)

@@ -1,147 +1,135 @@
-"""``python -m finetune evaluate``: how good a trained model is on a split, as numbers and as pictures."""
+"""The report on one evaluation: figures as JSON and Markdown, the PR curve, and the worst photos drawn."""
 
-import argparse
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+from urllib.parse import urlsplit
 
+import numpy as np
+import torch
+
+from finetune.checkpoints.run import Run
+from finetune.data.dataset import class_names, load_split, read_card
 from finetune.errors import UserError
+from finetune.evaluation.coco_eval import KINDS, METRICS, ImageScore, evaluate_results
+from finetune.evaluation.inference import predict
+from finetune.evaluation.plots import KIND_NAMES, draw_precision_recall, draw_truth_and_prediction
+from finetune.files import new_folder, sha256_of, write_json
+from finetune.training.machine import describe_machine, package_versions
 
-if TYPE_CHECKING:
-    from finetune.checkpoints.run import Run
-    from finetune.evaluation.matching import ImageScore
-
-DESCRIPTION = """\
-Measure a trained model on one split: AP of masks and boxes with a 95 % interval, what it finds at the score
-that users see, the time per photo. Writes report.md, report.json, pr_curve.png and the worst photos drawn,
-truth beside prediction.
-
-  python -m finetune evaluate runs/mobilenetv2_fpn --data data/balloon --split test
-  python -m finetune evaluate model_store/starter.safetensors --data data/balloon INPUT.MIN_SIZE_TEST 480
-"""
+Record = dict[str, Any]
 
 
-def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    """Add the command ``evaluate``."""
-    parser = subparsers.add_parser(
-        "evaluate",
-        help="AP, PR curve and worst photos of a trained model",
-        description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "model", type=Path, metavar="RUN|CHECKPOINT", help="a run folder, or a checkpoint with its config"
-    )
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="made by `finetune data …`")
-    parser.add_argument("--split", default="test", help="train, val or test (default: test)")
-    parser.add_argument(
-        "--output", type=Path, metavar="DIR", help="where the report goes (default: RUN/evaluation/SPLIT)"
-    )
-    parser.add_argument(
-        "--score", type=float, default=0.5, metavar="S", help="the score from which on users see a detection"
-    )
-    parser.add_argument(
-        "--worst", type=int, default=6, metavar="N", help="how many photos to draw (default: 6)"
-    )
-    parser.add_argument(
-        "overrides", nargs="*", metavar="KEY VALUE", help="config keys, such as MODEL.DEVICE cpu"
-    )
-    parser.set_defaults(run=run)
+def evaluate_run(
+    path: Path,
+    data: Path,
+    *,
+    split: str = "test",
+    output: Path | None = None,
+    score: float = 0.5,
+    worst: int = 6,
+    overrides: Sequence[str] = (),
+) -> tuple[Record, Path]:
+    """Evaluate a trained model on a split and write the report's folder.
 
+    Args:
+        path: a run folder, or a checkpoint with its config.
+        output: the folder to write; default: ``RUN/evaluation/SPLIT``.
+        score: detections below it are not shown to users.
+        worst: how many photos to draw, worst first.
+        overrides: ``KEY VALUE …`` for the config.
 
-def run(args: argparse.Namespace) -> int:
-    """Run the command; the last line printed is the path of the report."""
-    import numpy as np
-    from tabulate import tabulate
+    Returns:
+        The report, as in ``report.json``, and its folder.
 
-    from finetune.checkpoints.run import Run
-    from finetune.data.dataset import class_names, load_split, read_card
-    from finetune.evaluation.coco_eval import evaluate_results
-    from finetune.evaluation.inference import predict
-    from finetune.evaluation.report_files import new_folder, report_rows, write_report
-    from finetune.files import sha256_of
-    from finetune.training.machine import describe_machine, package_versions
-
-    if not 0 <= args.score <= 1:
-        raise UserError(f"--score is a probability, not {args.score}: give a number from 0 to 1")
-    classes, records = class_names(args.data), load_split(args.data, args.split)
-    trained = Run.open(args.model, args.overrides)
-    if trained.classes is not None and trained.classes != classes:
+    Raises:
+        UserError: the model cannot be opened, its classes are not the data's, or the folder cannot be written.
+    """
+    classes, records = class_names(data), load_split(data, split)
+    run = Run.open(path, overrides)
+    config = run.config  # read before the folder is made: an override may be wrong
+    if run.classes is not None and run.classes != classes:
         raise UserError(
-            f"{args.model} knows the classes {', '.join(trained.classes)}, but {args.data} has"
-            f" {', '.join(classes)}: evaluate on data with the classes it was trained on"
+            f"{path} was trained on the classes {', '.join(run.classes)}, but {data} has {', '.join(classes)}: "
+            "evaluate it on data with the same classes"
         )
-    output = args.output or _default_output(args.model, trained) / args.split
-    with new_folder(output, marker="report.json") as folder:
-        model = trained.load_model()
-        results, seconds = predict(model, records, trained.config, warm_up=True, progress=True)
-        figures, scores, curves = evaluate_results(records, results, classes, score=args.score)
-        inputs = trained.config.INPUT
-        report: dict[str, Any] = {
-            "name": trained.name,
-            "backbone": trained.backbone,
-            "data": {"name": read_card(args.data).get("name"), "split": args.split, "classes": classes},
+    target = output or (path if path.is_dir() else Path("runs") / run.name) / "evaluation" / split
+    check_replaceable(target, "report.json")
+    with new_folder(target) as folder:
+        results, seconds = predict(run.load_model(), records, config, warm_up=True, progress=True)
+        figures, scores, curves = evaluate_results(records, results, classes, score=score)
+        data_name = read_card(data).get("name")
+        report: Record = {
+            "name": run.name,
+            "backbone": run.backbone,
+            "data": {"name": data_name, "split": split, "classes": classes},
             **figures,
-            "latency_ms": {
-                "median": round(1000 * float(np.median(seconds)), 1),
-                "what": "the network alone, one photo at a time, after warm-up",
-                "device": str(model.device),
-                "precision": "float32",
-                "threads": _threads(),
-            },
-            "input": {"min_size": inputs.MIN_SIZE_TEST, "max_size": inputs.MAX_SIZE_TEST},
-            "proposals": trained.config.MODEL.RPN.POST_NMS_TOPK_TEST,
-            "overrides": args.overrides,
-            "weights_sha256": sha256_of(trained.weights),
-            "machine": describe_machine(model.device.type),
-            "versions": package_versions(),
-            "training": trained.record,
+            **_circumstances(run, seconds),
         }
-        report["worst"] = _draw(folder, report, curves, records, results, scores, classes, args.worst)
-        write_report(folder, report)
-    print(tabulate(report_rows(report), headers="firstrow", disable_numparse=True))
-    print(output / "report.md")
-    return 0
+        draw_precision_recall(
+            curves, f"{run.name} on the {split} split of {data_name}", folder / "pr_curve.png"
+        )
+        report["worst"] = _draw_worst(folder, records, results, scores, classes, worst)
+        write_json(folder / "report.json", report)
+        (folder / "report.md").write_text(_markdown(report), encoding="utf-8")
+    return report, target
 
 
-def _default_output(path: Path, trained: "Run") -> Path:
-    return (path if path.is_dir() else Path("runs") / trained.name) / "evaluation"
+def check_replaceable(folder: Path, marker: str) -> None:
+    """Refuse to replace a folder that this command has not written.
+
+    Args:
+        marker: the file that tells a folder written earlier.
+
+    Raises:
+        UserError: ``folder`` holds something else.
+    """
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / marker).is_file()):
+        raise UserError(f"{folder} exists and is not an earlier report: choose another --output")
 
 
-def _threads() -> int:
-    import torch
+def _circumstances(run: Run, seconds: Sequence[float]) -> Record:
+    """How and where the model was measured, and how it was trained."""
+    device = run.config.MODEL.DEVICE
+    return {
+        "latency_ms": {
+            "median": round(1000 * float(np.median(seconds)), 1),
+            "what": "the network alone, one photo at a time, after warm-up",
+            "device": device,
+            "precision": "float32",
+            "threads": torch.get_num_threads(),
+        },
+        "input": {"min_size": run.config.INPUT.MIN_SIZE_TEST, "max_size": run.config.INPUT.MAX_SIZE_TEST},
+        "proposals": run.config.MODEL.RPN.POST_NMS_TOPK_TEST,
+        "overrides": run.overrides,
+        "weights_sha256": sha256_of(run.weights),
+        "machine": describe_machine(device),
+        "versions": package_versions(),
+        "training": run.record,
+    }
 
-    return torch.get_num_threads()
 
-
-def _draw(
+def _draw_worst(
     folder: Path,
-    report: dict[str, Any],
-    curves: dict[str, Any],
-    records: list[dict[str, Any]],
-    results: list[dict[str, Any]],
-    scores: "list[ImageScore]",
+    records: list[Record],
+    results: list[Record],
+    scores: list[ImageScore],
     classes: list[str],
     worst: int,
-) -> list[dict[str, Any]]:
-    """Draw the PR curve and the worst photos into ``folder``; return the latter's figures, worst first."""
-    from finetune.evaluation.plots import draw_precision_recall, draw_truth_and_prediction
-
-    title = f"{report['name']} on the {report['data']['split']} split of {report['data']['name']}"
-    draw_precision_recall(curves, title, folder / "pr_curve.png")
-    first_ids, next_id = [], 1
-    for record in records:
-        first_ids.append(next_id)
-        next_id += len(record["annotations"])
-    entries: list[dict[str, Any]] = []
+) -> list[Record]:
+    """Draw the worst photos into ``folder``; return their figures, worst first."""
+    # ground_truth numbers the annotations from 1, photo by photo
+    first_ids = 1 + np.cumsum([0] + [len(record["annotations"]) for record in records])
+    entries: list[Record] = []
     for i in sorted(range(len(records)), key=lambda i: scores[i].quality)[:worst]:
         score = scores[i]
-        photo = Path(records[i]["file_name"]).name
-        name = f"worst_{len(entries) + 1:02}_{Path(photo).stem}.jpg"
-        page = draw_truth_and_prediction(records[i], first_ids[i], results, score, classes)
+        photo = Path(records[i]["file_name"])
+        name = f"worst_{len(entries) + 1:02}_{photo.stem}.jpg"
+        page = draw_truth_and_prediction(records[i], int(first_ids[i]), results, score, classes)
         page.save(folder / name, quality=88)
         entries.append(
             {
-                "photo": photo,
+                "photo": photo.name,
                 "drawn": name,
                 "quality": round(100 * score.quality, 1),
                 "f1": round(100 * score.f1, 1),
@@ -152,3 +140,89 @@ def _draw(
             }
         )
     return entries
+
+
+def figure(values: Record, metric: str, interval: bool = True) -> str:
+    """``62.1``, with its interval ``62.1 (50.3–71.0)`` if there is one, or ``n/a`` if there was nothing to measure."""
+    bounds = values.get("intervals", {}).get(metric) if interval else None
+    return number(values[metric]) + (f" ({bounds[0]:.1f}–{bounds[1]:.1f})" if bounds else "")
+
+
+def number(value: float | None) -> str:
+    return "n/a" if value is None else f"{value:.1f}"
+
+
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; the first row is its head."""
+    head, *body = ([str(cell).replace("|", "\\|") for cell in row] for row in rows)
+    return "\n".join(f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *body])
+
+
+def report_rows(report: Record, intervals: Sequence[str] = METRICS[:3]) -> list[list[str]]:
+    """The table of one evaluation: masks, boxes, and each class if there are several.
+
+    Args:
+        intervals: metrics to give a 95 % interval; with one, the table fits into 80 columns.
+    """
+    rows = [["", *METRICS]]
+    for kind in KINDS:
+        values = report[kind]
+        rows.append([KIND_NAMES[kind], *(figure(values, m, m in intervals) for m in METRICS)])
+        for name, per_class in values.get("per_class", {}).items():
+            rows.append([f"– {name}", *(number(per_class[m]) for m in METRICS)])
+    return rows
+
+
+def origin(weights: str | None) -> str:
+    """Where initial weights come from: ``imagenet``, ``coco`` … unchanged; the name of a file or URL."""
+    return Path(urlsplit(weights).path).name if weights else "unknown"
+
+
+def _markdown(report: Record) -> str:
+    at, latency, data, training = report["at_score"], report["latency_ms"], report["data"], report["training"]
+    lines = [
+        f"# {report['name']}: {data['split']} split of {data['name']}",
+        "",
+        markdown_table(report_rows(report)),
+        "",
+        f"Average precision in percent as COCO defines it, over {report['images']} photos with"
+        f" {report['objects']} objects; in brackets, 95 % of 1000 resamplings of the photos."
+        " s, m, l: objects below 32², below 96², above (pixels); n/a: there are none.",
+        "",
+        f"- At score ≥ {at['score']:g}: **{at['found']} of {at['found'] + at['missed']}** objects found,"
+        f" {at['false']} false; precision {number(at['precision'])}, recall {number(at['recall'])},"
+        f" mean mask IoU {number(at['mean_iou'])}.",
+        f"- Time: {latency['median']:g} ms per photo (median; {latency['what']}; {latency['device']},"
+        f" {latency['precision']}, {latency['threads']} threads) on {report['machine']}.",
+        f"- Input: short side {report['input']['min_size']}, long side at most {report['input']['max_size']}"
+        f" pixels; {report['proposals']} proposals.",
+    ]
+    if training:
+        init = training.get("init", {})
+        lines.append(
+            f"- Training: {report['backbone']} from {origin(init.get('weights'))} weights,"
+            f" {training.get('iterations', '?')} steps, seed {training.get('seed', '?')},"
+            f" {training.get('seconds', 0) / 60:.0f} min on {training.get('machine', 'an unknown machine')}."
+        )
+    lines += [
+        f"- Weights: SHA-256 `{report['weights_sha256']}`.",
+        "",
+        "![precision and recall](pr_curve.png)",
+    ]
+    if report["worst"]:
+        lines += [
+            "",
+            "## The worst photos",
+            "",
+            "By panoptic quality: F1 × mean mask IoU of the found objects."
+            " Blue outlines are right; striped masks are missed objects or false detections.",
+        ]
+    for entry in report["worst"]:
+        lines += [
+            "",
+            f"**{entry['photo']}**: quality {entry['quality']:.0f}, {entry['missed']} of {entry['objects']}"
+            f" missed, {entry['false']} false",
+            "",
+            f"![truth and prediction]({entry['drawn']})",
+        ]
+    return "\n".join([*lines, ""])

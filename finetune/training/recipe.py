@@ -31,8 +31,8 @@ from finetune.checkpoints.initial_weights import load_weights
 from finetune.checkpoints.run import Run
 from finetune.data.dataset import class_names, load_split
 from finetune.errors import UserError
-from finetune.evaluation.coco_eval import evaluate_model
-from finetune.evaluation.curves import draw_curves
+from finetune.evaluation.inference import evaluate_model
+from finetune.evaluation.plots import draw_training_curves
 from finetune.files import locked, read_json, write_atomically, write_json
 from finetune.training.dataloader import TrainingBatches, scene_drawer, training_loader
 from finetune.training.machine import computes_in_bfloat16, describe_machine, package_versions
@@ -219,7 +219,7 @@ def _fine_tune(job: Job, cfg: CfgNode) -> None:
                 run.save_last(state)
                 record |= {"iterations": done, "best": best, "seconds": round(seconds, 1)}
                 write_json(job.run / "run.json", record)
-                draw_curves(job.run)
+                draw_training_curves(job.run)
             storage.step()
             if interrupted:
                 raise KeyboardInterrupt(f"stopped after step {done}: go on with --resume --output {job.run}")

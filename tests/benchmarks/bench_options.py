@@ -22,8 +22,7 @@ import yaml
 from PIL import Image, ImageOps
 
 from finetune.data.dataset import load_split
-from finetune.evaluation.coco_eval import summarize
-from finetune.evaluation.matching import ground_truth, match
+from finetune.evaluation.coco_eval import ground_truth, match, summarize
 from finetune.export.archive import Options, export
 from handler.api.options import Options as Asked
 from handler.api.responses import coco_results

@@ -26,9 +26,8 @@ from detectron2.engine import DefaultPredictor
 from safetensors.torch import load_file
 
 from finetune.backbones import BACKBONES, load_config
-from finetune.evaluation.coco_eval import KINDS, summarize
+from finetune.evaluation.coco_eval import KINDS, ground_truth, match, summarize
 from finetune.evaluation.inference import to_coco_results
-from finetune.evaluation.matching import ground_truth, match
 from finetune.export.archive import Options, export
 from handler.api.options import Options as Asked
 from handler.api.responses import coco_results

@@ -1,4 +1,4 @@
-"""AP equals pycocotools' own, intervals hold their estimate, empty size classes are None."""
+"""AP equals pycocotools' own, intervals contain their estimate, empty size ranges are None."""
 
 import contextlib
 import io
@@ -16,12 +16,14 @@ from finetune.configs.keys import get_config
 from finetune.evaluation.coco_eval import (
     average_precision,
     bootstrap,
-    evaluate_model,
+    coco_index,
     evaluate_results,
+    ground_truth,
+    image_scores,
+    match,
     summarize,
 )
-from finetune.evaluation.inference import predict, to_coco_results
-from finetune.evaluation.matching import coco_index, ground_truth, match
+from finetune.evaluation.inference import evaluate_model, predict, to_coco_results
 
 SIDE = 240
 
@@ -38,34 +40,24 @@ def dataset(rng, images=8, classes=2, sizes=(10, 150)):
         for _ in range(rng.integers(0, 6)):
             w, h = rng.integers(*sizes, 2)
             x, y = rng.integers(0, SIDE - w), rng.integers(0, SIDE - h)
-            annotations.append(
-                {
-                    "bbox": [x, y, x + w, y + h],
-                    "category_id": int(rng.integers(classes)),
-                    "segmentation": rectangle(*map(int, (x, y, w, h))),
-                }
-            )
-        records.append(
-            {
-                "file_name": "",
-                "image_id": 10 * image_id,
-                "height": SIDE,
-                "width": SIDE,
-                "annotations": annotations,
-            }
-        )
+            annotations.append(annotation(*map(int, (x, y, w, h)), int(rng.integers(classes))))
+        record = {"file_name": "", "image_id": 10 * image_id, "height": SIDE, "width": SIDE}
+        records.append(record | {"annotations": annotations})
     return records
+
+
+def annotation(x, y, w, h, class_id=0):
+    return {
+        "bbox": [x, y, x + w, y + h],
+        "category_id": class_id,
+        "segmentation": rectangle(x, y, w, h),
+    }
 
 
 def result(record, x, y, w, h, class_id, score):
     rle = coco_mask.merge(coco_mask.frPyObjects(rectangle(x, y, w, h), SIDE, SIDE))
-    return {
-        "image_id": record["image_id"],
-        "category_id": class_id + 1,
-        "bbox": [x, y, w, h],
-        "score": score,
-        "segmentation": rle,
-    }
+    found = {"category_id": class_id + 1, "bbox": [x, y, w, h], "score": score, "segmentation": rle}
+    return {"image_id": record["image_id"]} | found
 
 
 def perfect(records):
@@ -91,21 +83,13 @@ def noisy(records, rng):
 
 
 def coco_says(truth, results, kind):
-    detections = [
-        {
-            **r,
-            "id": i,
-            "iscrowd": 0,
-            "area": float(coco_mask.area(r["segmentation"]))
-            if kind == "segm"
-            else r["bbox"][2] * r["bbox"][3],
-        }
-        for i, r in enumerate(results, start=1)
-    ]
+    def area(r):
+        return float(coco_mask.area(r["segmentation"])) if kind == "segm" else r["bbox"][2] * r["bbox"][3]
+
+    detections = [{**r, "id": i, "iscrowd": 0, "area": area(r)} for i, r in enumerate(results, start=1)]
+    found = coco_index(truth.dataset["images"], detections, truth.dataset["categories"])
     with contextlib.redirect_stdout(io.StringIO()):
-        evaluator = COCOeval(
-            truth, coco_index(truth.dataset["images"], detections, truth.dataset["categories"]), kind
-        )
+        evaluator = COCOeval(truth, found, kind)
         evaluator.evaluate()
         evaluator.accumulate()
         evaluator.summarize()
@@ -137,12 +121,10 @@ def test_weights_are_repeated_photos():
 
     copies, copied_results = [], []
     for record, weight in zip(records, weights, strict=True):
-        for i in range(weight):
-            image_id = record["image_id"] + i
+        own = [r for r in results if r["image_id"] == record["image_id"]]
+        for image_id in range(record["image_id"], record["image_id"] + weight):
             copies.append(record | {"image_id": image_id})
-            copied_results += [
-                r | {"image_id": image_id} for r in results if r["image_id"] == record["image_id"]
-            ]
+            copied_results += [r | {"image_id": image_id} for r in own]
     repeated = average_precision(match(ground_truth(copies, "ab"), copied_results, "segm")[0][""])
     np.testing.assert_allclose(weighted, repeated)
 
@@ -195,10 +177,7 @@ def test_bootstrap_interval():
 
 def test_image_scores_by_hand():
     [record] = dataset(np.random.default_rng(0), images=1)
-    record["annotations"] = [
-        {"bbox": [0, 0, 100, 100], "category_id": 0, "segmentation": rectangle(0, 0, 100, 100)},
-        {"bbox": [120, 120, 220, 220], "category_id": 0, "segmentation": rectangle(120, 120, 100, 100)},
-    ]
+    record["annotations"] = [annotation(0, 0, 100, 100), annotation(120, 120, 100, 100)]
     results = [
         result(record, 0, 0, 100, 80, 0, 0.9),  # finds the first with IoU 0.8
         result(record, 150, 0, 50, 50, 0, 0.8),  # finds nothing
@@ -215,10 +194,24 @@ def test_image_scores_by_hand():
     }  # fmt: skip
 
 
+def test_image_scores_take_one_pass():
+    records = dataset(np.random.default_rng(0), images=20)
+    _, evaluator = match(ground_truth(records, "ab"), list(perfect(records)), "segm")
+    passes = []
+
+    class Counting(list):
+        def __iter__(self):
+            passes.append(1)
+            return super().__iter__()
+
+    evaluator.evalImgs = Counting(evaluator.evalImgs)
+    assert len(image_scores(evaluator, [r["image_id"] for r in records], 0.5)) == 20
+    assert len(passes) == 1, "not one for each photo"
+
+
 def test_crowds_are_neither_objects_nor_errors():
     [record] = dataset(np.random.default_rng(0), images=1)
-    box = {"bbox": [0, 0, 100, 100], "category_id": 0, "segmentation": rectangle(0, 0, 100, 100)}
-    record["annotations"] = [box | {"iscrowd": 1}]
+    record["annotations"] = [annotation(0, 0, 100, 100) | {"iscrowd": 1}]
     report, [score], _ = evaluate_results(
         [record], [result(record, 0, 0, 100, 100, 0, 0.9)], ["a"], resamples=5
     )
@@ -260,7 +253,7 @@ def toy():
     return build_model(cfg), cfg
 
 
-def test_evaluate_model(toy, tmp_path):
+def test_evaluate_model(toy, tmp_path, capsys):
     model, cfg = toy
     records = dataset(np.random.default_rng(0), images=3)
     for i, record in enumerate(records):
@@ -271,7 +264,8 @@ def test_evaluate_model(toy, tmp_path):
     assert model.training
     assert set(report) == {"segm", "bbox"}
     assert set(report["segm"]) == {"AP", "AP50", "AP75", "APs", "APm", "APl"}
-    results, seconds = predict(model, records, cfg, warm_up=True)
+    results, seconds = predict(model, records, cfg, warm_up=True, progress=True)
+    assert capsys.readouterr().err == "", "no bar outside a terminal"
     assert len(seconds) == 3
     assert 0 < len(results) <= 60
     assert all(0 <= r["bbox"][0] <= SIDE and r["category_id"] in (1, 2) for r in results)

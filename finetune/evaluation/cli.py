@@ -1,0 +1,74 @@
+"""``maskrcnn evaluate`` and ``maskrcnn compare``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+PATH = click.Path(path_type=Path)
+SPLIT = click.Choice(["train", "val", "test"])
+COMPARISON = Path("runs/comparison")
+
+
+@click.command()
+@click.argument("path", type=PATH, metavar="RUN|CHECKPOINT")
+@click.option("--data", type=PATH, required=True, metavar="DIR", help="A data set made by `maskrcnn data …`.")
+@click.option("--split", type=SPLIT, default="test", show_default=True, help="The photos to evaluate on.")
+@click.option(
+    "--output", type=PATH, metavar="DIR", help="The report's folder.  [default: RUN/evaluation/SPLIT]"
+)
+@click.option(
+    "--score", type=click.FloatRange(0, 1), default=0.5, help="Hide detections below it.  [default: 0.5]"
+)
+@click.option("--worst", type=click.IntRange(min=0), default=6, help="Worst photos to draw.  [default: 6]")
+@click.argument("overrides", nargs=-1, metavar="[KEY VALUE]...")
+def evaluate(**request: Any) -> None:
+    """Measure a trained model on one split.
+
+    Reports AP of masks and boxes with 95 % intervals, precision and recall at one score, and the time per photo, as
+    report.md, report.json, pr_curve.png and pictures of the worst photos. KEY VALUE pairs override the config.
+
+    \b
+    Examples:
+      maskrcnn evaluate runs/mobilenetv2_fpn --data data/balloon
+      maskrcnn evaluate model_store/starter.safetensors --data data/balloon \\
+          --split val INPUT.MIN_SIZE_TEST 480
+    """
+    from tabulate import tabulate
+
+    from finetune.evaluation.report import evaluate_run, report_rows
+
+    report, folder = evaluate_run(**request)
+    click.echo(tabulate(report_rows(report, ["AP"]), headers="firstrow", disable_numparse=True))
+    click.echo(folder / "report.md")
+
+
+@click.command()
+@click.argument("runs", type=PATH, nargs=-1, required=True, metavar="RUN...")
+@click.option("--split", type=SPLIT, default="test", show_default=True, help="The reports to compare.")
+@click.option(
+    "--bench", type=PATH, multiple=True, metavar="FILE", help="Take latencies from `make bench`'s file."
+)
+@click.option(
+    "--output", type=PATH, default=COMPARISON, show_default=True, metavar="DIR", help="The folder to write."
+)
+def compare(runs: tuple[Path, ...], split: str, bench: tuple[Path, ...], output: Path) -> None:
+    """Put evaluated runs into one table and one picture.
+
+    RUN is a run folder, or a folder that `evaluate --output` wrote. Writes comparison.md, comparison.json and
+    comparison.png (mask AP50 against latency). What was not measured is marked as such.
+
+    \b
+    Examples:
+      maskrcnn compare runs/resnet50_fpn runs/mobilenetv2_fpn runs/vovnet19_fpn
+      maskrcnn compare runs/* --bench reports/bench_predictor/bench_predictor.json
+    """
+    from tabulate import tabulate
+
+    from finetune.evaluation.compare import compare_runs, short_table_of
+
+    rows = compare_runs(runs, output, split=split, bench=bench)
+    click.echo(tabulate(short_table_of(rows), headers="firstrow", disable_numparse=True))
+    click.echo(output / "comparison.md")
