@@ -28,7 +28,6 @@ def add_finetune_config(cfg: CfgNode) -> None:
     cfg.FINETUNE.PATIENCE = 0  # evaluations without a better segm AP; 0 = never stop early
     cfg.FINETUNE.EMA_DECAY = 0.0  # 0 = no moving average of the weights
     cfg.FINETUNE.AMP = "auto"  # auto | off | bf16 | fp16
-    cfg.FINETUNE.SYNTHETIC_FRACTION = 0.0  # unused, about to be removed
 
     cfg.FINETUNE.AUGMENT = CfgNode()
     # large-scale jitter (Ghiasi et al. 2021, arXiv:2012.07177): scale the photo, then crop or pad it to a square

@@ -1,7 +1,7 @@
-"""Augmentation for few photos: large-scale jitter, colour, and copy-paste.
+"""Augmentation for small data sets: large-scale jitter, color jitter and copy-paste.
 
-A photo and its annotations become a :class:`Sample`; every function here takes a sample and a random generator and
-returns a new sample, so the same generator state always gives the same picture.
+A photo and its annotations become a :class:`Sample`. Every function takes its random generator as an argument, so the
+same generator state always gives the same picture.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
 
-# An instance of which less than this is left after cropping or being pasted over is no longer a fair example.
+# An instance of which less than this remains visible after cropping or pasting is dropped: too little to learn from.
 MIN_VISIBLE_FRACTION = 0.1
 MIN_VISIBLE_PIXELS = 16
-MEAN_COLOUR = (104, 116, 124)  # Detectron2's PIXEL_MEAN, BGR: zero to the network
+MEAN_COLOR = (104, 116, 124)  # Detectron2's PIXEL_MEAN, BGR: becomes zero when the network normalizes
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A picture with its instances.
+    """An image and its instances.
 
     image: (H, W, 3) uint8, BGR. masks: (N, H, W) bool. class_ids: (N,) int64.
     """
@@ -32,7 +32,7 @@ class Sample:
 
 
 def segmentation_to_mask(segmentation: Any, matrix: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Draw a COCO segmentation through an affine map.
+    """Rasterize a COCO segmentation through an affine map.
 
     Args:
         segmentation: polygons ``[[x0, y0, x1, y1, …], …]`` or an RLE dict, in pixels of the stored photo.
@@ -47,12 +47,12 @@ def segmentation_to_mask(segmentation: Any, matrix: np.ndarray, size: tuple[int,
         if isinstance(segmentation["counts"], list):
             segmentation = coco_mask.frPyObjects(segmentation, *segmentation["size"])
         mask = coco_mask.decode(segmentation)
-        # OpenCV counts pixels by their centres, 0, 1, …; ours lie at 0.5, 1.5, …
+        # in OpenCV pixel centers lie at 0, 1, …; in our coordinates at 0.5, 1.5, …
         matrix = matrix.copy()
         matrix[:, 2] += 0.5 * matrix[:, :2].sum(1) - 0.5
         return cv2.warpAffine(mask, matrix, (width, height), flags=cv2.INTER_NEAREST).astype(bool)
     polygons = [
-        np.hstack([np.reshape(polygon, (-1, 2)) @ matrix[:, :2].T + matrix[:, 2]]).ravel().tolist()
+        (np.reshape(polygon, (-1, 2)) @ matrix[:, :2].T + matrix[:, 2]).ravel().tolist()
         for polygon in segmentation
     ]
     return coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))).astype(bool)
@@ -70,15 +70,15 @@ def large_scale_jitter(
 ) -> Sample:
     """Scale, crop and flip (large-scale jitter, Ghiasi et al. 2021, arXiv:2012.07177).
 
-    At scale 1 the whole photo just fits into the square crop; above, a random window of it is seen; below, the
-    photo lies somewhere in the square and the rest is filled with the mean colour.
+    At scale 1 the photo just fits into the square crop. Above 1, the crop is a random window of the photo; below 1,
+    the photo is placed at random in the square, and the rest is filled with the mean color.
 
     Args:
-        image: (h, w, 3) uint8, the photo, perhaps reduced.
-        annotations: Detectron2's, in pixels of the photo as stored.
-        scale: smallest and largest factor, drawn uniformly.
-        flip: probability of a mirror image.
-        photo_size: (height, width) of the photo as stored; differs from the image's where that is reduced.
+        image: (h, w, 3) uint8, the photo, possibly downscaled.
+        annotations: in Detectron2's format, in pixels of the stored photo.
+        scale: smallest and largest factor; one is drawn uniformly.
+        flip: probability of a horizontal flip.
+        photo_size: (height, width) of the stored photo; larger than the image's if that is downscaled.
     """
     height, width = photo_size
     factor = rng.uniform(*scale) * crop_size / max(height, width)
@@ -87,9 +87,9 @@ def large_scale_jitter(
     scaled = cv2.resize(
         image, (scaled_width, scaled_height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     )
-    # where the top left corner of the scaled photo may lie, so that the crop is either inside the photo or holds it
+    # the scaled photo's top left corner, such that the crop lies inside the photo or contains it
     x, y = (_offset(rng, crop_size - side) for side in (scaled_width, scaled_height))
-    canvas = np.full((crop_size, crop_size, 3), MEAN_COLOUR, np.uint8)
+    canvas = np.full((crop_size, crop_size, 3), MEAN_COLOR, np.uint8)
     window = scaled[max(-y, 0) : crop_size - y, max(-x, 0) : crop_size - x]
     canvas[max(y, 0) :, max(x, 0) :][: window.shape[0], : window.shape[1]] = window
     matrix = np.array([[scaled_width / width, 0, x], [0, scaled_height / height, y]])
@@ -117,12 +117,12 @@ def _offset(rng: np.random.Generator, room: int) -> int:
 
 
 def annotation_area(annotation: dict[str, Any]) -> float:
-    """About the object's area in square pixels: half its box. Enough to tell what share of it is visible."""
+    """The object's approximate area in square pixels: half its box. Enough to judge how much of it is visible."""
     x0, y0, x1, y1 = annotation["bbox"]
     return (x1 - x0) * (y1 - y0) * 0.5
 
 
-def jitter_colour(
+def jitter_color(
     sample: Sample,
     rng: np.random.Generator,
     *,
@@ -131,7 +131,7 @@ def jitter_colour(
     saturation: float,
     hue: float,
 ) -> Sample:
-    """Random brightness, contrast and saturation (each a factor in 1 ± value), and hue (a shift in ± turns)."""
+    """Change brightness, contrast and saturation (each by a factor in 1 ± value) and hue (by ± value turns)."""
     image = sample.image.astype(np.float32)
     image *= rng.uniform(1 - brightness, 1 + brightness)
     factor = rng.uniform(1 - contrast, 1 + contrast)
@@ -142,7 +142,7 @@ def jitter_colour(
     image = np.clip(image, 0, 255).astype(np.uint8)
     if hue:
         hsv = cv2.cvtColor(image, cv2.COLOR_BGR2HSV)
-        shift = rng.uniform(-hue, hue) * 180  # cv2 counts 180 steps in a turn
+        shift = rng.uniform(-hue, hue) * 180  # a full turn is 180 in 8-bit OpenCV
         hsv[..., 0] = ((hsv[..., 0] + shift) % 180).astype(np.uint8)
         image = cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)
     return replace(sample, image=image)
@@ -151,10 +151,10 @@ def jitter_colour(
 def copy_paste(
     target: Sample, source: Sample, rng: np.random.Generator, *, blend_sigma: float = 1.5
 ) -> Sample:
-    """Paste a random part of the source's instances onto the target (Ghiasi et al. 2021, arXiv:2012.07177).
+    """Paste a random subset of the source's instances onto the target (Ghiasi et al. 2021, arXiv:2012.07177).
 
-    Both samples have one size. Edges are blended by a blurred mask; what the pasted ones cover is taken from the
-    target's masks, and instances that are all but covered are dropped.
+    Both samples must have the same size. Edges are blended with a blurred mask. Pixels that the pasted instances
+    cover are removed from the target's masks; instances that are almost fully covered are dropped.
     """
     count = len(source.masks)
     if count == 0:
@@ -167,12 +167,11 @@ def copy_paste(
     alpha = cv2.GaussianBlur(union.astype(np.float32), (0, 0), blend_sigma)[..., None]
     image = (source.image * alpha + target.image * (1 - alpha)).astype(np.uint8)
 
-    covered = target.masks & ~union
-    before = target.masks.sum(axis=(1, 2))
-    after = covered.sum(axis=(1, 2))
+    visible = target.masks & ~union
+    before, after = target.masks.sum(axis=(1, 2)), visible.sum(axis=(1, 2))
     keep = after >= np.maximum(MIN_VISIBLE_PIXELS, MIN_VISIBLE_FRACTION * before)
     return Sample(
         image,
-        np.concatenate([covered[keep], pasted]),
+        np.concatenate([visible[keep], pasted]),
         np.concatenate([target.class_ids[keep], source.class_ids[chosen]]),
     )

@@ -1,14 +1,14 @@
 """Training batches as a function of the step.
 
-Batch number ``step`` is made from a generator seeded by (seed, step, place in the batch) and from nothing else. So a
-resumed run sees exactly the pictures that an uninterrupted one would have seen, whatever the number of loader
-workers, and two processes with half a batch each see the same pictures as one process with the whole.
+Batch ``step`` is made from random generators seeded by (seed, step, slot in the batch) and nothing else. A resumed run
+therefore sees exactly the pictures that an uninterrupted run would have seen, whatever the number of loader workers,
+and two processes with half a batch each see the same pictures as one process with the whole batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+import signal
+from collections import OrderedDict
 from typing import Any
 
 import cv2
@@ -19,41 +19,33 @@ from detectron2.data.detection_utils import read_image
 from detectron2.structures import BitMasks, Boxes, Instances
 from torch.utils.data import DataLoader, Dataset
 
-from finetune.data.synthetic import draw_scene
-from finetune.training.augment import Sample, copy_paste, jitter_colour, large_scale_jitter
+from finetune.training.augment import Sample, copy_paste, jitter_color, large_scale_jitter
 
 Record = dict[str, Any]
+
+CACHE_BYTES = 512 * 2**20
+"""Decoded photos that one loader worker keeps: about 140 at 1280 × 960, so a small data set is decoded once, while
+four workers stay below 2 GiB whatever the size of the data set."""
 
 
 class TrainingBatches(Dataset):
     """A map from the step to this process's share of the batch, in Detectron2's input format.
 
-    Each photo is seen once in an epoch; the order is shuffled anew for every epoch.
+    Each photo is seen once per epoch, in an order that is reshuffled every epoch.
 
     Args:
         records: Detectron2's standard dicts of the train split.
-        cfg: reads SOLVER.IMS_PER_BATCH (the total over all processes) and FINETUNE.AUGMENT.
-        synthetic: (seed) → (image (H, W, 3) uint8 RGB, list of (H, W) bool), drawn in place of a photo with
-            probability FINETUNE.SYNTHETIC_FRACTION; its instances are of class 0.
+        cfg: reads SEED, SOLVER.IMS_PER_BATCH (the total over all processes) and FINETUNE.AUGMENT.
     """
 
-    def __init__(
-        self,
-        records: list[Record],
-        cfg: CfgNode,
-        *,
-        rank: int = 0,
-        world_size: int = 1,
-        synthetic: Callable[[int], tuple[np.ndarray, list[np.ndarray]]] | None = None,
-    ) -> None:
+    def __init__(self, records: list[Record], cfg: CfgNode, *, rank: int = 0, world_size: int = 1) -> None:
         self.records = records
         self.seed = cfg.SEED
         self.batch_size = cfg.SOLVER.IMS_PER_BATCH
         self.augment = cfg.FINETUNE.AUGMENT
-        self.synthetic_fraction = cfg.FINETUNE.SYNTHETIC_FRACTION
-        self.synthetic = synthetic
         self.slots = range(rank, self.batch_size, world_size)
-        self._photos: dict[int, np.ndarray] = {}
+        self._cache: OrderedDict[int, np.ndarray] = OrderedDict()
+        self._cached_bytes = 0
 
     def __getitem__(self, step: int) -> list[Record]:
         return [self._input(step, slot) for slot in self.slots]
@@ -65,7 +57,7 @@ class TrainingBatches(Dataset):
         sample = self._sample(int(order[place]), rng)
         if rng.random() < self.augment.COPY_PASTE:
             sample = copy_paste(sample, self._sample(int(rng.integers(len(self.records))), rng), rng)
-        sample = jitter_colour(
+        sample = jitter_color(
             sample,
             rng,
             brightness=self.augment.BRIGHTNESS,
@@ -76,51 +68,36 @@ class TrainingBatches(Dataset):
         return to_model_input(sample)
 
     def _sample(self, index: int, rng: np.random.Generator) -> Sample:
-        """A photo, or a drawn picture in its place, jittered in scale and position."""
-        if self.synthetic is not None and rng.random() < self.synthetic_fraction:
-            rgb, masks = self.synthetic(int(rng.integers(2**31)))
-            image, annotations = rgb[:, :, ::-1], [_annotation_of(mask) for mask in masks if mask.any()]
-            photo_size = image.shape[:2]
-        else:
-            record = self.records[index]
-            image, annotations = self._photo(index), record["annotations"]
-            photo_size = (record["height"], record["width"])
+        """A photo, jittered in scale and position."""
+        record = self.records[index]
         return large_scale_jitter(
-            np.ascontiguousarray(image),
-            [a for a in annotations if not a.get("iscrowd")],
+            self._photo(index),
+            [a for a in record["annotations"] if not a.get("iscrowd")],
             rng,
             crop_size=self.augment.CROP_SIZE,
             scale=(self.augment.SCALE_MIN, self.augment.SCALE_MAX),
             flip=self.augment.FLIP,
-            photo_size=photo_size,
+            photo_size=(record["height"], record["width"]),
         )
 
     def _photo(self, index: int) -> np.ndarray:
-        """The photo in BGR, no larger than the largest scale asks for, kept in memory (few photos: that fits)."""
-        if index not in self._photos:
-            image = read_image(self.records[index]["file_name"], format="BGR")
-            longest = self.augment.CROP_SIZE * self.augment.SCALE_MAX
-            factor = longest / max(image.shape[:2])
-            if factor < 1:
-                image = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
-            self._photos[index] = image
-        return self._photos[index]
+        """The photo, (H, W, 3) uint8 BGR, from the cache of the most recently used ones if it is there."""
+        if index not in self._cache:
+            image = self._cache[index] = self._read(index)
+            self._cached_bytes += image.nbytes
+        self._cache.move_to_end(index)
+        while self._cached_bytes > CACHE_BYTES and len(self._cache) > 1:
+            _, oldest = self._cache.popitem(last=False)
+            self._cached_bytes -= oldest.nbytes
+        return self._cache[index]
 
-
-def scene_drawer(cfg: CfgNode) -> Callable[[int], tuple[np.ndarray, list[np.ndarray]]] | None:
-    """What draws a picture as large as a crop from a seed; None unless FINETUNE.SYNTHETIC_FRACTION asks for some."""
-    if not cfg.FINETUNE.SYNTHETIC_FRACTION:
-        return None
-    size = cfg.FINETUNE.AUGMENT.CROP_SIZE
-    return partial(draw_scene, width=size, height=size * 3 // 4)
-
-
-def _annotation_of(mask: np.ndarray) -> Record:
-    from pycocotools import mask as coco_mask
-
-    rle = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
-    x, y, width, height = coco_mask.toBbox(rle)
-    return {"category_id": 0, "bbox": [x, y, x + width, y + height], "segmentation": rle}
+    def _read(self, index: int) -> np.ndarray:
+        """Decode a photo, downscaled to the largest size that the augmentation can ask for."""
+        image = read_image(self.records[index]["file_name"], format="BGR")
+        factor = self.augment.CROP_SIZE * self.augment.SCALE_MAX / max(image.shape[:2])
+        if factor < 1:
+            return cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
+        return np.ascontiguousarray(image)
 
 
 def to_model_input(sample: Sample) -> Record:
@@ -136,7 +113,7 @@ def to_model_input(sample: Sample) -> Record:
 
 
 def training_loader(batches: TrainingBatches, start: int, stop: int, workers: int) -> DataLoader:
-    """Batches ``start`` … ``stop - 1`` in order, made ahead by so many worker processes."""
+    """Yield batches ``start`` … ``stop - 1`` in order, prefetched by ``workers`` processes."""
     return DataLoader(
         batches,
         sampler=range(start, stop),
@@ -148,7 +125,5 @@ def training_loader(batches: TrainingBatches, start: int, stop: int, workers: in
 
 
 def _start_worker(worker: int) -> None:
-    import signal
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process, which ends its workers
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the main process, which ends its workers
     cv2.setNumThreads(0)

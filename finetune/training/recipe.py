@@ -34,7 +34,7 @@ from finetune.errors import UserError
 from finetune.evaluation.inference import evaluate_model
 from finetune.evaluation.plots import draw_training_curves
 from finetune.files import locked, read_json, write_atomically, write_json
-from finetune.training.dataloader import TrainingBatches, scene_drawer, training_loader
+from finetune.training.dataloader import TrainingBatches, training_loader
 from finetune.training.machine import computes_in_bfloat16, describe_machine, package_versions
 from finetune.training.metrics import drop_metrics_from, write_metrics
 from finetune.training.optim import WeightAverage, build_optimizer, learning_rate, set_learning_rate
@@ -126,9 +126,7 @@ def _fine_tune(job: Job, cfg: CfgNode) -> None:
         drop_metrics_from(job.run / "metrics.json", start)
         writers = [JSONWriter(str(job.run / "metrics.json")), TensorboardXWriter(str(job.run))]
 
-    batches = TrainingBatches(
-        train_set, cfg, rank=comm.get_rank(), world_size=comm.get_world_size(), synthetic=scene_drawer(cfg)
-    )
+    batches = TrainingBatches(train_set, cfg, rank=comm.get_rank(), world_size=comm.get_world_size())
     loader = training_loader(batches, start, stop, cfg.DATALOADER.NUM_WORKERS)
     started = time.perf_counter() - seconds
     with (

@@ -1,10 +1,10 @@
-"""What each piece of the recipe is worth: one training per row, with that piece changed and all else alike.
+"""What each piece of the recipe is worth: one training per row, with that piece changed and all else equal.
 
     python -m tests.benchmarks.ablation --data data/balloon --weights imagenet
     python -m tests.benchmarks.ablation --data data/balloon --row recipe --row copy-paste SOLVER.MAX_ITER 300
 
-A row's score is that of its best checkpoint on the val split; the test split is not looked at. Stopped, the same
-command goes on where it was. Few photos make a noisy score: ``--seeds 3`` trains every row three times.
+A row's score is that of its best checkpoint on the val split; the test split is not used. If stopped, the same
+command continues where it was. Few photos make a noisy score: ``--seeds 3`` trains every row three times.
 """
 
 from __future__ import annotations
@@ -22,11 +22,10 @@ from tests.benchmarks.measuring import machine, save, table
 ROWS = {
     "recipe": "",
     "no scale jitter": "FINETUNE.AUGMENT.SCALE_MIN 1.0 FINETUNE.AUGMENT.SCALE_MAX 1.0",
-    "no colour": "FINETUNE.AUGMENT.BRIGHTNESS 0.0 FINETUNE.AUGMENT.CONTRAST 0.0 FINETUNE.AUGMENT.SATURATION 0.0 "
+    "no color jitter": "FINETUNE.AUGMENT.BRIGHTNESS 0.0 FINETUNE.AUGMENT.CONTRAST 0.0 FINETUNE.AUGMENT.SATURATION 0.0 "
     "FINETUNE.AUGMENT.HUE 0.0",
     "no flips": "FINETUNE.AUGMENT.FLIP 0.0",
     "copy-paste": "FINETUNE.AUGMENT.COPY_PASTE 0.5",
-    "a quarter drawn": "FINETUNE.SYNTHETIC_FRACTION 0.25",
     "averaged weights": "FINETUNE.EMA_DECAY 0.99",
     "constant rate": "SOLVER.LR_SCHEDULER_NAME WarmupMultiStepLR",
     "backbone as fast as heads": "FINETUNE.BACKBONE_LR_FACTOR 1.0",
@@ -71,7 +70,7 @@ def main() -> int:
 
 
 def train(args: argparse.Namespace, name: str, seed: int) -> dict[str, Any]:
-    """The record of one finished training; begun, gone on with, or read if it was finished before."""
+    """Train one row, or continue it, or do nothing if it is finished; return its ``run.json``."""
     run = args.runs / f"{name.replace(' ', '_')}-{seed}"
     begun = (run / "last.pth").exists()
     record: dict[str, Any] = read_json(run / "run.json") if begun else {}
@@ -80,7 +79,7 @@ def train(args: argparse.Namespace, name: str, seed: int) -> dict[str, Any]:
         command = [sys.executable, "-m", "finetune", "train", args.backbone, "--data", str(args.data)]
         command += ["--output", str(run), *(["--resume"] if begun else fresh)]
         if code := subprocess.run(command, check=False, stdout=sys.stderr).returncode:
-            sys.exit(code)  # it has said why
+            sys.exit(code)  # the training printed the error
         record = read_json(run / "run.json")
     return record
 
