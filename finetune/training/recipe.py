@@ -35,7 +35,7 @@ from finetune.evaluation.inference import evaluate_model
 from finetune.evaluation.plots import draw_training_curves
 from finetune.files import locked, read_json, write_atomically, write_json
 from finetune.training.dataloader import TrainingBatches, training_loader
-from finetune.training.machine import computes_in_bfloat16, describe_machine, package_versions
+from finetune.training.machine import describe_machine, package_versions, supports_bfloat16
 from finetune.training.metrics import drop_metrics_from, write_metrics
 from finetune.training.optim import WeightAverage, build_optimizer, learning_rate, set_learning_rate
 from finetune.training.progress import Progress
@@ -245,7 +245,7 @@ def autocast_dtype(cfg: CfgNode) -> torch.dtype:
     """The precision of the convolutions in training, from FINETUNE.AMP: auto, off, bf16 or fp16."""
     amp, device = cfg.FINETUNE.AMP, cfg.MODEL.DEVICE
     if amp == "auto":
-        if computes_in_bfloat16(device):
+        if supports_bfloat16(device):
             return torch.bfloat16
         return torch.float16 if device == "cuda" else torch.float32
     if amp == "fp16" and device == "cpu":
