@@ -1,13 +1,16 @@
-"""``python -m finetune train``: check the request, then start :mod:`finetune.training.recipe` in each process."""
+"""Check a training request, then run :mod:`finetune.training.recipe` in one process or several."""
 
 from __future__ import annotations
 
-import argparse
+import contextlib
 import multiprocessing
 import os
 import secrets
 import shlex
+import signal
 import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,100 +21,153 @@ if TYPE_CHECKING:
 
     from finetune.training.recipe import Job
 
-DESCRIPTION = """\
-Fine-tune a backbone on a data set. The run folder gets config.yaml, run.json, metrics.json, curves.png, TensorBoard
-events, last.pth (to resume from) and model_best.safetensors (the best checkpoint by mask AP on the val split).
-
-  python -m finetune train mobilenetv2_fpn --data data/balloon
-  python -m finetune train resnet50_fpn --data data/balloon --weights imagenet SOLVER.MAX_ITER 600
-  python -m finetune train resnet50_fpn --data data/balloon --output runs/resnet50_fpn --resume
-  torchrun --nproc-per-node 4 -m finetune train resnet50_fpn --data data/balloon
-"""
-
 LOST_CONTACT = 3
-"""Exit status of a training process whose peers are gone."""
+"""Exit status of a training process that lost the connection to another one."""
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the command ``train``."""
-    parser = subparsers.add_parser(
-        "train",
-        help="fine-tune a backbone on a data set",
-        description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("backbone", help="resnet50_fpn, resnet101_fpn, mobilenetv2_fpn or vovnet19_fpn")
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="made by `finetune data …`")
-    parser.add_argument(
-        "--weights",
-        metavar="SPEC",
-        help="what to start from: coco, imagenet, none, a file or a URL (default: FINETUNE.INIT of the config)",
-    )
-    parser.add_argument("--output", type=Path, metavar="RUN", help="the run folder (default: runs/BACKBONE)")
-    parser.add_argument("--resume", action="store_true", help="go on where the run folder's training stopped")
-    parser.add_argument("--stop-after", type=int, metavar="STEPS", help="stop early, to be resumed later")
-    parser.add_argument(
-        "--num-gpus",
-        type=_count,
-        default=1,
-        metavar="N",
-        help="processes on this machine, one GPU each; without GPUs they share the CPU",
-    )
-    parser.add_argument("--num-machines", type=_count, default=1, metavar="N", help="machines that take part")
-    parser.add_argument(
-        "--machine-rank", type=int, default=0, metavar="R", help="which of them this one is, from 0"
-    )
-    parser.add_argument(
-        "--dist-url", default="auto", metavar="URL", help="where the machines meet: tcp://FIRST_MACHINE:PORT"
-    )
-    parser.add_argument(
-        "overrides", nargs="*", metavar="KEY VALUE", help="configuration keys, such as SOLVER.BASE_LR 0.0001"
-    )
-    parser.set_defaults(run=run)
+@dataclass(frozen=True)
+class Processes:
+    """How many training processes there are, and where they meet."""
+
+    num_gpus: int = 1
+    num_machines: int = 1
+    machine_rank: int = 0
+    dist_url: str = "auto"
 
 
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
-    return value
+def prepare(
+    backbone: str,
+    data: Path,
+    *,
+    output: Path | None = None,
+    weights: str | None = None,
+    resume: bool = False,
+    stop_after: int | None = None,
+    overrides: Sequence[str] = (),
+) -> Job:
+    """Check the request and complete the config. Writes nothing.
+
+    Raises:
+        UserError: something is missing, unknown, or contradicts something else.
+    """
+    import torch
+
+    from finetune.configs.keys import get_config
+    from finetune.data.dataset import class_names, load_split
+    from finetune.training.optim import check_choices
+    from finetune.training.recipe import Job
+
+    classes = class_names(data)
+    for split in ("train", "val"):
+        load_split(data, split)  # raises if there is none
+    run = output or Path("runs") / backbone
+    if resume:
+        cfg = _config_to_resume(run, backbone, classes, ["--weights"] if weights else overrides)
+    else:
+        if (run / "last.pth").exists():
+            raise UserError(
+                f"{run} already holds a training: add --resume to continue it, or choose another --output"
+            )
+        defaults = ["MODEL.ROI_HEADS.NUM_CLASSES", str(len(classes)), "OUTPUT_DIR", str(run)]
+        if "MODEL.DEVICE" not in overrides:
+            defaults += ["MODEL.DEVICE", "cuda" if torch.cuda.is_available() else "cpu"]
+        cfg = get_config(backbone, [*defaults, *overrides])
+        if weights:
+            cfg.FINETUNE.INIT = weights
+        if cfg.SEED < 0:
+            cfg.SEED = secrets.randbelow(2**31)
+    if len(classes) != cfg.MODEL.ROI_HEADS.NUM_CLASSES:
+        raise UserError(
+            f"MODEL.ROI_HEADS.NUM_CLASSES is {cfg.MODEL.ROI_HEADS.NUM_CLASSES}, but {data} has {len(classes)} "
+            f"classes ({', '.join(classes)}): leave the key out, it is set from the data"
+        )
+    check_choices(cfg)
+    return Job(backbone, cfg, data, run, resume, stop_after, f"maskrcnn {shlex.join(sys.argv[1:])}")
 
 
-def run(args: argparse.Namespace) -> int:
-    """Run the command; the last line printed is the path of the run folder."""
+def _config_to_resume(run: Path, backbone: str, classes: list[str], changes: Sequence[str]) -> CfgNode:
+    """The config that a run was started with; a resumed run keeps it.
+
+    Raises:
+        UserError: there is no run, it has another backbone or other classes, or ``changes`` is not empty.
+    """
+    from finetune.configs.keys import read_config
+    from finetune.files import read_json
+
+    path = run / "config.yaml"
+    if changes:
+        raise UserError(
+            f"a resumed run keeps its config ({path}): leave {changes[0]} out, or start a new run"
+        )
+    if not path.exists():
+        raise UserError(
+            f"{run} holds no training to resume: leave --resume out to start one (several machines need the run "
+            "folder on a shared disk)"
+        )
+    record = read_json(run / "run.json")
+    for what, asked in (("backbone", backbone), ("classes", classes)):
+        if record[what] != asked:
+            raise UserError(
+                f"the training in {run} has the {what} {record[what]}, not {asked}: use the same, or start a new run"
+            )
+    return read_config(path)
+
+
+def launch(job: Job, processes: Processes) -> bool:
+    """Train in as many processes as asked for; return whether this is the machine (or process) that writes the run.
+
+    Raises:
+        UserError: the processes cannot be started as asked, or one of them failed.
+        KeyboardInterrupt: stopped, and saved.
+    """
     from torch.distributed import is_torchelastic_launched
 
     from finetune.training.recipe import fine_tune
 
-    job = prepare(args)
-    torchrun = is_torchelastic_launched()
-    if torchrun and args.num_gpus * args.num_machines > 1:
-        raise UserError("torchrun has started the processes: leave --num-gpus and --num-machines out")
-    processes = int(os.environ["WORLD_SIZE"]) if torchrun else args.num_gpus * args.num_machines
-    if processes > 1 and job.config.FINETUNE.TEACHER:
-        raise UserError("a teacher (FINETUNE.TEACHER) teaches one process only: train in one, or without it")
-    if args.num_machines > 1 and args.dist_url == "auto":
-        raise UserError(
-            "several machines need a place to meet: give all of them --dist-url tcp://FIRST_MACHINE:PORT"
-        )
-    if job.config.SOLVER.IMS_PER_BATCH % processes:
-        raise UserError(
-            f"SOLVER.IMS_PER_BATCH {job.config.SOLVER.IMS_PER_BATCH} cannot be shared out evenly among {processes} "
-            "processes: make it a multiple of their number"
-        )
-    if torchrun:
+    asked = processes.num_gpus * processes.num_machines
+    if is_torchelastic_launched():
+        if asked > 1:
+            raise UserError("torchrun has started the processes: leave --num-gpus and --num-machines out")
+        _check(job, processes, int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"]))
         _fine_tune_under_torchrun(job)
-    elif processes == 1:
+        return int(os.environ["RANK"]) == 0
+    _check(job, processes, asked, processes.num_gpus)
+    if asked == 1:
         fine_tune(job)
     else:
-        _fine_tune_in_processes(job, args)
-    if (int(os.environ["RANK"]) if torchrun else args.machine_rank) == 0:
-        print(job.run)
-    return 0
+        _fine_tune_in_processes(job, processes)
+    return processes.machine_rank == 0
+
+
+def _check(job: Job, processes: Processes, total: int, local: int) -> None:
+    """Refuse, before anything is started, what ``total`` processes, ``local`` of them here, cannot do."""
+    import torch
+
+    if total > 1 and job.config.FINETUNE.TEACHER:
+        raise UserError("a teacher (FINETUNE.TEACHER) works in one process only: train in one, or without it")
+    if processes.num_machines > 1 and processes.dist_url == "auto":
+        raise UserError(
+            "several machines need an address to meet at: give all of them --dist-url tcp://FIRST_MACHINE:PORT"
+        )
+    if processes.machine_rank >= processes.num_machines:
+        raise UserError(
+            f"--machine-rank counts from 0, so it must be below --num-machines {processes.num_machines}"
+        )
+    if job.config.SOLVER.IMS_PER_BATCH % total:
+        raise UserError(
+            f"SOLVER.IMS_PER_BATCH {job.config.SOLVER.IMS_PER_BATCH} cannot be divided evenly among {total} "
+            "processes: make it a multiple of their number"
+        )
+    gpus = torch.cuda.device_count()
+    if job.config.MODEL.DEVICE == "cuda" and local > gpus:
+        raise UserError(
+            f"{local} training processes need a GPU each, but this machine has {gpus}: start fewer (--num-gpus), or "
+            "train on the CPU with MODEL.DEVICE cpu"
+        )
 
 
 def _fine_tune_under_torchrun(job: Job) -> None:
-    """As one of the processes that torchrun started: what Detectron2's ``launch`` does in those of its own."""
+    """Join the processes that torchrun started, as Detectron2's ``launch`` does with those that it starts."""
     import torch
     from detectron2.utils import comm
     from torch import distributed
@@ -127,47 +183,52 @@ def _fine_tune_under_torchrun(job: Job) -> None:
         distributed.destroy_process_group()
 
 
-def _fine_tune_in_processes(job: Job, args: argparse.Namespace) -> None:
-    """One process per GPU, started by Detectron2's ``launch``.
-
-    Raises:
-        UserError: a process failed; what failed stands above in its own words.
-        KeyboardInterrupt: the processes were asked to stop and have saved what they had.
-    """
-    from detectron2.engine import launch
+def _fine_tune_in_processes(job: Job, processes: Processes) -> None:
+    """Start one process per GPU with Detectron2's ``launch``, and wait for them."""
+    from detectron2.engine import launch as launch_processes
     from torch.multiprocessing import ProcessExitedException
 
+    if job.config.MODEL.DEVICE == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Detectron2 takes NCCL wherever its processes see a GPU
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stop the processes, too
     try:
-        launch(_worker, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, args=(job,))
+        launch_processes(
+            _worker,
+            processes.num_gpus,
+            processes.num_machines,
+            processes.machine_rank,
+            processes.dist_url,
+            args=(job,),
+        )
     except ProcessExitedException as error:
         if error.exit_code == LOST_CONTACT:
             raise UserError(
-                "another machine's training process ended: what failed stands there; mend that and go on with "
-                f"--resume --output {job.run} on all machines (a disk that they share)"
+                "a training process on another machine ended, and its error is printed there: fix it and continue "
+                f"on all machines with --resume --output {job.run} (on a shared disk)"
             ) from None
         ended = f"was killed by {error.signal_name}" if error.signal_name else "failed, see above"
         raise UserError(
-            f"training process {error.error_index} {ended}: mend that and go on with --resume --output {job.run}"
+            f"training process {error.error_index} {ended}: fix that and continue with --resume --output {job.run}"
         ) from None
     except KeyboardInterrupt:
         for process in multiprocessing.active_children():
             process.terminate()
         for process in multiprocessing.active_children():
             process.join()
-        raise KeyboardInterrupt(f"stopped: go on with --resume --output {job.run}") from None
+        raise KeyboardInterrupt(f"stopped: continue with --resume --output {job.run}") from None
 
 
 def _worker(job: Job) -> None:
-    """One of several training processes."""
+    """The body of each of several training processes."""
     from detectron2.utils import comm
 
     from finetune.training.recipe import fine_tune
 
-    job.config.SEED = comm.all_gather(job.config.SEED)[0]  # a random one was drawn on every machine
+    job.config.SEED = comm.all_gather(job.config.SEED)[0]  # a random seed was drawn on every machine
     try:
         fine_tune(job)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        error.show()
         sys.exit(1)
     except RuntimeError as error:
         if not _lost_contact(error):
@@ -176,84 +237,22 @@ def _worker(job: Job) -> None:
 
 
 def _lost_contact(error: RuntimeError) -> bool:
-    """Whether another process of the training is gone: NCCL has an error of its own, gloo only its words."""
+    """Whether another training process is gone: NCCL raises DistError, gloo a RuntimeError known by its text only."""
     from torch.distributed import DistError
 
     return isinstance(error, DistError) or "gloo" in str(error) or "Connection closed by peer" in str(error)
 
 
-def prepare(args: argparse.Namespace) -> Job:
-    """Check the arguments and settle the configuration.
-
-    Raises:
-        UserError: something is missing, unknown, or contradicts something else.
-    """
-    import torch
-
-    from finetune.configs.keys import get_config
-    from finetune.data.dataset import class_names, load_split
-    from finetune.training.optim import check_choices
-    from finetune.training.recipe import Job
-
-    classes = class_names(args.data)
-    for split in ("train", "val"):
-        load_split(args.data, split)  # complains where there is none
-    output = args.output or Path("runs") / args.backbone
-    if args.resume:
-        cfg = _config_of(output, args, classes)
-    else:
-        if (output / "last.pth").exists():
-            raise UserError(
-                f"{output} already holds a training: add --resume to go on with it, or choose another --output"
-            )
-        defaults = ["MODEL.ROI_HEADS.NUM_CLASSES", str(len(classes)), "OUTPUT_DIR", str(output)]
-        if "MODEL.DEVICE" not in args.overrides:
-            defaults += ["MODEL.DEVICE", "cuda" if torch.cuda.is_available() else "cpu"]
-        cfg = get_config(args.backbone, [*defaults, *args.overrides])
-        if args.weights:
-            cfg.FINETUNE.INIT = args.weights
-        if cfg.SEED < 0:
-            cfg.SEED = secrets.randbelow(2**31)
-    if len(classes) != cfg.MODEL.ROI_HEADS.NUM_CLASSES:
-        raise UserError(
-            f"MODEL.ROI_HEADS.NUM_CLASSES is {cfg.MODEL.ROI_HEADS.NUM_CLASSES}, but {args.data} has {len(classes)} "
-            f"classes ({', '.join(classes)}): leave the key out, it is set from the data"
-        )
-    check_choices(cfg)
-    return Job(
-        backbone=args.backbone,
-        config=cfg,
-        data=args.data,
-        run=output,
-        resume=args.resume,
-        stop_after=args.stop_after,
-        command="python -m finetune " + shlex.join(sys.argv[1:]),
-    )
-
-
-def _config_of(run: Path, args: argparse.Namespace, classes: list[str]) -> CfgNode:
-    """The configuration that a run was started with; a resumed run keeps it.
-
-    Raises:
-        UserError: there is no run, or it is of another backbone or other classes.
-    """
-    from finetune.configs.keys import read_config
-    from finetune.files import read_json
-
-    for word in [*args.overrides[:1], *(["--weights"] if args.weights else [])]:
-        raise UserError(
-            f"a resumed run keeps its configuration ({run / 'config.yaml'}): leave {word} out, or start a new run"
-        )
-    path = run / "config.yaml"
-    if not path.exists():
-        raise UserError(
-            f"{run} holds no training to resume: leave --resume out to start one (several machines need the run "
-            "folder on a disk that they share)"
-        )
-    record = read_json(run / "run.json")
-    for what, asked in (("backbone", args.backbone), ("classes", classes)):
-        if record[what] != asked:
-            raise UserError(
-                f"the training in {run} has the {what} {record[what]}, not {asked}: go on with that, or start a new run"
-            )
-    return read_config(path)
+@contextlib.contextmanager
+def stop_signals() -> Iterator[list[int]]:
+    """Collect Ctrl-C and SIGTERM in a list that is read between two steps, so that no step is cut short."""
+    received: list[int] = []
+    previous = {
+        number: signal.signal(number, lambda number, frame: received.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,21 +1,59 @@
-"""Parameter groups, the learning rate as a function of the step, and an average of the weights."""
+"""Precision, parameter groups, the learning-rate schedule, and the moving average of the weights."""
 
 from __future__ import annotations
 
-import contextlib
 import math
 from bisect import bisect_right
-from collections.abc import Iterator
 
 import torch
 from detectron2.config import CfgNode
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from finetune.errors import UserError
+from finetune.training.machine import supports_bfloat16
+
+CHOICES = {
+    "FINETUNE.OPTIMIZER": ("adamw", "sgd"),
+    "FINETUNE.AMP": ("auto", "off", "bf16", "fp16"),
+    "SOLVER.LR_SCHEDULER_NAME": ("WarmupCosineLR", "WarmupMultiStepLR"),
+}
+
+
+def check_choices(cfg: CfgNode) -> None:
+    """Refuse unknown values of ``CHOICES``, and a precision that the device cannot train in.
+
+    Raises:
+        UserError: it names the key and the values that it takes.
+    """
+    for key, known in CHOICES.items():
+        value = cfg
+        for name in key.split("."):
+            value = value[name]
+        if value not in known:
+            raise UserError(f"{key} is {value}: choose one of {', '.join(known)}")
+    if cfg.FINETUNE.AMP == "fp16" and cfg.MODEL.DEVICE == "cpu":
+        raise UserError("FINETUNE.AMP fp16 does not train on a CPU: choose auto, bf16 or off")
+
+
+def autocast_dtype(cfg: CfgNode) -> torch.dtype:
+    """The precision to train in, from FINETUNE.AMP; ``auto`` takes bfloat16 where the hardware has it."""
+    amp, device = cfg.FINETUNE.AMP, cfg.MODEL.DEVICE
+    if amp == "auto":
+        if supports_bfloat16(device):
+            return torch.bfloat16
+        return torch.float16 if device == "cuda" else torch.float32
+    return {"off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[amp]
+
+
+def autocast(cfg: CfgNode) -> torch.autocast:
+    """Run convolutions and matrix products within the block in the precision of FINETUNE.AMP."""
+    dtype = autocast_dtype(cfg)
+    return torch.autocast(cfg.MODEL.DEVICE, dtype, enabled=dtype != torch.float32)
 
 
 def build_optimizer(model: nn.Module, cfg: CfgNode) -> torch.optim.Optimizer:
-    """AdamW or SGD, with a smaller rate for the pretrained bottom-up part and no decay on biases.
+    """AdamW or SGD, with a lower rate for the pretrained bottom-up network and no decay on biases and norms.
 
     Reads SOLVER.BASE_LR, WEIGHT_DECAY, MOMENTUM and FINETUNE.OPTIMIZER, BACKBONE_LR_FACTOR.
     """
@@ -35,73 +73,34 @@ def build_optimizer(model: nn.Module, cfg: CfgNode) -> torch.optim.Optimizer:
     return torch.optim.AdamW(parameters, lr=cfg.SOLVER.BASE_LR)
 
 
-def check_choices(cfg: CfgNode) -> None:
-    """Refuse, before anything is loaded, a word that a key does not know.
-
-    Raises:
-        UserError: it names the key and what it knows.
-    """
-    known = {"OPTIMIZER": ("adamw", "sgd"), "AMP": ("auto", "off", "bf16", "fp16")}
-    for key, words in known.items():
-        if cfg.FINETUNE[key] not in words:
-            raise UserError(f"FINETUNE.{key} is {cfg.FINETUNE[key]}: choose {', '.join(words)}")
-    learning_rate(0, cfg)
-
-
 def learning_rate(step: int, cfg: CfgNode) -> float:
-    """Linear warm-up over SOLVER.WARMUP_ITERS, times what SOLVER.LR_SCHEDULER_NAME says.
+    """Linear warm-up over SOLVER.WARMUP_ITERS, times the schedule of SOLVER.LR_SCHEDULER_NAME.
 
     ``WarmupCosineLR``: a half cosine that ends near zero at SOLVER.MAX_ITER (Loshchilov & Hutter 2017,
     arXiv:1608.03983). ``WarmupMultiStepLR``: times SOLVER.GAMMA at each of SOLVER.STEPS. A function of the step alone,
     so there is no scheduler state to save.
-
-    Raises:
-        UserError: another name.
     """
     solver = cfg.SOLVER
     rate = solver.BASE_LR * min(1.0, (step + 1) / max(1, solver.WARMUP_ITERS))
     if solver.LR_SCHEDULER_NAME == "WarmupCosineLR":
         return rate * 0.5 * (1 + math.cos(math.pi * step / solver.MAX_ITER))
-    if solver.LR_SCHEDULER_NAME == "WarmupMultiStepLR":
-        return rate * solver.GAMMA ** bisect_right(solver.STEPS, step)
-    raise UserError(
-        f"SOLVER.LR_SCHEDULER_NAME is {solver.LR_SCHEDULER_NAME}: choose WarmupCosineLR or WarmupMultiStepLR"
-    )
+    return rate * solver.GAMMA ** bisect_right(solver.STEPS, step)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Give every group the rate times the group's own factor."""
+    """Set every parameter group's rate to ``rate`` times the group's factor."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group["lr_factor"]
 
 
-class WeightAverage:
-    """Exponential moving average of a model's weights (Polyak averaging), kept beside the model.
+def weight_average(model: nn.Module, decay: float) -> AveragedModel:
+    """Exponential moving average of a model's weights (Polyak averaging).
 
-    The decay grows from small values to its final one, so that the random start is soon forgotten.
+    The decay grows from small values to its final one, so that the first weights are soon forgotten.
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        self.decay = decay
-        self.weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
+    def move(average: torch.Tensor, weights: torch.Tensor, updates: torch.Tensor | int) -> torch.Tensor:
+        count = int(updates)
+        return torch.lerp(average, weights, 1 - min(decay, (1 + count) / (10 + count)))
 
-    @torch.no_grad()
-    def update(self, model: nn.Module, step: int) -> None:
-        """Move the average towards the model's weights after optimiser step number ``step`` (0-based)."""
-        decay = min(self.decay, (1 + step) / (10 + step))
-        for name, value in model.state_dict().items():
-            average = self.weights[name]
-            if average.is_floating_point():
-                average.lerp_(value, 1 - decay)
-            else:
-                average.copy_(value)
-
-    @contextlib.contextmanager
-    def applied_to(self, model: nn.Module) -> Iterator[None]:
-        """Let the model hold the average for a while, for evaluation."""
-        own = {name: value.detach().clone() for name, value in model.state_dict().items()}
-        model.load_state_dict(self.weights)
-        try:
-            yield
-        finally:
-            model.load_state_dict(own)
+    return AveragedModel(model, avg_fn=move)

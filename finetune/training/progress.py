@@ -1,51 +1,51 @@
-"""How far the training is, on the terminal or in a log."""
+"""What a training logs: a progress bar or lines on stderr, and the metrics in the run folder."""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import sys
 import time
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from detectron2.utils.events import EventWriter, JSONWriter, TensorboardXWriter
 from tqdm import tqdm
+
+from finetune.errors import UserError
+from finetune.files import reason_of, write_atomically
+
+SECONDS_BETWEEN_LINES = 20
 
 
 class Progress:
-    """A bar with the time left on a terminal; a line now and then where the output goes to a file."""
-
-    LINE_EVERY = 20  # seconds
+    """A progress bar on a terminal; a line every 20 seconds where stderr goes to a file or a pipe."""
 
     def __init__(self, start: int, end: int, *, quiet: bool = False) -> None:
-        self.end = end
+        self.start, self.end = start, end
         self.lines = not quiet and not sys.stderr.isatty()
         self.bar = tqdm(
             initial=start, total=end, unit="step", disable=quiet or self.lines, dynamic_ncols=True
         )
-        self.started, self.start = time.monotonic(), start
-        self.last_line = self.started
+        self.started = self.last_line = time.monotonic()
         self.loss = 0.0
 
     def show(self, done: int, loss: float) -> None:
-        """Tell that ``done`` steps of the whole run are done; ``loss`` is the last one's."""
+        """Show that ``done`` steps of the whole run are done, and a running mean of the loss."""
         self.loss = loss if done == self.start + 1 else 0.9 * self.loss + 0.1 * loss
         self.bar.set_postfix(loss=f"{self.loss:.3f}", refresh=False)
         self.bar.update(done - self.bar.n)
         now = time.monotonic()
-        if self.lines and (now - self.last_line > self.LINE_EVERY or done == self.end):
+        if self.lines and (now - self.last_line > SECONDS_BETWEEN_LINES or done == self.end):
             self.last_line = now
             per_step = (now - self.started) / (done - self.start)
             left = tqdm.format_interval((self.end - done) * per_step)
-            print(
-                f"step {done}/{self.end}  loss {self.loss:.3f}  {per_step:.2f} s/step  {left} left",
-                flush=True,
-            )
+            self.say(f"step {done}/{self.end}  loss {self.loss:.3f}  {per_step:.2f} s/step  {left} left")
 
     def say(self, text: str) -> None:
-        """Print a line above the bar."""
-        if self.bar.disable:
-            print(text, flush=True)
-        else:
-            self.bar.write(text)
+        """Print a line to stderr, above the bar."""
+        tqdm.write(text, file=sys.stderr)
 
     def __enter__(self) -> Self:
         return self
@@ -54,3 +54,52 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.bar.close()
+
+
+class Metrics:
+    """Writes Detectron2's current ``EventStorage`` to ``metrics.json`` and TensorBoard events.
+
+    Args:
+        run: the run folder.
+        start: steps done before; metrics of later steps, which are about to be repeated, are dropped.
+        quiet: write nothing.
+    """
+
+    def __init__(self, run: Path, start: int, *, quiet: bool = False) -> None:
+        self.run = run
+        self.writers: list[EventWriter] = []
+        if not quiet:
+            path = run / "metrics.json"
+            drop_metrics_after(path, start)
+            self.writers = [JSONWriter(str(path)), TensorboardXWriter(str(run))]
+
+    def write(self) -> None:
+        """Append what was logged since the last call.
+
+        Raises:
+            UserError: the disk is full.
+        """
+        try:
+            for writer in self.writers:
+                writer.write()
+        except OSError as error:
+            raise UserError(
+                f"the metrics could not be written to {self.run} ({reason_of(error)}): free some space and continue "
+                "with --resume"
+            ) from error
+
+    def close(self) -> None:
+        for writer in self.writers:
+            writer.close()
+
+
+def drop_metrics_after(path: Path, step: int) -> None:
+    """Drop metrics logged after ``step`` steps, and a truncated last line."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        with contextlib.suppress(ValueError):
+            if json.loads(line)["iteration"] < step:
+                kept.append(line)
+    write_atomically(path, lambda temporary: temporary.write_text("".join(kept), encoding="utf-8"))

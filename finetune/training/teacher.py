@@ -1,9 +1,9 @@
-"""A backbone without pretrained weights first learns to see as a trained model does, then to detect.
+"""Distillation: a backbone without pretrained weights first imitates a trained model, then learns to detect.
 
-Its first steps imitate the feature maps of a teacher: hints (Romero et al., FitNets, 2015, arXiv:1412.6550), which for
-a detector are best given where the heads read them (Li, Jin & Yan, Mimicking Very Efficient Network for Object
-Detection, CVPR 2017). Every pixel teaches then, not only those of a few annotated objects, and the teacher's heads
-can be taken over.
+In its first steps the student matches the teacher's feature maps: hints (Romero et al., FitNets, 2015,
+arXiv:1412.6550), given for a detector where its heads read the features (Li, Jin & Yan, Mimicking Very Efficient
+Network for Object Detection, CVPR 2017). Every pixel then carries a signal, not only those of a few annotated objects,
+and the student can take over the teacher's heads.
 """
 
 from pathlib import Path
@@ -18,14 +18,14 @@ from finetune.errors import UserError
 
 
 class Teacher:
-    """A trained model with the student's pyramid: as many channels at every level.
+    """A trained model whose feature pyramid has the student's shape: as many channels at every level.
 
     Args:
-        path: a run folder, or a published checkpoint.
-        student: what shall learn from it; only its shapes are looked at.
+        path: a run folder or a published checkpoint.
+        student: the model to train; only its shapes are read.
 
     Raises:
-        UserError: there is no such model, or its pyramid is another.
+        UserError: there is no such model, or its pyramid has another shape.
     """
 
     def __init__(self, path: Path, student: GeneralizedRCNN) -> None:
@@ -36,16 +36,17 @@ class Teacher:
         if ours != theirs:
             level = next(iter(ours))
             raise UserError(
-                f"{path} cannot teach: its pyramid has {theirs[level].channels} channels, the model to train "
-                f"{ours[level].channels}; set MODEL.FPN.OUT_CHANNELS {theirs[level].channels}, or take another teacher"
+                f"{path} cannot be the teacher: its pyramid has {theirs[level].channels} channels, the model to train "
+                f"has {ours[level].channels}; set MODEL.FPN.OUT_CHANNELS {theirs[level].channels}, or choose another "
+                "teacher"
             )
 
     @torch.no_grad()
     def give_heads(self, student: GeneralizedRCNN, loaded: LoadReport) -> None:
-        """Copy to the student what no file filled and both have in one shape: all but what reads its own backbone.
+        """Copy pyramid and heads to the student: the tensors of equal shape that no weights file has filled.
 
         Args:
-            loaded: what became of the student's tensors; brought up to date.
+            loaded: the report on the student's initial weights; updated in place.
         """
         state, known = student.state_dict(), self.model.state_dict()
         given = [
@@ -58,13 +59,13 @@ class Teacher:
         loaded.loaded += given
         loaded.missing = [name for name in loaded.missing if name not in given]
         loaded.replaced = [name for name in loaded.replaced if name not in given]
-        loaded.notes.append(f"{len(given)} tensors of pyramid and heads are the teacher's, {self.name}")
+        loaded.notes.append(f"{len(given)} tensors of pyramid and heads copied from the teacher, {self.name}")
 
     def hints(self, student: GeneralizedRCNN, batch: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """The share of the teacher's variance that the student misses, averaged over levels: 1 for a constant.
+        """The hint loss: squared error over the teacher's variance, averaged over levels; 1 for a constant output.
 
         Args:
-            batch: as for training; only ``image``, (3, H, W), 0..255, is read.
+            batch: training inputs; only ``image``, (3, H, W), 0..255, is read.
         """
         images = student.preprocess_image(batch).tensor
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Training in several processes, on one machine and on two (of loopback): as users start it, with gloo."""
+"""Training in several processes with gloo, on one machine and on two (of loopback)."""
 
 from __future__ import annotations
 
@@ -14,45 +14,48 @@ import torch
 from detectron2.modeling import build_model
 
 from finetune.configs.keys import read_config
-from tests.finetune.training.test_training import REPOSITORY, command, metrics, wait_for
+from tests.finetune.training.test_training import (
+    ENDLESS,
+    REPOSITORY,
+    arguments,
+    command,
+    last,
+    metrics,
+    resume_arguments,
+    wait_for,
+)
 
 pytestmark = pytest.mark.slow
 
-LEARN = ["SOLVER.MAX_ITER", "20", "SOLVER.BASE_LR", "0.001", "SOLVER.WARMUP_ITERS", "5"]
-LEARN += ["SOLVER.IMS_PER_BATCH", "4", "TEST.EVAL_PERIOD", "0"]
-ENDLESS = ["SOLVER.MAX_ITER", "4000", "TEST.EVAL_PERIOD", "0", "SOLVER.CHECKPOINT_PERIOD", "2"]
-TOLERANCE = 0.05  # of the loss: which proposals are learned from is drawn anew in every process
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
+LEARN = (
+    "SOLVER.MAX_ITER 20 SOLVER.BASE_LR 0.001 SOLVER.WARMUP_ITERS 5 SOLVER.IMS_PER_BATCH 4 TEST.EVAL_PERIOD 0"
+)
+NAMES = ("one", "two", "torchrun", "first", "second")
+TORCHRUN = "-m torch.distributed.run --nproc-per-node 2 --standalone"
+TOLERANCE = 0.05  # of the loss: every process samples its own proposals
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
-def start(arguments: list[str]) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        arguments, cwd=REPOSITORY, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+def start(words: list[str]) -> subprocess.Popen[str]:
+    pipe = subprocess.PIPE
+    return subprocess.Popen(words, cwd=REPOSITORY, env=ENVIRONMENT, stdout=pipe, stderr=pipe, text=True)
 
 
-def two_machines(data: Path, runs: list[Path], keys: list[str]) -> list[subprocess.Popen[str]]:
+def finish(words: list[str]) -> None:
+    subprocess.run(words, cwd=REPOSITORY, check=True, env=ENVIRONMENT, timeout=200)
+
+
+def two_machines(data: Path, runs: list[Path], keys: str) -> list[subprocess.Popen[str]]:
     """The same command twice, as on two machines that meet at a port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         url = f"tcp://127.0.0.1:{probe.getsockname()[1]}"
-    return [
-        start(
-            [
-                *command(data, run, "--num-machines", "2", "--machine-rank", str(rank), "--dist-url", url),
-                *keys,
-            ]
-        )
-        for rank, run in enumerate(runs)
-    ]
+    options = f"--num-machines 2 --dist-url {url} --machine-rank"
+    return [start(command(arguments(data, run, f"{options} {rank} {keys}"))) for rank, run in enumerate(runs)]
 
 
 def losses(run: Path) -> list[float]:
     return [row["total_loss"] for row in metrics(run) if "total_loss" in row]
-
-
-def trained_weights(run: Path) -> dict[str, torch.Tensor]:
-    return torch.load(run / "last.pth", weights_only=True)["model"]
 
 
 def first_weights(run: Path) -> dict[str, torch.Tensor]:
@@ -63,38 +66,22 @@ def first_weights(run: Path) -> dict[str, torch.Tensor]:
 
 
 def test_two_processes_and_two_machines_learn_like_one(data: Path, tmp_path: Path) -> None:
-    one, two, torchrun, first, second = (
-        tmp_path / name for name in ("one", "two", "torchrun", "first", "second")
-    )
-    for run, more in ((one, []), (two, ["--num-gpus", "2"])):
-        subprocess.run(
-            [*command(data, run, *more), *LEARN], cwd=REPOSITORY, check=True, env=ENVIRONMENT, timeout=200
-        )
-    line = command(data, torchrun)
-    module = line.index("-m")
-    elastic = [
-        line[0],
-        "-m",
-        "torch.distributed.run",
-        "--nproc-per-node",
-        "2",
-        "--standalone",
-        *line[module:],
-    ]
-    subprocess.run([*elastic, *LEARN], cwd=REPOSITORY, check=True, env=ENVIRONMENT, timeout=200)
+    one, two, torchrun, first, second = (tmp_path / name for name in NAMES)
+    finish(command(arguments(data, one, LEARN)))
+    finish(command(arguments(data, two, f"--num-gpus 2 {LEARN}")))
+    python, *module = command(arguments(data, torchrun, LEARN))
+    finish([python, *TORCHRUN.split(), *module])
     machines = two_machines(data, [first, second], LEARN)
-    said = [machine.communicate(timeout=200) for machine in machines]
-    assert [machine.returncode for machine in machines] == [0, 0], said
+    outputs = [machine.communicate(timeout=200) for machine in machines]
+    assert [machine.returncode for machine in machines] == [0, 0], outputs
     assert not second.exists(), "rank 0 alone writes"
-    assert said[0][0].splitlines()[-1] == str(first)
-    assert said[1][0] == ""
+    assert outputs[0][0].splitlines()[-1] == str(first)
+    assert outputs[1][0] == ""
 
     assert losses(one)[1] < 0.95 * losses(one)[0], "it did learn"
-    start_weights = first_weights(one)
+    initial = first_weights(one)
     moved = {
-        run: torch.cat(
-            [(trained_weights(run)[name] - start_weights[name]).flatten() for name in start_weights]
-        )
+        run: torch.cat([(last(run)["model"][name] - initial[name]).flatten() for name in initial])
         for run in (one, two, torchrun, first)
     }
     for run in (two, torchrun, first):
@@ -106,9 +93,9 @@ def test_two_processes_and_two_machines_learn_like_one(data: Path, tmp_path: Pat
     assert torch.equal(moved[two], moved[torchrun])
 
 
-def test_a_killed_process_ends_the_job_and_it_goes_on(data: Path, tmp_path: Path) -> None:
-    run = tmp_path / "killed"
-    process = start([*command(data, run, "--num-gpus", "2"), *ENDLESS])
+def test_a_killed_process_ends_the_job_which_is_resumed_and_stopped(data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    process = start(command(arguments(data, run, f"--num-gpus 2 {ENDLESS}")))
     wait_for(run / "last.pth", process)
     ranks = [
         child for child in psutil.Process(process.pid).children() if "spawn_main" in " ".join(child.cmdline())
@@ -117,13 +104,25 @@ def test_a_killed_process_ends_the_job_and_it_goes_on(data: Path, tmp_path: Path
     max(ranks, key=lambda child: child.pid).send_signal(signal.SIGKILL)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
-    told = [line for line in errors.splitlines() if line.startswith("Error: ")]
-    assert len(told) == 1
-    assert "was killed by SIGKILL" in told[0]
-    assert "--resume" in told[0]
+    (error,) = [line for line in errors.splitlines() if line.startswith("Error: ")]
+    assert "was killed by SIGKILL" in error
+    assert "--resume" in error
     psutil.wait_procs(ranks, timeout=10)
     assert not [child for child in ranks if child.is_running()]
-    resume(data, run, "--num-gpus", "2")
+    resume(data, run, "--num-gpus 2")
+
+    step = last(run)["step"]
+    (run / "curves.png").unlink(missing_ok=True)
+    process = start(command(resume_arguments(data, run, "--num-gpus 2")))
+    wait_for(run / "curves.png", process)  # a checkpoint has been written
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGTERM)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, output + errors
+    assert f"--resume --output {run}" in errors
+    psutil.wait_procs(children, timeout=10)
+    assert not [child for child in children if child.is_running()]
+    assert last(run)["step"] > step
 
 
 def test_a_lost_machine_ends_the_job_of_the_other(data: Path, tmp_path: Path) -> None:
@@ -137,18 +136,16 @@ def test_a_lost_machine_ends_the_job_of_the_other(data: Path, tmp_path: Path) ->
     _, errors = machines[0].communicate(timeout=60)
     assert machines[0].returncode == 1, errors
     assert "Traceback" not in errors
-    (told,) = [line for line in errors.splitlines() if line.startswith("Error: ")]
-    assert "another machine" in told
-    assert "--resume" in told
+    (error,) = [line for line in errors.splitlines() if line.startswith("Error: ")]
+    assert "another machine" in error
+    assert "--resume" in error
     resume(data, run)
 
 
-def resume(data: Path, run: Path, *more: str) -> None:
-    """Two steps more, in as many processes as one likes."""
-    step = torch.load(run / "last.pth", weights_only=True)["step"]
-    arguments = ["train", "mobilenetv2_fpn", "--data", str(data), "--output", str(run), "--resume", *more]
-    line = [*command(data, run)[:3], *arguments, "--stop-after", "2"]
-    subprocess.run(line, cwd=REPOSITORY, check=True, env=ENVIRONMENT, timeout=200)
-    assert torch.load(run / "last.pth", weights_only=True)["step"] == step + 2
+def resume(data: Path, run: Path, more: str = "") -> None:
+    """Take two more steps, in as many processes as asked for."""
+    step = last(run)["step"]
+    finish(command(resume_arguments(data, run, f"--stop-after 2 {more}")))
+    assert last(run)["step"] == step + 2
     rows = [row["iteration"] for row in metrics(run)]
-    assert rows == sorted(set(rows)), "no step is told twice"
+    assert rows == sorted(set(rows)), "no step is logged twice"
