@@ -98,28 +98,21 @@ def large_scale_jitter(
         matrix = np.array([[-matrix[0, 0], 0, crop_size - x], matrix[1]])
 
     size = (crop_size, crop_size)
-    masks = [segmentation_to_mask(a["segmentation"], matrix, size) for a in annotations]
-    whole_areas = [annotation_area(a) * factor**2 for a in annotations]
-    keep = [
-        i
-        for i, (mask, whole) in enumerate(zip(masks, whole_areas, strict=True))
-        if mask.sum() >= max(MIN_VISIBLE_PIXELS, MIN_VISIBLE_FRACTION * whole)
-    ]
+    masks, class_ids = [], []
+    for annotation in annotations:
+        mask = segmentation_to_mask(annotation["segmentation"], matrix, size)
+        x0, y0, x1, y1 = annotation["bbox"]
+        whole = 0.5 * (x1 - x0) * (y1 - y0) * factor**2  # half the box: near enough to an object's area
+        if mask.sum() >= max(MIN_VISIBLE_PIXELS, MIN_VISIBLE_FRACTION * whole):
+            masks.append(mask)
+            class_ids.append(annotation["category_id"])
     return Sample(
-        canvas,
-        np.stack([masks[i] for i in keep]) if keep else np.zeros((0, *size), bool),
-        np.array([annotations[i]["category_id"] for i in keep], np.int64),
+        canvas, np.stack(masks) if masks else np.zeros((0, *size), bool), np.array(class_ids, np.int64)
     )
 
 
 def _offset(rng: np.random.Generator, room: int) -> int:
     return int(rng.integers(min(room, 0), max(room, 0) + 1))
-
-
-def annotation_area(annotation: dict[str, Any]) -> float:
-    """The object's approximate area in square pixels: half its box. Enough to judge how much of it is visible."""
-    x0, y0, x1, y1 = annotation["bbox"]
-    return (x1 - x0) * (y1 - y0) * 0.5
 
 
 def jitter_color(

@@ -43,6 +43,9 @@ class TrainingBatches(Dataset):
         self.seed = cfg.SEED
         self.batch_size = cfg.SOLVER.IMS_PER_BATCH
         self.augment = cfg.FINETUNE.AUGMENT
+        self.color = {
+            name: self.augment[name.upper()] for name in ("brightness", "contrast", "saturation", "hue")
+        }
         self.slots = range(rank, self.batch_size, world_size)
         self._cache: OrderedDict[int, np.ndarray] = OrderedDict()
         self._cached_bytes = 0
@@ -57,15 +60,7 @@ class TrainingBatches(Dataset):
         sample = self._sample(int(order[place]), rng)
         if rng.random() < self.augment.COPY_PASTE:
             sample = copy_paste(sample, self._sample(int(rng.integers(len(self.records))), rng), rng)
-        sample = jitter_color(
-            sample,
-            rng,
-            brightness=self.augment.BRIGHTNESS,
-            contrast=self.augment.CONTRAST,
-            saturation=self.augment.SATURATION,
-            hue=self.augment.HUE,
-        )
-        return to_model_input(sample)
+        return to_model_input(jitter_color(sample, rng, **self.color))
 
     def _sample(self, index: int, rng: np.random.Generator) -> Sample:
         """A photo, jittered in scale and position."""

@@ -7,8 +7,6 @@ import json
 import sys
 import time
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from detectron2.utils.events import EventWriter, JSONWriter, TensorboardXWriter
 from tqdm import tqdm
@@ -47,12 +45,7 @@ class Progress:
         """Print a line to stderr, above the bar."""
         tqdm.write(text, file=sys.stderr)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
         self.bar.close()
 
 

@@ -2,7 +2,7 @@
 
 One process runs :func:`fine_tune` on a CPU or one GPU; :mod:`finetune.training.launch` starts several for several GPUs
 or machines. All randomness in a step comes from a generator seeded by (seed, step), so a run that was stopped and
-resumed ends with the same weights, bit for bit, as one that was not.
+resumed ends with the same weights as one that was not; on a CPU, bit for bit.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ def train(job: Job, state: State, record: dict[str, Any]) -> None:
     with (
         EventStorage(state.step) as storage,
         contextlib.closing(Metrics(job.run, state.step, quiet=not main)) as metrics,
-        Progress(state.step, end, quiet=not main) as progress,
+        contextlib.closing(Progress(state.step, end, quiet=not main)) as progress,
         stop_signals() as signals,
     ):
         for step, batch in zip(range(state.step, stop), loader, strict=True):

@@ -1,5 +1,6 @@
 """The progress bar fits its terminal, and a pipe gets lines."""
 
+import contextlib
 import io
 
 import pytest
@@ -18,7 +19,7 @@ def test_progress_on_a_terminal_and_in_a_pipe(monkeypatch, stream):
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("LINES", "24")
     monkeypatch.setattr(progress.sys, "stderr", stderr := stream())
-    with Progress(1000, 1003) as bar:
+    with contextlib.closing(Progress(1000, 1003)) as bar:
         for step in range(1001, 1004):
             bar.show(step, 123.4)
             bar.say("a line")
