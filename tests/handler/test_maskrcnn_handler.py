@@ -19,9 +19,10 @@ import yaml
 
 from handler import maskrcnn_handler
 from handler.api.metrics import METRICS
+from handler.errors import SettingsError
 from handler.maskrcnn_handler import MaskRCNNHandler
 from tests.handler.awkward import corners, save
-from tests.handler.toys import FakePredictor
+from tests.handler.toys import CARD, FakePredictor
 
 with warnings.catch_warnings():  # TorchServe 0.12 leaves files to the garbage collector
     warnings.simplefilter("ignore", ResourceWarning)
@@ -124,7 +125,7 @@ def predictor(monkeypatch: pytest.MonkeyPatch) -> FakePredictor:
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setattr(sys, "path", list(sys.path))
-    (tmp_path / "archive.json").write_text(json.dumps({"classes": ["balloon"]}))
+    (tmp_path / "archive.json").write_text(json.dumps(CARD))
     return tmp_path
 
 
@@ -168,7 +169,7 @@ def test_workers_share_the_cores(
 
 
 def test_a_wrong_setting_fails_the_load(predictor: FakePredictor, folder: Path) -> None:
-    with pytest.raises(ValueError, match="has no key presicion"):
+    with pytest.raises(SettingsError, match="has no key presicion"):
         Worker(folder, {"handler": {"presicion": "fp32"}})
 
 
@@ -229,10 +230,10 @@ def test_nothing_leaves_handle(
 ) -> None:
     worker = Worker(folder)
 
-    def fail(requests: object) -> None:
+    def fail(photos: object) -> None:
         raise ValueError("CUDA /secret")
 
-    worker.handler.service.answer = fail  # type: ignore[method-assign, assignment]
+    worker.handler.service.predict = fail  # type: ignore[method-assign, assignment]
     answers = worker.ask(raw(JPEG), raw(JPEG))
     assert [answer["status"] for answer in answers] == [500, 500]
     assert b"secret" not in answers[0]["body"]

@@ -17,7 +17,8 @@ from pycocotools import mask as coco_mask
 from handler.api.options import IMAGE_OUTPUTS, MASK_FORMATS, OUTPUTS, Options
 from handler.api.responses import describe, select
 from handler.api.settings import Settings, parse_settings
-from handler.model.detections import Detections
+from handler.errors import SettingsError
+from handler.model import Detections
 from handler.service import Request, Service, is_out_of_memory
 from tests.handler.awkward import HEIGHT, WIDTH, corners, save
 from tests.handler.toys import FakePredictor, blob_detections
@@ -239,6 +240,14 @@ def test_what_goes_wrong_while_encoding_harms_one_request() -> None:
     assert [a.status for a in Service(Wrong(), Settings()).answer([GOOD, GOOD])] == [200, 500]
 
 
+def test_a_predictor_that_loses_a_result_shortens_no_batch() -> None:
+    class Short(FakePredictor):
+        def predict(self, images: Sequence[np.ndarray]) -> list[Detections]:
+            return super().predict(images)[1:]
+
+    assert [a.status for a in Service(Short(), Settings()).answer([GOOD, JUNK, GOOD])] == [500, 415, 500]
+
+
 def test_warm_up_runs_the_sizes_and_fails_loudly() -> None:
     predictor = FakePredictor()
     Service(predictor, Settings(warmup=((40, 60), (70, 50)))).warm_up()
@@ -249,11 +258,15 @@ def test_warm_up_runs_the_sizes_and_fails_loudly() -> None:
 
 def test_description() -> None:
     card = FakePredictor().card | {"evaluation": {"segm_AP": 62.1}}
-    told = describe(card, Settings(options=Options(score_threshold=0.7)), engine="openvino")
+    told = describe(card, Settings(options=Options(score_threshold=0.7)), {"engine": "openvino"})
     assert told["classes"] == ["balloon"]
     assert told["evaluation"] == {"segm_AP": 62.1}
     assert told["running"] == {"engine": "openvino"}
-    assert told["limits"]["max_image_pixels"] == 25_000_000
+    assert told["limits"] == {
+        "max_image_bytes": 20_971_520,
+        "max_image_pixels": 25_000_000,
+        "max_response_bytes": 62_914_560,
+    }
     assert {o["name"]: o["default"] for o in told["options"]} == {
         "score_threshold": 0.7,
         "max_detections": 100,
@@ -291,7 +304,7 @@ def test_settings() -> None:
     ids=str,
 )
 def test_a_wrong_setting_is_named(section: dict[str, Any], named: str) -> None:
-    with pytest.raises(ValueError, match=r"^model-config\.yaml: .*" + named):
+    with pytest.raises(SettingsError, match=r"^model-config\.yaml: .*" + named):
         parse_settings(section, ["balloon"])
 
 

@@ -1,7 +1,7 @@
 """The trunk in 8-bit integers, in OpenVINO, at a few fixed shapes.
 
-The quantised network with dynamic shapes was seen to crash the process (OpenVINO 2026.4), at fixed shapes it
-was not. So it is compiled once for each of a few buckets; an image is padded to the smallest that holds it.
+With dynamic shapes the quantized network crashed the process (OpenVINO 2026.4); with fixed shapes it did not. So it is
+compiled once for each of a few buckets, and an image is padded to the smallest bucket that holds it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _ASPECT_RATIOS = (1.0, 4 / 3, 3 / 2)
 
 
 def buckets(short_side: int, long_side: int, multiple: int) -> list[tuple[int, int]]:
-    """The shapes (height, width), by area, that hold every image ``resized_shape`` can make.
+    """The shapes (height, width), by area, that hold every resized photo.
 
     >>> buckets(800, 1333, 32)
     [(800, 800), (800, 1088), (1088, 800), (800, 1216), (1216, 800), (800, 1344), (1344, 800)]
@@ -37,10 +37,10 @@ class Int8Engine:
 
     Args:
         folder: the unpacked archive.
-        dtype: what the layers that are not quantised run in.
+        dtype: of the layers that are not quantized.
         threads: cores to use.
         levels: the number of RPN levels.
-        shapes: the buckets; each is compiled at once, in about a second.
+        shapes: the buckets; each takes about a second to compile.
 
     Raises:
         EngineError: the representation cannot be read or compiled.

@@ -1,4 +1,4 @@
-"""The trunk in OpenVINO, for processors: convolutions fused with what surrounds them, any image size."""
+"""The trunk in OpenVINO, for CPUs: convolutions fused with their neighbors, any image size."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from types import ModuleType
 import numpy as np
 import torch
 
-from handler.model.engines import IR_NAME, EngineError, TrunkOutput
+from handler.errors import EngineError
+from handler.model.engines import IR_NAME, TrunkOutput
 from handler.model.engines.torch_engine import as_trunk_output
 
 _OPENVINO_TYPES = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16"}
 
 
 def import_openvino() -> ModuleType:
-    """Import ``openvino`` without its telemetry, which would report every import to its makers."""
+    """Import ``openvino`` without its telemetry, which would report every import to its vendor."""
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     import openvino
 
@@ -61,18 +62,18 @@ def compile_settings(dtype: torch.dtype, threads: int) -> dict[str, object]:
         "INFERENCE_PRECISION_HINT": _OPENVINO_TYPES[dtype],
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": threads,
-        # pinned, the workers of one machine would all sit on its first cores
+        # with pinning, all workers of a machine would share its first cores
         "ENABLE_CPU_PINNING": False,
     }
 
 
 def unreadable(error: RuntimeError) -> EngineError:
-    """OpenVINO's many lines in one sentence."""
+    """OpenVINO's long message, cut to one sentence."""
     reason = str(error).strip().splitlines()[-1][:200]
     return EngineError(f"OpenVINO cannot load the archive's model ({reason}): export it again")
 
 
 def as_torch(tensor) -> torch.Tensor:  # type: ignore[no-untyped-def]
-    """(N, H, W, C) of OpenVINO's to (N, C, H, W) of torch's, on the same memory."""
+    """OpenVINO's (N, H, W, C) as torch's (N, C, H, W), sharing memory."""
     array: np.ndarray = tensor.data
     return torch.from_numpy(array).permute(0, 3, 1, 2)

@@ -13,7 +13,7 @@ MEASURE = """
 import sys
 import numpy as np
 import torch  # what a worker has loaded anyway
-from handler.model.detections import Detections
+from handler.model import Detections
 from handler.service import Request, Service
 from handler.api.settings import Settings
 from tests.handler.awkward import save

@@ -24,7 +24,7 @@ import os, time
 from pathlib import Path
 import json
 import numpy as np
-from handler.model.detections import Detections
+from handler.model import Detections
 
 class Predictor:
     def __init__(self, card):
