@@ -83,7 +83,7 @@ def run(command: click.Command, prog_name: str, args: Sequence[str] | None = Non
         click.echo(str(stopped) or "stopped", err=True)
         return 130
     except BrokenPipeError:  # the reader has seen enough: `maskrcnn data check DIR | head`
-        sys.stdout = None  # type: ignore[assignment] # nothing left to flush at exit
+        sys.stdout = None  # nothing left to flush at exit
         return 141
     return status if isinstance(status, int) else 0
 
