@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import sys
 import time
@@ -51,7 +52,7 @@ class MaskRCNNHandler:
         handler:
           precision: auto               # auto, fp32, bf16, fp16, int8
           engine: auto                  # auto, torch, openvino
-          threads: null                 # cores of one worker; null divides the cores among maxWorkers
+          threads: null                 # cores of one worker; null divides the cores among the workers
           max_image_bytes: 20971520     # 413 above
           max_image_pixels: 25000000    # 422 above, before decoding
           max_response_bytes: 62914560  # 422 above
@@ -59,7 +60,8 @@ class MaskRCNNHandler:
           options: {}                   # defaults for a request's options
 
     TorchServe's own keys stand beside that section: ``minWorkers``, ``maxWorkers``, ``batchSize``, ``maxBatchDelay``
-    (milliseconds), ``responseTimeout`` and ``startupTimeout`` (seconds).
+    (milliseconds), ``responseTimeout`` and ``startupTimeout`` (seconds). The environment variable ``MASKRCNN_WORKERS``
+    overrides the number of workers among which the cores are divided.
     """
 
     def initialize(self, context: Any) -> None:
@@ -169,8 +171,12 @@ def _device(gpu_id: int | None) -> str:
 
 
 def _fair_threads(config: dict[str, Any]) -> int:
-    """This worker's share of the cores that the process may use; one worker where the config does not say."""
+    """This worker's share of the cores that the process may use.
+
+    TorchServe does not tell a worker how many there are. ``MASKRCNN_WORKERS`` does, for a server started with its own
+    number of workers; otherwise the archive's ``model-config.yaml``; otherwise there is one.
+    """
     from handler.model.cores import usable_cores
 
-    workers = max(int(config.get("maxWorkers") or 1), int(config.get("minWorkers") or 1))
-    return max(1, usable_cores() // workers)
+    archive = max(int(config.get("maxWorkers") or 1), int(config.get("minWorkers") or 1))
+    return max(1, usable_cores() // int(os.environ.get("MASKRCNN_WORKERS") or archive))

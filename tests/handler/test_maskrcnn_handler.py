@@ -166,6 +166,11 @@ def test_workers_share_the_cores(
     for workers, threads in ((1, 8), (3, 2), (20, 1)):
         Worker(folder, {"minWorkers": 1, "maxWorkers": workers})
         assert predictor.card["loaded"]["threads"] == threads
+    Worker(folder, {"handler": {"warmup": []}})
+    assert predictor.card["loaded"]["threads"] == 8, "an archive that does not say has one worker"
+    monkeypatch.setenv("MASKRCNN_WORKERS", "4")
+    Worker(folder, {"maxWorkers": 1})
+    assert predictor.card["loaded"]["threads"] == 2, "the server's number of workers wins"
 
 
 def test_a_wrong_setting_fails_the_load(predictor: FakePredictor, folder: Path) -> None:
