@@ -25,8 +25,7 @@ from handler.api.options import Options
 from handler.api.responses import coco_results
 from handler.imaging.decode import decode_image
 from handler.model.engines import INT8_IR_NAME, IR_NAME
-from handler.model.engines.int8_engine import buckets
-from handler.model.engines.openvino_engine import import_openvino
+from handler.model.engines.openvino_engine import buckets, import_openvino
 from handler.model.predictor import Predictor
 from handler.model.preprocess import resize
 

@@ -22,7 +22,7 @@ def choose_dtype(precision: str, device: torch.device) -> torch.dtype:
     ``auto`` is fp16 on a GPU, bf16 on a processor with AMX or AVX512-BF16, else fp32. An explicit ``bf16`` is always
     obeyed (a processor without it emulates it, slowly); ``fp16`` is refused on a processor without fp16 arithmetic,
     where one photo would take minutes. ``int8`` quantizes the trunk alone
-    (:mod:`handler.model.engines.int8_engine`): what stays in floating point runs as with ``auto``.
+    (:mod:`handler.model.engines.openvino_engine`): what stays in floating point runs as with ``auto``.
 
     Raises:
         PrecisionError: unknown, or not possible on ``device``.

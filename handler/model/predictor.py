@@ -24,7 +24,7 @@ from handler.archive import Archive, open_archive
 from handler.errors import ArchiveError
 from handler.model import MAX_DETECTIONS, Detections
 from handler.model.cores import usable_cores
-from handler.model.engines import Engine, choose_engine
+from handler.model.engines import INT8_IR_NAME, IR_NAME, Engine, choose_engine
 from handler.model.engines.torch_engine import TorchEngine, Trunk
 from handler.model.precision import choose_dtype, name_of
 from handler.model.preprocess import Normalizer, group_like_sized, resize
@@ -135,17 +135,14 @@ class Predictor:
         return [results[i] for i in range(len(images))]
 
     def _make_engine(self, name: str, folder: Path, trunk: Trunk, dtype: torch.dtype) -> Engine:
-        levels = len(trunk.rpn_in_features)
-        if self.precision == "int8":
-            from handler.model.engines.int8_engine import Int8Engine, buckets
+        if name == "torch":
+            return TorchEngine(trunk, self.device, dtype)
+        from handler.model.engines.openvino_engine import OpenVinoEngine, buckets
 
-            shapes = buckets(self.short_side, self.long_side, self.normalize.multiple)
-            return Int8Engine(folder, dtype, self.threads, levels=levels, shapes=shapes)
-        if name == "openvino":
-            from handler.model.engines.openvino_engine import OpenVinoEngine
-
-            return OpenVinoEngine(folder, dtype, self.threads, levels=levels)
-        return TorchEngine(trunk, self.device, dtype)
+        int8 = self.precision == "int8"
+        shapes = buckets(self.short_side, self.long_side, self.normalize.multiple) if int8 else [None]
+        path, levels = folder / (INT8_IR_NAME if int8 else IR_NAME), len(trunk.rpn_in_features)
+        return OpenVinoEngine(path, dtype, self.threads, levels=levels, shapes=shapes)
 
     def _groups(self, shapes: list[tuple[int, int]]) -> list[list[int]]:
         # a CPU gains nothing from batches (measured: two images together take longer than one by one)

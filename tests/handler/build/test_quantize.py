@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from detectron2.data.transforms import ResizeShortestEdge
 
-from handler.model.engines.int8_engine import buckets
+from handler.model.engines.openvino_engine import buckets
 
 
 @pytest.mark.parametrize(("short", "long"), [(800, 1333), (640, 1066), (96, 160), (800, 800)])
