@@ -27,7 +27,7 @@ COUNT = click.IntRange(min=1)
 @click.argument("archive", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 @click.option(
-    "--output", required=True, metavar="DIR", help="Where the answers go; with --ray also an fsspec URI."
+    "--output", required=True, metavar="DIR", help="Where the answers go: a folder or an fsspec URI."
 )
 @click.option(
     "--format",

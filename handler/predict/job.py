@@ -64,8 +64,8 @@ def run(job: Job) -> str:
         PredictError: something that the user can fix.
         KeyboardInterrupt: what was answered is written.
     """
-    if job.ray and job.overlay:
-        raise PredictError("--overlay does not work with --ray: leave one of them out")
+    if job.overlay and (job.ray or "://" in job.output):
+        raise PredictError("--overlay does not work with --ray, nor with a URI as --output: leave it out")
     model = read_model(job.archive)
     options = {"mask_format": "rle", **job.options}
     chosen = _checked(options, model.classes)
@@ -87,7 +87,7 @@ def run(job: Job) -> str:
         if done:
             print(f"{len(photos) - len(waiting)} of {len(photos)} photos are done already", file=sys.stderr)
         if waiting:
-            _predict(job, model, options, waiting, len(photos), store)
+            _predict(job, model, options, waiting, photos, store)
         target = (
             f"{job.output.rstrip('/')}/" + {"coco": "coco.json", "parquet": "instances.parquet"}[job.format]
         )
@@ -129,22 +129,22 @@ def _predict(
     job: Job,
     model: Model,
     options: Mapping[str, str],
+    waiting: list[str],
     photos: list[str],
-    total: int,
     store: Store,
 ) -> None:
     if job.ray:
         from handler.predict import cluster
 
-        answers = cluster.answers(job, model, options, photos, fresh=total == len(photos))
+        answers = cluster.answers(job, model, options, waiting, fresh=len(waiting) == len(photos))
     else:
         from handler.predict import local
 
-        answers = local.answers(job, options, photos)
+        overlays = local.overlay_paths(Path(job.output) / "overlays", photos) if job.overlay else {}
+        answers = local.answers(job, options, waiting, overlays)
     errors, moments, begun = 0, [], time.perf_counter()
-    progress = tqdm(
-        total=total, initial=total - len(photos), unit="photo", smoothing=0.05, desc=model.version
-    )
+    total, done = len(photos), len(photos) - len(waiting)
+    progress = tqdm(total=total, initial=done, unit="photo", smoothing=0.05, desc=model.version)
     with contextlib.closing(answers), progress:
         try:
             for photo, document, moment in answers:
@@ -157,7 +157,7 @@ def _predict(
             store.flush()
     seconds = time.perf_counter() - begun
     rate = f" ({_steady_rate(moments):.2f} photos/s once running)" if len(moments) >= 20 else ""
-    print(f"{len(photos)} photos in {seconds:.1f} s{rate}; errors: {errors}", file=sys.stderr)
+    print(f"{len(waiting)} photos in {seconds:.1f} s{rate}; errors: {errors}", file=sys.stderr)
 
 
 def _steady_rate(moments: list[float]) -> float:

@@ -24,18 +24,22 @@ from handler.predict import worker
 from handler.predict.job import DIED, Answers, Job
 
 
-def answers(job: Job, options: Mapping[str, str], photos: Sequence[str]) -> Answers:
+def answers(
+    job: Job, options: Mapping[str, str], photos: Sequence[str], overlays: Mapping[str, str]
+) -> Answers:
     """Each photo with its answer and the time of the answer, in order.
+
+    Args:
+        overlays: where to write the overlay of a photo; empty for none.
 
     Raises:
         PredictError: the predictor cannot be loaded.
     """
-    overlays = overlay_paths(Path(job.output) / "overlays", photos) if job.overlay else {}
     with tempfile.TemporaryDirectory(prefix="maskrcnn-", ignore_cleanup_errors=True) as temporary:
         folder = Path(temporary) / "archive"
         with zipfile.ZipFile(job.archive) as file:
             file.extractall(folder)
-        process = Predictor(folder, options, job)
+        process = PredictorProcess(folder, options, job)
         try:
             size = job.batch_size or 1
             for group in (photos[i : i + size] for i in range(0, len(photos), size)):
@@ -46,7 +50,7 @@ def answers(job: Job, options: Mapping[str, str], photos: Sequence[str]) -> Answ
 
 
 def overlay_paths(folder: Path, photos: Sequence[str]) -> dict[str, str]:
-    """``folder/NAME.png`` for each photo; where two photos share a name, a hash of the path tells them apart."""
+    """``folder/NAME.png`` for each photo of a job; where photos share a name, a hash of the path is added."""
     folder.mkdir(parents=True, exist_ok=True)
     stems = {photo: Path(photo).stem for photo in photos}
     shared = Counter(stems.values())
@@ -60,8 +64,8 @@ def _hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-class Predictor:
-    """The process with the archive's predictor, started when it is needed.
+class PredictorProcess:
+    """A process with the archive's predictor, started when it is needed.
 
     It reads one JSON line per batch and answers each with one; :func:`handler.predict.worker.main` is the other end.
     """

@@ -219,7 +219,9 @@ def encoding() -> Iterator[dict[str, Any]]:
         found = blob_detections(count, HEIGHT, WIDTH)
 
         def encode(found: Any = found) -> bytes:
-            return responses.encode(image, found, Asked(score_threshold=0.0), {"classes": ["balloon"]}, {}).body
+            return responses.encode(
+                image, found, Asked(score_threshold=0.0), {"classes": ["balloon"]}, {}
+            ).body
 
         median = summary(alternate({"": encode}, repeats=20)[""])["median_ms"]
         yield {

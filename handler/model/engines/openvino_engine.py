@@ -52,8 +52,8 @@ class OpenVinoEngine:
         threads: cores to use.
         levels: the number of RPN levels.
         shapes: fixed (height, width), by area; each is compiled, in about a second, and a single image is padded to the
-            first that holds it. By default the shapes are dynamic. The int8 model needs fixed ones: with dynamic shapes it
-            crashed the process (OpenVINO 2026.4).
+            first that holds it. By default the shapes are dynamic. The int8 model needs fixed ones: with dynamic
+            shapes it crashed the process (OpenVINO 2026.4).
 
     Raises:
         EngineError: the representation cannot be read or compiled.

@@ -79,6 +79,7 @@ def test_good_and_bad_photos(tmp_path: Path) -> None:
         (["--classes", "dragon"], "dragon"),
         (["--mask-format", "png"], "COCO has no --mask-format png"),
         (["--overlay", "--ray", "auto"], "--overlay does not work with --ray"),
+        (["--overlay", "--output", "memory://out"], "nor with a URI"),
         (["--output", "nostore://bucket/results"], "--output nostore://bucket/results cannot be used"),
     ],
     ids=str,
