@@ -176,7 +176,12 @@ def _fair_threads(config: dict[str, Any]) -> int:
     TorchServe does not tell a worker how many there are. ``MASKRCNN_WORKERS`` does, for a server started with its own
     number of workers; otherwise the archive's ``model-config.yaml``; otherwise there is one.
     """
+    from handler.errors import SettingsError
     from handler.model.cores import usable_cores
 
-    archive = max(int(config.get("maxWorkers") or 1), int(config.get("minWorkers") or 1))
-    return max(1, usable_cores() // int(os.environ.get("MASKRCNN_WORKERS") or archive))
+    workers = max(int(config.get("maxWorkers") or 1), int(config.get("minWorkers") or 1))
+    if given := os.environ.get("MASKRCNN_WORKERS"):
+        if not given.isdecimal() or int(given) < 1:
+            raise SettingsError(f"MASKRCNN_WORKERS must be a whole number above 0, not {given!r}")
+        workers = int(given)
+    return max(1, usable_cores() // workers)

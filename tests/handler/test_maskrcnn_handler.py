@@ -162,6 +162,10 @@ def test_workers_share_the_cores(
     monkeypatch.setenv("MASKRCNN_WORKERS", "4")
     Worker(folder, {"maxWorkers": 1})
     assert predictor.card["loaded"]["threads"] == 2, "the server's number of workers wins"
+    for wrong in ("two", "0"):
+        monkeypatch.setenv("MASKRCNN_WORKERS", wrong)
+        with pytest.raises(SettingsError, match="MASKRCNN_WORKERS"):
+            Worker(folder, {})
 
 
 def test_a_wrong_setting_fails_the_load(predictor: FakePredictor, folder: Path) -> None:
