@@ -7,6 +7,7 @@ its bias gives the same result with one pass over the feature map less. Equal in
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -29,13 +30,15 @@ def fold_norms(module: nn.Module) -> nn.Module:
             _fold(child, child.norm)
             child.register_module("norm", None)
         elif isinstance(child, nn.Sequential):
-            for before, (name, after) in zip(
-                child.children(), list(child.named_children())[1:], strict=False
-            ):
-                if isinstance(before, nn.Conv2d) and isinstance(after, _NORMS):
-                    _fold(before, after)
-                    child.add_module(name, nn.Identity())  # same name, same place
+            _fold_sequence(child)
     return module
+
+
+def _fold_sequence(sequence: nn.Sequential) -> None:
+    for (_, before), (name, after) in pairwise(list(sequence.named_children())):
+        if isinstance(before, nn.Conv2d) and isinstance(after, _NORMS):
+            _fold(before, after)
+            sequence.add_module(name, nn.Identity())  # same name, same place
 
 
 def _fold(conv: nn.Conv2d, norm: FrozenBatchNorm2d | nn.BatchNorm2d) -> None:

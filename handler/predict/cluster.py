@@ -37,15 +37,14 @@ def answers(
     """Each photo with its answer and the time of the answer, once, in the order in which they arrive.
 
     Args:
-        fresh: this job has no answers yet: if there are none now either, the photos are not at fault. What an
-        earlier run
-            left may be just those photos that kill their predictor.
+        fresh: this job has no answers yet: if there are none now either, the photos are not at fault. What an earlier
+            run left may be just those photos that kill their predictor.
 
     Raises:
         PredictError: the predictor cannot be loaded, or nothing answers any more.
     """
+    missing = dict.fromkeys(photos)
     with _connected(job.ray or "local", len(model.data)) as cache:
-        missing = dict.fromkeys(photos)
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # it reports each lost task; we count them
         ray.cloudpickle.register_pickle_by_value(worker)
         setup = {
@@ -57,10 +56,7 @@ def answers(
         for photos_per_task in (PHOTOS_PER_TASK, PHOTOS_PER_TASK, 1):
             before, stalled = len(missing), False
             try:
-                for row in _one_pass(job, setup, list(missing), photos_per_task):
-                    if row["photo"] in missing:
-                        del missing[row["photo"]]
-                        yield row["photo"], json.loads(row["body"]), row["answered"]
+                yield from _one_pass(job, setup, missing, photos_per_task)
             except ray.data.exceptions.ExecutionTimeoutError:
                 stalled = True  # a node is gone for good, or all are busy: the next pass uses what is left
             if not missing:
@@ -99,10 +95,9 @@ def _connected(address: str, archive_bytes: int) -> Iterator[str | None]:
             ray.shutdown()
 
 
-def _one_pass(
-    job: Job, setup: dict[str, Any], photos: list[str], photos_per_task: int
-) -> Iterator[dict[str, Any]]:
-    """Rows of ``photo``, ``body``, ``answered`` for the photos whose tasks survive."""
+def _one_pass(job: Job, setup: dict[str, Any], missing: dict[str, None], photos_per_task: int) -> Answers:
+    """The answers to the photos whose tasks survive; takes them out of ``missing``."""
+    photos = list(missing)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.max_errored_blocks = -1
@@ -134,7 +129,10 @@ def _one_pass(
     )
     try:
         for table in answered.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-            yield from table.to_pylist()
+            # a task that was run twice answers twice
+            for row in (row for row in table.to_pylist() if row["photo"] in missing):
+                del missing[row["photo"]]
+                yield row["photo"], json.loads(row["body"]), row["answered"]
     except ray.exceptions.RayError as error:
         lines = [line for line in str(error).splitlines() if line.strip()]
         raise PredictError(f"the predictor could not be started: {lines[-1].strip()[:300]}") from error

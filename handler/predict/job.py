@@ -24,8 +24,9 @@ from handler.errors import PredictError
 from handler.predict.sources import list_photos
 from handler.predict.writers import Store, write_coco, write_parquet
 
-Answers = Generator[tuple[str, dict[str, Any], float], None, None]
+Answer = tuple[str, dict[str, Any], float]
 """Photo, its answer as the server's JSON, and the Unix time of the answer."""
+Answers = Generator[Answer, None, None]
 
 DIED = error_body("worker_died", "The predictor crashed or hung on this image each time it was tried.")
 

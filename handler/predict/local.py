@@ -6,6 +6,7 @@ process, or takes too long, gets an error, and the next photo a new process.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -21,7 +22,7 @@ from typing import Any
 
 from handler.errors import PredictError
 from handler.predict import worker
-from handler.predict.job import DIED, Answers, Job
+from handler.predict.job import DIED, Answer, Answers, Job
 
 
 def answers(
@@ -39,14 +40,10 @@ def answers(
         folder = Path(temporary) / "archive"
         with zipfile.ZipFile(job.archive) as file:
             file.extractall(folder)
-        process = PredictorProcess(folder, options, job)
-        try:
-            size = job.batch_size or 1
-            for group in (photos[i : i + size] for i in range(0, len(photos), size)):
-                for photo, document in process.answer(group, overlays):
-                    yield photo, document, time.time()
-        finally:
-            process.stop()
+        size = job.batch_size or 1
+        with contextlib.closing(PredictorProcess(folder, options, job)) as process:
+            for start in range(0, len(photos), size):
+                yield from process.answer(photos[start : start + size], overlays)
 
 
 def overlay_paths(folder: Path, photos: Sequence[str]) -> dict[str, str]:
@@ -76,18 +73,20 @@ class PredictorProcess:
         self._log = folder.with_name("worker.log")
         self._process: subprocess.Popen[str] | None = None
 
-    def answer(self, photos: Sequence[str], overlays: Mapping[str, str]) -> list[tuple[str, dict[str, Any]]]:
+    def answer(self, photos: Sequence[str], overlays: Mapping[str, str]) -> list[Answer]:
         """The answers to one batch. Photos of a batch that kills the process are tried one by one."""
         request = {"photos": list(photos), "overlays": [overlays.get(photo) for photo in photos]}
         process = self._process or self._start()
         if (bodies := _exchange(process, request)) is not None:
-            return [(photo, json.loads(body)) for photo, body in zip(photos, bodies, strict=True)]
-        self.stop()
+            now = time.time()
+            return [(photo, json.loads(body), now) for photo, body in zip(photos, bodies, strict=True)]
+        self.close()
         if len(photos) == 1:
-            return [(photos[0], DIED)]
+            return [(photos[0], DIED, time.time())]
         return [answer for photo in photos for answer in self.answer([photo], overlays)]
 
-    def stop(self) -> None:
+    def close(self) -> None:
+        """End the process."""
         if self._process:
             self._process.kill()
             self._process.communicate()
@@ -107,7 +106,7 @@ class PredictorProcess:
         reply = _exchange(self._process, self._setup)
         if reply != "ready":
             lines = self._log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-            self.stop()
+            self.close()
             reason = reply or (lines[-1].strip() if lines else "it crashed")
             raise PredictError(f"the predictor could not be started: {reason[:300]}")
         return self._process
