@@ -16,9 +16,9 @@ def list_photos(*sources: str) -> list[str]:
     """Paths or URIs of the photos in ``sources``, absolute and without duplicates.
 
     Args:
-        sources: each a folder (with its subfolders), a glob, a ``.txt`` file with a path or URI per line (relative
-        to that
-            file), or one photo; as a path or as an fsspec URI such as ``s3://…``. Folders and globs are sorted.
+        sources: each a folder (with its subfolders), a glob, a ``.txt`` file with a path or URI per line
+            (relative to that file), or one photo; as a path or as an fsspec URI such as ``s3://…``. Folders and globs
+            are sorted.
 
     Raises:
         PredictError: a source cannot be read, or has no photos.

@@ -10,8 +10,11 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -99,16 +102,26 @@ def write_bad_photos(folder: Path) -> dict[str, Path]:
     return paths
 
 
-def command(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "maskrcnn", "predict", *map(str, arguments)]
-
-
-def environment() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+def _command(*arguments: object) -> dict[str, Any]:
+    # as under nohup, which leaves SIGINT ignored
+    ignoring = ["/bin/sh", "-c", 'trap "" INT; exec "$@"', "sh"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    words = [*ignoring, sys.executable, "-m", "maskrcnn", "predict", *map(str, arguments)]
+    return {"args": words, "cwd": REPOSITORY, "env": environment, "text": True}
 
 
 def run_predict(*arguments: object) -> subprocess.CompletedProcess[str]:
     """The command line as a user runs it."""
-    return subprocess.run(
-        command(*arguments), cwd=REPOSITORY, env=environment(), capture_output=True, text=True, timeout=200
-    )
+    return subprocess.run(**_command(*arguments), capture_output=True, timeout=200)
+
+
+def start_predict(*arguments: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(**_command(*arguments), stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+
+
+def wait_for(condition: Callable[[], object], process: subprocess.Popen[str], seconds: float = 90) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

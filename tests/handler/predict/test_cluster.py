@@ -5,10 +5,9 @@ from __future__ import annotations
 import io
 import shutil
 import signal
-import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +19,10 @@ pytest.importorskip("ray", reason="ray is not installed: make install-batch")
 
 from handler.predict.writers import rows_of
 from tests.handler.predict.archives import (
-    REPOSITORY,
-    command,
-    environment,
     run_predict,
+    start_predict,
     stub_archive,
+    wait_for,
     write_bad_photos,
     write_photos,
 )
@@ -64,25 +62,6 @@ def test_local_run(tmp_path: Path, deadly: bool) -> None:
     assert sorted(answered(tmp_path / "out")) == sorted(str(path) for path in [*good, *bad.values()])
     errors = {row["photo"]: row["error_code"] for row in rows(tmp_path / "out") if "error_code" in row}
     assert errors == {str(path): code for code, path in bad.items()}
-
-
-def wait_for(condition: Callable[[], object], process: subprocess.Popen[str], seconds: float = 90) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-
-
-def start_predict(*arguments: object) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        command(*arguments),
-        cwd=REPOSITORY,
-        env=environment(),
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
 
 
 @pytest.mark.slow

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +17,10 @@ from handler.predict.cli import predict
 from handler.predict.writers import rows_of
 from handler.service import Request, Service
 from tests.handler.predict.archives import (
-    REPOSITORY,
-    command,
-    environment,
     run_predict,
+    start_predict,
     stub_archive,
+    wait_for,
     write_bad_photos,
     write_photos,
 )
@@ -129,19 +126,8 @@ def test_a_stopped_job_keeps_what_is_done_and_continues(tmp_path: Path, number: 
     archive, out = stub_archive(tmp_path, seconds=0.1), tmp_path / "out"
     photos = [str(path) for path in write_photos(tmp_path / "photos", 40)]
     arguments = (archive, tmp_path / "photos", "--output", out, "--shard-size", 3)
-    process = subprocess.Popen(
-        # as under nohup, which leaves SIGINT ignored
-        ["/bin/sh", "-c", 'trap "" INT; exec "$@"', "sh", *command(*arguments)],
-        cwd=REPOSITORY,
-        env=environment(),
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    deadline = time.monotonic() + 90
-    while len(list(out.glob("answers/*.jsonl"))) < 2:
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    process = start_predict(*arguments)
+    wait_for(lambda: len(list(out.glob("answers/*.jsonl"))) >= 2, process)
     process.send_signal(number)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130, said
