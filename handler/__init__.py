@@ -1,1 +1,1 @@
-"""Everything that runs inside a TorchServe worker, and the same predictor without a server."""
+"""Everything that runs inside a TorchServe worker; ``build`` and ``predict`` use it without a server."""

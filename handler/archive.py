@@ -1,4 +1,4 @@
-"""Read an unpacked model archive: its card, its config, its weights; believe none of them before checking."""
+"""Read an unpacked model archive and check it: its card, its config, its weights."""
 
 from __future__ import annotations
 
@@ -9,22 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
+from handler.errors import ArchiveError
 
 if TYPE_CHECKING:
+    import torch
     from detectron2.config import CfgNode
 
 FORMAT = 1
 """The archive layout that this code reads and ``finetune.export.archive`` writes (``format`` in ``archive.json``)."""
 
 
-class ArchiveError(Exception):
-    """The archive cannot be served; the message is one sentence that says why and what to do."""
-
-
 @dataclass(frozen=True)
 class Archive:
-    """Who the model is (``card``), how it is built (``cfg``), what it learned (``weights``)."""
+    """An unpacked archive: ``card`` is ``archive.json``, ``cfg`` the Detectron2 config."""
 
     folder: Path
     card: dict[str, Any]
@@ -36,15 +33,14 @@ def open_archive(folder: Path) -> Archive:
     """Open an unpacked archive and verify the weights against the SHA-256 in its card.
 
     Raises:
-        ArchiveError: a part is missing, unreadable, of another format, or the weights are not the recorded
-        ones.
+        ArchiveError: a part is missing, unreadable or of another format, or the weights are not those of the card.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load
 
     from finetune.backbones import load_config
 
-    card = _read_card(folder / "archive.json")
+    card = read_card(folder)
     try:
         data = (folder / "model.safetensors").read_bytes()
     except OSError as error:
@@ -58,10 +54,12 @@ def open_archive(folder: Path) -> Archive:
     try:
         weights = load(data)
     except SafetensorError as error:
-        raise ArchiveError(f"model.safetensors is no safetensors file ({error}): export it again") from error
+        raise ArchiveError(
+            f"model.safetensors is not a safetensors file ({error}): export it again"
+        ) from error
     try:
         cfg = load_config(folder / "config.yaml")
-    except Exception as error:  # yacs answers a bad config with anything from KeyError to AssertionError
+    except Exception as error:  # yacs raises anything from KeyError to AssertionError
         raise ArchiveError(f"the archive's config.yaml cannot be read ({error}): export it again") from error
     if len(card["classes"]) != cfg.MODEL.ROI_HEADS.NUM_CLASSES:
         raise ArchiveError(
@@ -71,12 +69,17 @@ def open_archive(folder: Path) -> Archive:
     return Archive(folder, card, cfg, weights)
 
 
-def _read_card(path: Path) -> dict[str, Any]:
+def read_card(folder: Path) -> dict[str, Any]:
+    """``archive.json`` of an unpacked archive.
+
+    Raises:
+        ArchiveError: it is missing, of another format, or incomplete.
+    """
     try:
-        card = json.loads(path.read_text(encoding="utf-8"))
+        card = json.loads((folder / "archive.json").read_text(encoding="utf-8"))
     except OSError as error:
         raise ArchiveError(
-            f"this is no model archive of ours: it has no archive.json ({error.strerror})"
+            f"this is not an archive of `maskrcnn export`: it has no archive.json ({error.strerror})"
         ) from error
     except ValueError as error:
         raise ArchiveError(f"archive.json is not JSON ({error}): export the archive again") from error

@@ -1,103 +1,126 @@
-"""TorchServe's entry point: a thin skin that translates its calls. The work is done by modules that do not
-know TorchServe.
-
-TorchServe wants exactly one class in this module. Its rules, read in its source (0.12.0):
-
-- ``initialize(context)`` is called once in each worker; ``handle(data, context)`` gets a list with one
-  mapping per request and must return a list of the same length.
-- An exception that leaves ``handle`` fails the whole batch with a 5xx, so none does; a request's own status
-  is set on the context.
-- A request for a description (``GET /models/maskrcnn?customized=true``) comes the same way, marked by a
-  header.
-
-The archive carries its own ``handler`` and ``finetune`` packages: its folder goes first on ``sys.path``,
-before anything of them is imported. That is why the imports stand inside ``initialize``.
-"""
+"""TorchServe's entry point. TorchServe wants exactly one class in this module."""
 
 from __future__ import annotations
 
-import json
 import logging
+import os
 import re
 import sys
 import time
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from handler.model import Detections
+    from handler.service import Answer, Photo
 
 logger = logging.getLogger(__name__)
 
 
 class MaskRCNNHandler:
-    """Loads the archive's predictor and answers batches with it."""
+    """Serve a Detectron2 Mask R-CNN archive with TorchServe.
+
+    Quick start::
+
+        maskrcnn export runs/resnet50_fpn       # writes model_store/maskrcnn_resnet50_fpn.mar
+        maskrcnn serve start                    # TorchServe, with every archive of model_store/
+        maskrcnn serve ask photo.jpg            # the same as POST /predictions/maskrcnn with an inference key
+
+    The flow. ``initialize`` runs once in each worker; then TorchServe calls ``handle`` with a batch of requests::
+
+        initialize   model-config.yaml → settings; archive → network on its device; one warm-up prediction
+        handle       one list in, one list of the same length out:
+          preprocess   request → RGB pixels and options, or a refusal (400, 413, 415, 422)
+          inference    one run of the network over all images of the batch
+          postprocess  detections → JSON, COCO results or a PNG
+
+    The work is done by :class:`handler.service.Service`, which does not know TorchServe. This class translates
+    requests, status codes, content types and metrics.
+
+    TorchServe's rules (read in its source, 0.12.0):
+
+    - ``handle(data, context)`` gets one mapping (part name → value) per request.
+    - An exception that leaves ``handle`` fails the whole batch with a 5xx, so none does. A request's own status is
+      set on the context.
+    - ``GET /models/maskrcnn?customized=true`` arrives in a batch as well, marked by the header ``describe``.
+    - The archive carries its own ``handler`` and ``finetune`` packages. Its folder must be first on ``sys.path``
+      before any of them is imported, so imports are inside the methods.
+
+    Settings, in the ``handler`` section of ``model-config.yaml`` (:mod:`handler.api.settings` explains each)::
+
+        handler:
+          precision: auto               # auto, fp32, bf16, fp16, int8
+          engine: auto                  # auto, torch, openvino
+          threads: null                 # cores of one worker; null divides the cores among the workers
+          max_image_bytes: 20971520     # 413 above
+          max_image_pixels: 25000000    # 422 above, before decoding
+          max_response_bytes: 62914560  # 422 above
+          warmup: [[768, 1024]]         # [height, width] to predict while loading
+          options: {}                   # defaults for a request's options
+
+    TorchServe's own keys stand beside that section: ``minWorkers``, ``maxWorkers``, ``batchSize``, ``maxBatchDelay``
+    (milliseconds), ``responseTimeout`` and ``startupTimeout`` (seconds). The environment variable ``MASKRCNN_WORKERS``
+    overrides the number of workers among which the cores are divided.
+    """
 
     def initialize(self, context: Any) -> None:
-        """Load the model of ``context`` and warm it up; what is raised keeps the worker down."""
+        """Load the archive in ``context`` and warm it up. Whatever this raises keeps the worker down."""
+        start = time.perf_counter()
         properties = context.system_properties
         folder = Path(properties["model_dir"]).resolve()
         sys.path.insert(0, str(folder))
 
-        from handler.api.settings import parse_settings
-        from handler.model.predictor import Predictor
         from handler.service import Service
 
         config = context.model_yaml_config or {}
-        classes = json.loads((folder / "archive.json").read_text(encoding="utf-8"))["classes"]
-        settings = parse_settings(config.get("handler"), classes)
         device = _device(properties.get("gpu_id"))
-        threads = settings.threads or _fair_threads(config)
-        predictor = Predictor.load(
-            folder, device=device, precision=settings.precision, engine=settings.engine, threads=threads
-        )
-        self.service = Service(predictor, settings)
-        self.version = str(predictor.card.get("version"))
-        self.running = {"device": device, "threads": threads} | {
-            name: str(getattr(predictor, name))
-            for name in ("precision", "engine")
-            if hasattr(predictor, name)
-        }
+        self.service = Service.load(folder, config, device=device, threads=_fair_threads(config))
+        self.version = str(self.service.predictor.card["version"])
         self._register_metrics(context.metrics)
-        start = time.perf_counter()
         self.service.warm_up()
-        logger.info(
-            "%s is ready on %s; the warm-up took %.1f s", self.version, device, time.perf_counter() - start
-        )
+        logger.info("%s is ready on %s after %.1f s", self.version, device, time.perf_counter() - start)
 
     def handle(self, data: list[dict[str, Any]], context: Any) -> list[bytes]:
-        """Answer a batch: a body per request, status and content type set on ``context``. Raises nothing."""
+        """Answer a batch: one body per request; status and content type are set on ``context``. Raises nothing."""
         start = time.perf_counter()
-        from handler.api.responses import JSON_TYPE
-        from handler.service import Answer, Request, unexpected
-
-        answers: list[Answer | None] = [None] * len(data)
         try:
-            predictions = []
-            for index, parts in enumerate(data):
-                headers = _headers(context, index)
-                if headers.get("describe") == "True" and "explain" not in headers:
-                    answers[index] = Answer(200, JSON_TYPE, self.describe_handle(), "described")
-                else:
-                    request_id = _request_id(headers, context.get_request_id(index) or "")
-                    predictions.append((index, Request(parts, headers.get("content-type", ""), request_id)))
-            for (index, _), answer in zip(
-                predictions, self.service.answer([request for _, request in predictions]), strict=True
-            ):
-                answers[index] = answer
+            answers = self.postprocess(self.inference(self.preprocess(data, context)))
         except Exception:
+            from handler.service import unexpected
+
             logger.exception("the batch %s failed", context.request_ids)
-        whole = [answer or unexpected() for answer in answers]
-        for index, answer in enumerate(whole):
+            answers = [unexpected()] * len(data)
+        for index, answer in enumerate(answers):
             context.set_response_status(answer.status, HTTPStatus(answer.status).phrase, index)
             context.set_response_content_type(index, answer.content_type)
-        self._record(context.metrics, whole, time.perf_counter() - start)
-        return [answer.body for answer in whole]
+        self._record(answers, time.perf_counter() - start)
+        return [answer.body for answer in answers]
 
-    def describe_handle(self) -> bytes:
-        """The model's description: class names, limits, options and defaults, SHA-256, AP."""
-        return self.service.describe(**self.running)
+    def preprocess(self, data: list[dict[str, Any]], context: Any) -> list[Photo | Answer]:
+        """Decode each request. One that is refused, or asks for the description, is answered here."""
+        from handler.service import Request
+
+        photos: list[Photo | Answer] = []
+        for index, parts in enumerate(data):
+            headers = _headers(context, index)
+            if headers.get("describe") == "True" and "explain" not in headers:
+                photos.append(self.service.describe())
+                continue
+            request_id = _request_id(headers, context.get_request_id(index) or "")
+            photos.append(self.service.decode(Request(parts, headers.get("content-type", ""), request_id)))
+        return photos
+
+    def inference(self, photos: list[Photo | Answer]) -> list[tuple[Photo | Answer, Detections | Answer]]:
+        """Run the network over the batch; pair each photo with what was found in it."""
+        return list(zip(photos, self.service.predict(photos), strict=True))
+
+    def postprocess(self, found: list[tuple[Photo | Answer, Detections | Answer]]) -> list[Answer]:
+        """Write each result in the format that its request asked for."""
+        return [self.service.encode(photo, detections) for photo, detections in found]
 
     def _register_metrics(self, cache: Any) -> None:
-        """Fetch our metrics from TorchServe's cache, adding those that its metrics.yaml does not declare."""
+        """Get our metrics from TorchServe's cache; add those that its metrics.yaml does not declare."""
         from ts.metrics.metric_type_enum import MetricTypes
 
         from handler.api.metrics import METRICS
@@ -112,44 +135,53 @@ class MaskRCNNHandler:
                 else cache.add_metric_to_cache(metric.name, metric.unit, list(metric.dimensions), kind)
             )
 
-    def _record(self, cache: Any, answers: list[Any], seconds: float) -> None:
+    def _record(self, answers: list[Answer], seconds: float) -> None:
         from handler.api.metrics import batch_samples
 
         try:
-            counted = [answer for answer in answers if answer.outcome != "described"]
-            for sample in batch_samples(counted, seconds, self.version) if counted else ():
+            for sample in batch_samples(answers, seconds, self.version):
                 self.metrics[sample.name].add_or_update(sample.value, list(sample.labels))
         except Exception:  # a metric that cannot be written is no reason to lose answers
             logger.exception("the batch's metrics were not recorded")
 
 
 def _headers(context: Any, index: int) -> dict[str, str]:
-    """The headers of one request by lower-case name: TorchServe keeps the client's spelling.
+    """The headers of one request by lower-case name (TorchServe keeps the client's spelling).
 
-    TorchServe puts a dict for each part of the body into the same mapping; those are no headers.
+    TorchServe puts a dict for each part of the body into the same mapping; those are not headers.
     """
     headers = context.get_all_request_header(index)
     return {name.lower(): value for name, value in headers.items() if isinstance(value, str)}
 
 
 def _request_id(headers: dict[str, str], own: str) -> str:
-    """TorchServe's id, and before it the caller's ``X-Request-ID``, if that is fit for a log: one search finds
-    a request in the logs of the page, of the worker and of TorchServe.
+    """TorchServe's id, after the caller's ``X-Request-ID`` if that is safe to log.
+
+    One search then finds a request in the logs of the page, of the worker and of TorchServe.
     """
     given = headers.get("x-request-id", "")
     return f"{given}/{own}" if re.fullmatch(r"[A-Za-z0-9._-]{1,64}", given) else own
 
 
 def _device(gpu_id: int | None) -> str:
-    """The device that TorchServe gave this worker; none without a GPU or where ``deviceType`` is cpu."""
+    """The device that TorchServe assigned to this worker; it assigns no GPU where ``deviceType`` is cpu."""
     import torch
 
     return f"cuda:{gpu_id}" if gpu_id is not None and torch.cuda.is_available() else "cpu"
 
 
 def _fair_threads(config: dict[str, Any]) -> int:
-    """This worker's share of the cores that the process may use."""
+    """This worker's share of the cores that the process may use.
+
+    TorchServe does not tell a worker how many there are. ``MASKRCNN_WORKERS`` does, for a server started with its own
+    number of workers; otherwise the archive's ``model-config.yaml``; otherwise there is one.
+    """
+    from handler.errors import SettingsError
     from handler.model.cores import usable_cores
 
-    workers = max(int(config.get("maxWorkers") or 1), int(config.get("minWorkers") or 1), 1)
+    workers = max(int(config.get("maxWorkers") or 1), int(config.get("minWorkers") or 1))
+    if given := os.environ.get("MASKRCNN_WORKERS"):
+        if not given.isdecimal() or int(given) < 1:
+            raise SettingsError(f"MASKRCNN_WORKERS must be a whole number above 0, not {given!r}")
+        workers = int(given)
     return max(1, usable_cores() // workers)

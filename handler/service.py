@@ -1,8 +1,12 @@
-"""A batch of requests → a batch of answers. Nothing here knows TorchServe: another server needs only another
-skin.
+"""A batch of requests → a batch of answers. Nothing here knows TorchServe: another server needs only another skin.
 
-One request never harms another: each is decoded, and its answer encoded, inside its own ``try``; a batch that
-fails as a whole is run again one by one, and only the picture that fails by itself is told so.
+::
+
+    service = Service.load(Path("unpacked archive"))
+    (answer,) = service.answer([Request({"image": Path("photo.jpg").read_bytes()})])
+
+One request never harms another: each is decoded, and its answer encoded, inside its own ``try``. A batch that fails as
+a whole is run again one by one, and only the image that fails by itself gets an error.
 """
 
 from __future__ import annotations
@@ -13,18 +17,20 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import yaml
 from PIL import Image
 
 from handler.api import responses
 from handler.api.errors import INTERNAL_ERROR, NoRoom, RequestError
 from handler.api.options import Options, parse_options
 from handler.api.request_parsing import parse_body
-from handler.api.settings import Settings
+from handler.api.settings import Settings, parse_settings
 from handler.imaging.decode import decode_image
-from handler.model.detections import Detections
+from handler.model import Detections
 
 logger = logging.getLogger(__name__)
 
@@ -32,15 +38,18 @@ logger = logging.getLogger(__name__)
 class Predictor(Protocol):
     """What the service needs of :class:`handler.model.predictor.Predictor`."""
 
-    classes: list[str]
-    card: dict
+    card: dict[str, Any]
+    device: Any
+    precision: str
+    engine: str
+    threads: int
 
     def predict(self, images: Sequence[np.ndarray]) -> list[Detections]: ...
 
 
 @dataclass(frozen=True)
 class Request:
-    """One request as a server hands it over; ``parts`` as in :mod:`handler.api.request_parsing`."""
+    """One request as a server receives it; ``parts`` as in :mod:`handler.api.request_parsing`."""
 
     parts: Mapping[str, object]
     content_type: str = ""
@@ -48,8 +57,25 @@ class Request:
 
 
 @dataclass(frozen=True)
+class Photo:
+    """One decoded request.
+
+    Attributes:
+        id: the request's.
+        pixels: (H, W, 3) uint8 RGB.
+        options: validated.
+        timings_ms: milliseconds by stage; each stage adds its own.
+    """
+
+    id: str
+    pixels: np.ndarray
+    options: Options
+    timings_ms: dict[str, float]
+
+
+@dataclass(frozen=True)
 class Answer:
-    """One answer. ``outcome`` is answered, refused or failed; ``reason`` is the error's code, or "none"."""
+    """One answer. ``outcome`` is answered, described, refused or failed; ``reason`` is the error's code, or "none"."""
 
     status: int
     content_type: str
@@ -60,28 +86,114 @@ class Answer:
     timings_ms: dict[str, float] = field(default_factory=dict)
 
 
-@dataclass
-class _Job:
-    """A request on its way: decoded, or already answered."""
-
-    request: Request
-    image: np.ndarray | None = None
-    options: Options = field(default_factory=Options)
-    timings_ms: dict[str, float] = field(default_factory=dict)
-    answer: Answer | None = None
-
-
 class Service:
-    """The four verbs in a row: take apart, decode, predict, encode."""
+    """Decode, predict, encode. A request that is refused on the way travels on as its :class:`Answer`."""
 
     def __init__(self, predictor: Predictor, settings: Settings) -> None:
         self.predictor = predictor
         self.settings = settings
-        self.classes = list(predictor.classes)
-        self.model = responses.model_card(predictor.card)
+        self.classes: list[str] = list(predictor.card["classes"])
+
+    @classmethod
+    def load(
+        cls,
+        folder: Path,
+        config: Mapping[str, Any] | None = None,
+        *,
+        device: str | None = None,
+        threads: int | None = None,
+    ) -> Service:
+        """Load an unpacked archive.
+
+        Args:
+            folder: the unpacked archive.
+            config: the content of its ``model-config.yaml``; default: read from ``folder``.
+            device: ``cpu``, ``cuda``, ``cuda:1``…; default: the GPU if there is one.
+            threads: cores to use where ``handler.threads`` is not set; default: all that this process may run on.
+
+        Raises:
+            HandlerError: the archive or its settings cannot be used here.
+        """
+        from handler.archive import read_card
+        from handler.model.predictor import Predictor as MaskRCNN
+
+        if config is None:
+            config = yaml.safe_load((folder / "model-config.yaml").read_text(encoding="utf-8")) or {}
+        settings = parse_settings(config.get("handler"), read_card(folder)["classes"])
+        predictor = MaskRCNN.load(
+            folder,
+            device=device,
+            precision=settings.precision,
+            engine=settings.engine,
+            threads=settings.threads or threads,
+        )
+        return cls(predictor, settings)
+
+    def answer(self, requests: Sequence[Request]) -> list[Answer]:
+        """Answer a batch, in the order of the requests. Raises nothing."""
+        photos = [self.decode(request) for request in requests]
+        found = self.predict(photos)
+        return [self.encode(photo, result) for photo, result in zip(photos, found, strict=True)]
+
+    def decode(self, request: Request) -> Photo | Answer:
+        """Take a request apart and decode its image, or refuse it."""
+        start = time.perf_counter()
+        limits = self.settings
+        try:
+            body = parse_body(request.parts, request.content_type, limits.max_image_bytes)
+            options = parse_options(body.options, self.classes, limits.options)
+            pixels = decode_image(body.image, limits.max_image_pixels)
+        except Exception as error:
+            return _refuse(request.id, error)
+        return Photo(request.id, pixels, options, {"decode": _milliseconds_since(start)})
+
+    def predict(self, photos: Sequence[Photo | Answer]) -> list[Detections | Answer]:
+        """Run the network once over all photos of the batch; what is an answer already stays one."""
+        waiting = [photo for photo in photos if isinstance(photo, Photo)]
+        start = time.perf_counter()
+        results = iter(self._detect([photo.pixels for photo in waiting]) if waiting else ())
+        found: list[Detections | Answer] = []
+        for photo in photos:
+            if isinstance(photo, Answer):
+                found.append(photo)
+                continue
+            photo.timings_ms["inference"] = _milliseconds_since(start)
+            result = next(results)
+            found.append(_refuse(photo.id, result) if isinstance(result, Exception) else result)
+        return found
+
+    def encode(self, photo: Photo | Answer, found: Detections | Answer) -> Answer:
+        """Write what was found as the request wants it; what is an answer already stays one."""
+        if isinstance(photo, Answer):
+            return photo
+        if isinstance(found, Answer):
+            return found
+        try:
+            content = responses.encode(
+                photo.pixels, found, photo.options, self.predictor.card, photo.timings_ms
+            )
+            responses.check_length(content, self.settings.max_response_bytes)
+        except Exception as error:
+            return _refuse(photo.id, error)
+        spent = " ".join(f"{name}={value:.0f}ms" for name, value in photo.timings_ms.items())
+        logger.info("request %s answered: instances=%d %s", photo.id, content.instances, spent)
+        return Answer(
+            200,
+            content.content_type,
+            content.body,
+            instances=content.instances,
+            timings_ms=photo.timings_ms,
+        )
+
+    def describe(self) -> Answer:
+        """The model's description: classes, limits, options with their defaults, AP, what it runs on."""
+        running = {name: getattr(self.predictor, name) for name in ("precision", "engine", "threads")}
+        running["device"] = str(self.predictor.device)
+        document = responses.describe(self.predictor.card, self.settings, running)
+        return Answer(200, responses.JSON_TYPE, responses.to_json(document), "described")
 
     def warm_up(self) -> None:
-        """Run every size of ``settings.warmup`` once, from bytes to bytes, for the first visitor."""
+        """Predict one image of each size in ``settings.warmup``, so that the first visitor does not wait."""
         for height, width in self.settings.warmup:
             buffer = io.BytesIO()
             Image.new("RGB", (width, height), "gray").save(buffer, "JPEG")
@@ -89,107 +201,51 @@ class Service:
             if answer.status != 200:
                 raise RuntimeError(f"the warm-up at {height} × {width} failed: {answer.reason}")
 
-    def describe(self, **running: Any) -> bytes:
-        """The model's description as JSON."""
-        return responses.to_json(responses.describe(self.predictor.card, self.settings, **running))
-
-    def answer(self, requests: Sequence[Request]) -> list[Answer]:
-        """Answer a batch; the answers stand in the order of the requests, and nothing is raised."""
-        jobs = [self._decode(request) for request in requests]
-        waiting = [job for job in jobs if job.answer is None]
-        if waiting:
-            start = time.perf_counter()
-            results = self._predict([job.image for job in waiting if job.image is not None])
-            inference = _milliseconds_since(start)
-            for job, result in zip(waiting, results, strict=True):
-                job.timings_ms["inference"] = inference
-                job.answer = (
-                    _refuse(job.request, result)
-                    if isinstance(result, BaseException)
-                    else self._encode(job, result)
-                )
-                job.image = None  # the next one's memory
-        return [job.answer for job in jobs if job.answer is not None]
-
-    def _decode(self, request: Request) -> _Job:
-        job = _Job(request)
-        start = time.perf_counter()
+    def _detect(self, images: list[np.ndarray]) -> list[Detections | Exception]:
+        """Detections, or what went wrong, for each image."""
         try:
-            limits = self.settings
-            body = parse_body(request.parts, request.content_type, limits.max_image_bytes)
-            job.options = parse_options(body.options, self.classes, limits.options)
-            job.image = decode_image(body.image, limits.max_image_bytes, limits.max_image_pixels)
-            job.timings_ms["decode"] = _milliseconds_since(start)
+            found = self.predictor.predict(images)
+            if len(found) != len(images):
+                raise RuntimeError(f"the predictor gave {len(found)} results for {len(images)} images")
+            return list(found)
         except Exception as error:
-            job.answer = _refuse(request, error)
-        return job
-
-    def _predict(self, images: list[np.ndarray]) -> list[Detections | Exception]:
-        """Detections, or what went wrong, for each picture."""
-        try:
-            return list(self.predictor.predict(images))
-        except Exception as error:
-            failure = (
-                NoRoom(
-                    "out_of_memory",
-                    "The picture does not fit into the server's memory now; send a smaller one or try later.",
-                    "image",
-                )
-                if is_out_of_memory(error)
-                else error.with_traceback(None)
-            )
-            if len(images) == 1 or not is_out_of_memory(error):
+            out_of_memory = is_out_of_memory(error)
+            failure = _no_room() if out_of_memory else error.with_traceback(None)
+            if len(images) == 1 or not out_of_memory:
                 logger.warning("a batch of %d failed", len(images), exc_info=error)
-        # outside of "except", where no traceback holds the batch's tensors any more
+        # outside of "except", where no traceback keeps the batch's tensors alive
         release_memory()
         if len(images) == 1:
             return [failure]
-        return [result for image in images for result in self._predict([image])]
-
-    def _encode(self, job: _Job, detections: Detections) -> Answer:
-        start = time.perf_counter()
-        try:
-            assert job.image is not None
-            chosen = responses.select(detections, job.options)
-            content = responses.encode(job.image, chosen, job.options, self.classes)
-            job.timings_ms["postprocess"] = _milliseconds_since(start)
-            if isinstance(content, dict):
-                document = {"model": self.model, **content, "timings_ms": job.timings_ms}
-                content = responses.Content(
-                    responses.to_json(document), responses.JSON_TYPE, len(chosen.boxes)
-                )
-            responses.check_length(content, self.settings.max_response_bytes)
-        except Exception as error:
-            return _refuse(job.request, error)
-        spent = " ".join(f"{name}={value:.0f}ms" for name, value in job.timings_ms.items())
-        logger.info("request %s answered: instances=%d %s", job.request.id, content.instances, spent)
-        return Answer(
-            200, content.content_type, content.body, instances=content.instances, timings_ms=job.timings_ms
-        )
-
-
-def _refuse(request: Request, error: BaseException) -> Answer:
-    if isinstance(error, MemoryError):
-        error = NoRoom(
-            "out_of_memory",
-            "The picture does not fit into the server's memory now; send a smaller one.",
-            "image",
-        )
-    if isinstance(error, RequestError):
-        logger.info("request %s refused: %d %s", request.id, error.status, error.code)
-        outcome = "refused" if error.status < 500 else "failed"
-        return Answer(error.status, responses.JSON_TYPE, responses.to_json(error.body()), outcome, error.code)
-    logger.error("request %s failed", request.id, exc_info=error)
-    return unexpected()
+        return [result for image in images for result in self._detect([image])]
 
 
 def unexpected() -> Answer:
-    """The answer to a fault of ours, which shows nothing of it."""
+    """The answer to an internal error, which shows nothing of it."""
     return Answer(500, responses.JSON_TYPE, responses.to_json(INTERNAL_ERROR), "failed", "internal_error")
 
 
+def _refuse(request_id: str, error: Exception) -> Answer:
+    if isinstance(error, MemoryError):
+        error = _no_room()
+    if isinstance(error, RequestError):
+        logger.info("request %s refused: %d %s", request_id, error.status, error.code)
+        outcome = "refused" if error.status < 500 else "failed"
+        return Answer(error.status, responses.JSON_TYPE, responses.to_json(error.body()), outcome, error.code)
+    logger.error("request %s failed", request_id, exc_info=error)
+    return unexpected()
+
+
+def _no_room() -> NoRoom:
+    return NoRoom(
+        "out_of_memory",
+        "The image does not fit into the server's memory now; send a smaller one or try later.",
+        "image",
+    )
+
+
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out: Python's, CUDA's (``torch.OutOfMemoryError``), or PyTorch's for the CPU."""
+    """Whether memory ran out: Python's, CUDA's (``torch.OutOfMemoryError``), or PyTorch's on the CPU."""
     text = str(error).lower()
     return (
         isinstance(error, MemoryError)
@@ -199,7 +255,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def release_memory() -> None:
-    """Give back what a failed batch left in caches."""
+    """Free what a failed batch left in caches."""
     gc.collect()
     import torch
 

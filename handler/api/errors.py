@@ -1,28 +1,28 @@
-"""What the handler answers when it does not answer with a prediction.
+"""The answers to requests that get no prediction.
 
 ::
 
     RequestError                 meant for the client: code, one sentence, the field, the HTTP status
-    ├── BadRequest          400  the body or an option is wrong; the sentence says how to mend it
-    ├── TooManyBytes        413  the file is larger than the server takes
-    ├── UnknownType         415  not one of the picture formats, or a body of another kind
-    ├── Unprocessable       422  well-formed, but more than the server is willing to work on
-    └── NoRoom              503  the picture did not fit into memory even by itself
+    ├── BadRequest          400  the body or an option is wrong; the message says how to fix it
+    ├── TooManyBytes        413  the file is larger than the server accepts
+    ├── UnknownType         415  not one of the image formats, or an unsupported kind of body
+    ├── Unprocessable       422  well-formed, but beyond the server's limits
+    └── NoRoom              503  the image did not fit into memory even by itself
 
-Everything else that is raised is a fault of ours: it is logged with the request's id and answered by
-:data:`INTERNAL_ERROR`, which shows nothing of it. All of them have one shape on the wire:
-``{"error": {"code": "...", "message": "...", "field": "..."}}`` (``field`` is null where none is to blame).
+Every other exception is an internal error: it is logged with the request's id and answered by :data:`INTERNAL_ERROR`,
+which shows nothing of it. All have one shape: ``{"error": {"code": "...", "message": "...", "field": "..."}}``, with
+``field`` null where no field is at fault.
 """
 
 from __future__ import annotations
 
 
 class RequestError(Exception):
-    """A refusal of one request, told in one plain sentence.
+    """One request is refused.
 
-    ``code`` is for programs and never changes its meaning; ``message`` is for people; ``field`` names the
-    part of the request that is to blame, as the client spelled it (``options.score_threshold`` in a JSON body
-    is ``score_threshold``). None of them may hold a path or anything of a stack trace.
+    ``code`` is for programs and keeps its meaning; ``message`` is one sentence for people; ``field`` names the part
+    of the request at fault as the client spelled it (``options.score_threshold`` in a JSON body is
+    ``score_threshold``). None of them may contain a path or any part of a stack trace.
     """
 
     status = 400
@@ -64,13 +64,13 @@ def error_body(code: str, message: str, field: str | None = None) -> dict:
 
 
 INTERNAL_ERROR = error_body(
-    "internal_error", "The server failed on this request; its log tells more by the request id."
+    "internal_error", "The server failed on this request; its log has the details under the request id."
 )
-"""What a client sees of a fault of ours (status 500)."""
+"""What a client sees of an internal error (status 500)."""
 
 
 def quoted(value: object, limit: int = 40) -> str:
-    """``value`` as it may be repeated in a message: printable ASCII, at most ``limit`` characters.
+    """``value`` made safe to repeat in a message: printable ASCII, at most ``limit`` characters.
 
     >>> quoted("sc\\nore")
     "'sc\\\\nore'"

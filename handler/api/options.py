@@ -1,4 +1,4 @@
-"""The options of a prediction: one table, from which requests are validated, documented and described."""
+"""The options of a prediction: one table that validates requests and documents them."""
 
 from __future__ import annotations
 
@@ -9,18 +9,17 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from handler.api.errors import BadRequest, quoted
+from handler.model import MAX_DETECTIONS
 
 MASK_FORMATS = ("rle", "polygon", "png", "none")
 OUTPUTS = ("json", "coco", "overlay", "splash", "labels")
 IMAGE_OUTPUTS = ("overlay", "splash", "labels")
-"""The outputs that are a PNG picture."""
-
-MAX_DETECTIONS = 300
+"""The outputs that are a PNG."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """The validated options of one request; the defaults are those of a request that names none."""
+    """The validated options of one request."""
 
     score_threshold: float = 0.5
     max_detections: int = 100
@@ -44,43 +43,40 @@ class Option:
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
 
 
-def _number(name: str, value: object, wanted: str) -> float | int:
-    """A finite number from a JSON number or a form field's text; no booleans, no ``nan``, no ``1_000``."""
+def _number(value: object) -> float | int:
+    """A finite number from a JSON number or a form field's text; no booleans, no ``nan``, no ``1_000``; else NaN."""
     if isinstance(value, FormText):
         text = value.strip()
         if len(text) <= 40 and _NUMBER.fullmatch(text):
             return float(text) if set(text) & set(".eE") else int(text)
-    elif isinstance(value, int | float) and not isinstance(value, bool) and _finite(value):
+    elif isinstance(value, int | float) and not isinstance(value, bool):
         return value
-    raise BadRequest("invalid_option", f"{name} must be {wanted}, not {quoted(value)}.", name)
+    return math.nan
 
 
-def _finite(value: float) -> bool:
-    return isinstance(value, int) or math.isfinite(value)
+def _invalid(name: str, wanted: str, value: object) -> BadRequest:
+    return BadRequest("invalid_option", f"{name} must be {wanted}, not {quoted(value)}.", name)
 
 
 def _score_threshold(name: str, value: object, classes: Sequence[str]) -> float:
-    number = _number(name, value, "a number from 0 to 1")
+    number = _number(value)
     if not 0 <= number <= 1:
-        raise BadRequest("invalid_option", f"{name} must be a number from 0 to 1, not {quoted(value)}.", name)
+        raise _invalid(name, "a number from 0 to 1", value)
     return float(number)
 
 
 def _max_detections(name: str, value: object, classes: Sequence[str]) -> int:
-    wanted = f"a whole number from 1 to {MAX_DETECTIONS}"
-    number = _number(name, value, wanted)
+    number = _number(value)
     if not 1 <= number <= MAX_DETECTIONS or number != int(number):
-        raise BadRequest("invalid_option", f"{name} must be {wanted}, not {quoted(value)}.", name)
+        raise _invalid(name, f"a whole number from 1 to {MAX_DETECTIONS}", value)
     return int(number)
 
 
 def _choice(choices: tuple[str, ...]) -> Callable[[str, object, Sequence[str]], str]:
     def parse(name: str, value: object, classes: Sequence[str]) -> str:
-        if isinstance(value, str) and str(value) in choices:
-            return str(value)
-        raise BadRequest(
-            "invalid_option", f"{name} must be one of {', '.join(choices)}, not {quoted(value)}.", name
-        )
+        if not isinstance(value, str) or value not in choices:
+            raise _invalid(name, f"one of {', '.join(choices)}", value)
+        return str(value)
 
     return parse
 
@@ -102,14 +98,14 @@ def _class_id(name: str, item: object, classes: Sequence[str]) -> int:
             return list(classes).index(text)
         if re.fullmatch(r"\d{1,9}", text, re.ASCII):
             item = int(text)
-    if isinstance(item, float) and item.is_integer():  # JSON knows one kind of number: 1.0 is 1
+    if isinstance(item, float) and item.is_integer():  # JSON has one kind of number: 1.0 is 1
         item = int(item)
     if isinstance(item, int) and not isinstance(item, bool) and 0 <= item < len(classes):
         return item
     known = ", ".join(classes[:20]) + (", …" if len(classes) > 20 else "")
     raise BadRequest(
         "unknown_class",
-        f"{name} has {quoted(item)}, which is no class of this model; it knows {known} "
+        f"{name} has {quoted(item)}, which is not a class of this model; its classes are {known} "
         f"(or the ids 0 to {len(classes) - 1}).",
         name,
     )
@@ -132,7 +128,7 @@ OPTION_NAMES = tuple(option.name for option in OPTIONS)
 
 
 class FormText(str):
-    """The text of a form field: numbers may be written in it, which a JSON string may not stand for."""
+    """The text of a form field. It may hold a number, which a string in JSON may not."""
 
 
 def parse_options(
@@ -142,7 +138,7 @@ def parse_options(
 
     Args:
         given: option name → JSON value, or :class:`FormText` from a form field.
-        classes: the model's class names; the place in it is the class id.
+        classes: the model's class names, in the order of their ids.
 
     Raises:
         BadRequest: an unknown option, or a value out of its range; ``field`` names it.
@@ -163,7 +159,7 @@ def parse_options(
     if options.output == "coco" and options.mask_format == "png":
         raise BadRequest(
             "invalid_option",
-            "mask_format png is not part of COCO results; use rle, polygon or none.",
+            "COCO results have no mask_format png; use rle, polygon or none.",
             "mask_format",
         )
     return options

@@ -1,8 +1,8 @@
-"""The three kinds of request body → the bytes of the picture and the options, not yet validated.
+"""Split a request body into the encoded image and the options, not yet validated.
 
-A body is the picture itself, a multipart form, or a JSON document. What a server hands over is a mapping of
-part name → value; a body that is not a form is the single part ``body``. A value is bytes, text (a part typed
-``text/…``), or whatever a part typed ``application/json`` decoded to.
+A body is the image itself, a multipart form, or a JSON document. A server passes it on as a mapping of part name →
+value; a body that is not a form is the single part ``body``. A value is bytes, text (a part typed ``text/…``), or
+whatever a part typed ``application/json`` decoded to.
 """
 
 from __future__ import annotations
@@ -18,49 +18,53 @@ from handler.api.errors import BadRequest, TooManyBytes, UnknownType, quoted
 from handler.api.options import OPTION_NAMES, FormText
 
 IMAGE_FIELDS = ("image", "data")
-"""The names under which a form may hold the picture."""
+"""The form fields that may hold the image."""
 
 _DATA_URI = re.compile(r"data:[\w.+-]*/?[\w.+-]*(;[\w.+-]+=[\w.+-]+)*;base64,", re.ASCII | re.IGNORECASE)
 _WHITESPACE = str.maketrans("", "", " \t\r\n")
-_HOW = 'Send the picture as the body, as the form field image, or as base64 in JSON {"image": "…"}.'
+_HOW = 'Send it as the body, as the form field image, or as base64 in JSON {"image": "…"}.'
 
 
 @dataclass(frozen=True)
 class Body:
-    """One request, taken apart: the encoded picture, and the options by name."""
+    """A request split up: the encoded image, and the options by name."""
 
     image: bytes
     options: dict[str, object]
 
 
 def parse_body(parts: Mapping[str, object], content_type: str, max_bytes: int) -> Body:
-    """Take one request apart.
+    """Split one request.
 
     Args:
         parts: part name → bytes, str or decoded JSON.
         content_type: the request's Content-Type, or "" when it has none.
-        max_bytes: the largest picture, in bytes as the file has them.
+        max_bytes: the largest image file.
 
     Raises:
-        BadRequest: no picture or two, JSON that is none, base64 that is none.
-        TooManyBytes: the picture is larger than ``max_bytes``.
-        UnknownType: a body of another kind.
+        BadRequest: no image or two, invalid JSON, invalid base64.
+        TooManyBytes: the image is larger than ``max_bytes``.
+        UnknownType: an unsupported kind of body.
     """
     mime = content_type.partition(";")[0].strip().lower()
     if mime == "application/x-www-form-urlencoded":
-        # what curl says of --data-binary; by now the picture is torn into pieces at every "&" and "="
+        # curl's default for --data-binary; TorchServe has already split the body at & and =
         raise UnknownType(
             "unsupported_media_type",
-            "A url-encoded form cannot hold a picture; with curl use -T FILE or -F image=@FILE.",
+            "A URL-encoded form cannot carry an image; with curl use -T FILE or -F image=@FILE.",
         )
     if mime == "multipart/form-data" and "boundary=" not in content_type.lower():
         raise BadRequest("invalid_form", "The multipart form has no boundary in its Content-Type.")
     whole = "body" in parts and mime != "multipart/form-data"
     body = _whole_body(parts["body"], mime) if whole else _form(parts)
     if len(body.image) > max_bytes:
-        raise _too_many_bytes(max_bytes)
+        raise TooManyBytes(
+            "image_too_large",
+            f"The image file is larger than this server accepts ({max_bytes:,} bytes).",
+            "image",
+        )
     if not body.image:
-        raise BadRequest("missing_image", f"There is no picture in this request. {_HOW}", "image")
+        raise BadRequest("missing_image", f"The request has no image. {_HOW}", "image")
     return body
 
 
@@ -86,11 +90,11 @@ def _json(document: object) -> Body:
             hint = " Put it inside options." if name in OPTION_NAMES else ""
             raise BadRequest(
                 "unknown_field",
-                f"The JSON body has {quoted(name)}; it may have image and options only.{hint}",
+                f"The JSON body has {quoted(name)}; it may have only image and options.{hint}",
                 quoted(name)[1:-1],
             )
     if "image" not in document:
-        raise BadRequest("missing_image", f"There is no picture in this request. {_HOW}", "image")
+        raise BadRequest("missing_image", f"The request has no image. {_HOW}", "image")
     options = document.get("options", {})
     if not isinstance(options, dict):
         raise BadRequest("invalid_option", "options must be an object of option names and values.", "options")
@@ -99,9 +103,7 @@ def _json(document: object) -> Body:
 
 def _base64(text: object) -> bytes:
     if not isinstance(text, str):
-        raise BadRequest(
-            "invalid_base64", "image must be a string: the picture as base64 or as a data URI.", "image"
-        )
+        raise BadRequest("invalid_base64", "image must be a string: base64 or a data URI.", "image")
     if text[:5].lower() == "data:":
         uri = _DATA_URI.match(text[:200])
         if uri is None:
@@ -116,22 +118,22 @@ def _base64(text: object) -> bytes:
 
 
 def _form(parts: Mapping[str, object]) -> Body:
-    """Multipart: the picture in ``image`` or ``data``, every other field an option."""
+    """A multipart form: the image is in ``image`` or ``data``; every other field is an option."""
     named = [name for name in IMAGE_FIELDS if name in parts]
     if len(named) == 2:
         raise BadRequest(
-            "two_images", "The form has both image and data; send one picture a request.", "data"
+            "two_images", "The form has both image and data; send one image per request.", "data"
         )
     if not named:
         unknown = next((name for name in parts if name not in OPTION_NAMES), None)
         hint = f" The form has a field {quoted(unknown)} instead." if unknown is not None else ""
-        raise BadRequest("missing_image", f"There is no picture in this request. {_HOW}{hint}", "image")
+        raise BadRequest("missing_image", f"The request has no image. {_HOW}{hint}", "image")
     image = parts[named[0]]
-    # a part typed text/…: the server decoded it as UTF-8, so this gives its bytes back
+    # a part typed text/…: TorchServe decoded it as UTF-8, so this restores its bytes
     if isinstance(image, str):
         image = image.encode()
     if not isinstance(image, bytes | bytearray):
-        raise BadRequest("missing_image", f"The field {named[0]} must hold the picture's file.", named[0])
+        raise BadRequest("missing_image", f"The field {named[0]} must hold the image file.", named[0])
     options = {name: _form_value(name, value) for name, value in parts.items() if name not in IMAGE_FIELDS}
     return Body(bytes(image), options)
 
@@ -145,9 +147,3 @@ def _form_value(name: str, value: object) -> object:
                 "invalid_option", f"The field {quoted(name)} is not UTF-8 text.", quoted(name)[1:-1]
             ) from None
     return FormText(value) if isinstance(value, str) else value
-
-
-def _too_many_bytes(max_bytes: int) -> TooManyBytes:
-    return TooManyBytes(
-        "image_too_large", f"The picture has more bytes than this server takes ({max_bytes:,}).", "image"
-    )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +14,7 @@ from handler.api.errors import Unprocessable
 from handler.api.options import IMAGE_OUTPUTS, OPTIONS, Options
 from handler.api.settings import Settings
 from handler.imaging import masks, render
-from handler.model.detections import Detections
+from handler.model import Detections
 
 JSON_TYPE = "application/json"
 PNG_TYPE = "image/png"
@@ -32,41 +34,45 @@ def select(detections: Detections, options: Options) -> Detections:
     keep = (detections.scores >= options.score_threshold) & np.isfinite(detections.boxes).all(axis=1)
     if options.classes is not None:
         keep &= np.isin(detections.class_ids, list(options.classes))
-    index = np.flatnonzero(keep)[: options.max_detections]
-    return Detections(
-        detections.boxes[index],
-        detections.scores[index],
-        detections.class_ids[index],
-        detections.masks[index],
-    )
+    return detections[np.flatnonzero(keep)[: options.max_detections]]
 
 
 def encode(
-    image: np.ndarray, detections: Detections, options: Options, classes: list[str]
-) -> Content | dict[str, Any]:
+    image: np.ndarray,
+    detections: Detections,
+    options: Options,
+    card: dict[str, Any],
+    timings_ms: dict[str, float],
+) -> Content:
     """The answer to one request.
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        detections: already selected.
-
-    Returns:
-        A finished :class:`Content`, or for ``output=json`` the document without ``model`` and ``timings_ms``,
-        which its caller knows.
+        detections: all of them; ``options`` selects.
+        card: the archive's ``archive.json``.
+        timings_ms: milliseconds by stage; ``postprocess`` is added to it.
     """
+    start = time.perf_counter()
     height, width = image.shape[:2]
-    count = len(detections.boxes)
+    chosen = select(detections, options)
+    document: Any = None
     if options.output in IMAGE_OUTPUTS:
-        return Content(render.render(options.output, image, detections, classes), PNG_TYPE, count)
-    if options.output == "coco":
-        return Content(to_json(coco_results(detections, options, height, width)), JSON_TYPE, count)
-    return prediction(detections, options, classes, height, width)
+        picture = render.render(options.output, image, chosen, card["classes"])
+    elif options.output == "coco":
+        document = coco_results(chosen, options, height, width)
+    else:
+        document = {"model": model_card(card), **prediction(chosen, options, card["classes"], height, width)}
+        document["timings_ms"] = timings_ms
+    timings_ms["postprocess"] = round((time.perf_counter() - start) * 1e3, 2)
+    if document is None:
+        return Content(picture, PNG_TYPE, len(chosen))
+    return Content(to_json(document), JSON_TYPE, len(chosen))
 
 
 def prediction(
-    detections: Detections, options: Options, classes: list[str], height: int, width: int
+    detections: Detections, options: Options, classes: Sequence[str], height: int, width: int
 ) -> dict[str, Any]:
-    """``image``, ``instances`` and ``mask_fraction`` of Contract 2."""
+    """``image``, ``instances`` and ``mask_fraction`` of a prediction."""
     covered = np.zeros((height, width), bool)
     canvas = np.zeros((height, width), np.uint8) if options.mask_format == "png" else None
     instances = []
@@ -115,64 +121,48 @@ def coco_results(detections: Detections, options: Options, height: int, width: i
 
 
 def to_json(document: object) -> bytes:
-    """Compact UTF-8 JSON; never NaN, which JSON does not have."""
+    """Compact UTF-8 JSON; NaN, which JSON does not have, is an error."""
     return json.dumps(document, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
 def check_length(content: Content, max_bytes: int) -> None:
-    """Refuse what the server could not send: TorchServe kills a worker whose response is too long."""
+    """Refuse an answer that TorchServe could not send: it kills a worker whose response is too long."""
     if len(content.body) > max_bytes:
         raise Unprocessable(
             "response_too_large",
             f"The answer has {len(content.body):,} bytes, and this server sends at most {max_bytes:,}; "
-            "send a smaller picture or ask for output json with mask_format rle.",
+            "send a smaller image, or ask for output json with mask_format rle.",
             "output",
         )
 
 
 def model_card(card: dict[str, Any]) -> dict[str, Any]:
     """The ``model`` part of a prediction."""
-    return {
-        "name": card.get("name"),
-        "version": card.get("version"),
-        "weights_sha256": card.get("weights_sha256"),
-    }
+    return {name: card.get(name) for name in ("name", "version", "weights_sha256")}
 
 
-def describe(card: dict[str, Any], settings: Settings, **running: Any) -> dict[str, Any]:
-    """What ``GET /models/maskrcnn?customized=true`` tells: the model, its limits, the options and their
-    defaults.
+def describe(card: dict[str, Any], settings: Settings, running: dict[str, Any]) -> dict[str, Any]:
+    """The model's description, as ``GET /models/maskrcnn?customized=true`` answers it.
 
     Args:
         card: the archive's ``archive.json``.
-        running: facts of the loaded model, such as ``engine`` and ``precision``.
+        running: ``engine``, ``precision``, ``device`` and ``threads`` of the loaded model.
     """
-    evaluation = card.get("evaluation") or None
     defaults = option_defaults(settings.options, card.get("classes") or [])
     return {
         "model": model_card(card) | {"backbone": card.get("backbone")},
         "classes": card.get("classes"),
-        "limits": {
-            "max_image_bytes": settings.max_image_bytes,
-            "max_image_pixels": settings.max_image_pixels,
-            "max_response_bytes": settings.max_response_bytes,
-        },
+        "limits": settings.limits,
         "options": [
             {"name": o.name, "values": o.values, "default": defaults[o.name], "meaning": o.meaning}
             for o in OPTIONS
         ],
-        "evaluation": evaluation,
+        "evaluation": card.get("evaluation") or None,
         "running": running,
     }
 
 
-def option_defaults(options: Options, classes: list[str]) -> dict[str, Any]:
+def option_defaults(options: Options, classes: Sequence[str]) -> dict[str, Any]:
     """The options as a client would write them."""
     chosen = "all" if options.classes is None else [classes[i] for i in sorted(options.classes)]
-    return {
-        "score_threshold": options.score_threshold,
-        "max_detections": options.max_detections,
-        "classes": chosen,
-        "mask_format": options.mask_format,
-        "output": options.output,
-    }
+    return {option.name: getattr(options, option.name) for option in OPTIONS} | {"classes": chosen}

@@ -1,16 +1,7 @@
-"""The ``handler:`` section of an archive's ``model-config.yaml``: everything an operator may set.
+"""The ``handler:`` section of ``model-config.yaml``: everything an operator can set, with its default.
 
-::
-
-    handler:
-      precision: auto             # auto | fp32 | bf16 | fp16 | int8: see handler.model.predictor
-      engine: auto                # auto | torch | openvino
-      threads: null               # of one worker; null shares the cores among the workers
-      max_image_bytes: 20971520   # 413 above; the server's max_request_size must hold 4/3 of it, for base64
-      max_image_pixels: 25000000  # 422 above, judged from the header
-      max_response_bytes: 62914560  # 422 above; must be below the server's max_response_size
-      warmup: [[768, 1024]]       # heights and widths to run once at load
-      options: {}                 # other defaults for a request's options, such as score_threshold: 0.7
+This is also the one place for the limits on a request; a client reads them from the model's description
+(``GET /models/maskrcnn?customized=true``). A key that is absent takes its default.
 """
 
 from __future__ import annotations
@@ -21,56 +12,88 @@ from typing import Any
 
 from handler.api.errors import RequestError
 from handler.api.options import Options, parse_options
+from handler.errors import SettingsError
 
 PILLOW_MAX_PIXELS = 89_478_485
-"""Pillow warns of a bomb above this many pixels, and we take its warning for an error."""
+"""Pillow warns of a decompression bomb above this many pixels."""
+
+
+def _setting(default: Any, meaning: str) -> Any:
+    return field(default=default, metadata={"meaning": meaning})
 
 
 @dataclass(frozen=True)
 class Settings:
-    """One attribute per key of the section above, with its default."""
+    """One attribute per key of the section."""
 
-    precision: str = "auto"
-    engine: str = "auto"
-    threads: int | None = None
-    max_image_bytes: int = 20 * 2**20
-    max_image_pixels: int = 25_000_000
-    max_response_bytes: int = 60 * 2**20
-    warmup: tuple[tuple[int, int], ...] = ((768, 1024),)
-    options: Options = field(default_factory=Options)
+    precision: str = _setting(
+        "auto", "`auto`, `fp32`, `bf16`, `fp16` or `int8`: the number format of the network"
+    )
+    engine: str = _setting("auto", "`auto`, `torch` or `openvino`: what runs the network's convolutions")
+    threads: int | None = _setting(None, "cores of one worker; null divides the cores among the workers")
+    max_image_bytes: int = _setting(
+        20 * 2**20, "larger files get 413; TorchServe's max_request_size must hold 4/3 of it, for base64"
+    )
+    max_image_pixels: int = _setting(25_000_000, "larger images get 422, before they are decoded")
+    max_response_bytes: int = _setting(
+        60 * 2**20, "longer answers become 422; must be below TorchServe's max_response_size"
+    )
+    warmup: tuple[tuple[int, int], ...] = _setting(
+        ((768, 1024),), "[height, width] of the images to predict once while loading"
+    )
+    options: Options = field(
+        default_factory=Options,
+        metadata={"meaning": "defaults for a request's options, such as {score_threshold: 0.7}"},
+    )
+
+    @property
+    def limits(self) -> dict[str, int]:
+        """The limits on a request, by name."""
+        return {name: getattr(self, name) for name in _LIMITS}
+
+
+_LIMITS = ("max_image_bytes", "max_image_pixels", "max_response_bytes")
 
 
 def parse_settings(section: Mapping[str, Any] | None, classes: Sequence[str]) -> Settings:
     """Check the section and fill in the defaults.
 
+    Args:
+        section: the ``handler`` section; None when there is none.
+        classes: the model's class names, for ``options``.
+
     Raises:
-        ValueError: an unknown key or a value of the wrong kind, named in one sentence; loading the model
-        fails by it.
+        SettingsError: an unknown key or a wrong value; the model is then not loaded.
     """
     given = dict(section or {})
-    unknown = sorted(set(given) - {f.name for f in fields(Settings)})
-    if unknown:
-        raise ValueError(f"model-config.yaml: the handler section has no key {', '.join(map(str, unknown))}.")
-    for name in ("max_image_bytes", "max_image_pixels", "max_response_bytes", "threads"):
-        if given.get(name) is not None and not _is_count(given[name]):
-            raise ValueError(f"model-config.yaml: handler.{name} must be a whole number above 0.")
-        if name != "threads" and given.get(name, 1) is None:
-            raise ValueError(f"model-config.yaml: handler.{name} must be a whole number above 0.")
+    if unknown := sorted(set(given) - {f.name for f in fields(Settings)}):
+        raise _error(f"the handler section has no key {', '.join(map(str, unknown))}")
+    for name in (*_LIMITS, "threads"):
+        if name in given and not (_is_count(given[name]) or (name == "threads" and given[name] is None)):
+            raise _error(f"handler.{name} must be a whole number above 0")
     if given.get("max_image_pixels", 1) > PILLOW_MAX_PIXELS:
-        raise ValueError(f"model-config.yaml: handler.max_image_pixels may be {PILLOW_MAX_PIXELS:,} at most.")
+        raise _error(f"handler.max_image_pixels can be at most {PILLOW_MAX_PIXELS:,}")
     if "warmup" in given:
-        sizes = given["warmup"] or []
-        if not isinstance(sizes, list) or not all(
-            isinstance(size, list) and len(size) == 2 and all(map(_is_count, size)) for size in sizes
-        ):
-            raise ValueError("model-config.yaml: handler.warmup must be a list of [height, width].")
-        given["warmup"] = tuple((height, width) for height, width in sizes)
+        given["warmup"] = _sizes(given["warmup"])
     try:
         given["options"] = parse_options(given.get("options") or {}, classes)
     except RequestError as error:
-        raise ValueError(f"model-config.yaml: handler.api.options: {error.message}") from None
+        raise _error(f"handler.options: {error.message.rstrip('.')}") from None
     return Settings(**given)
+
+
+def _sizes(value: object) -> tuple[tuple[int, int], ...]:
+    sizes = value or []
+    if not isinstance(sizes, list) or not all(
+        isinstance(size, list) and len(size) == 2 and all(map(_is_count, size)) for size in sizes
+    ):
+        raise _error("handler.warmup must be a list of [height, width]")
+    return tuple((height, width) for height, width in sizes)
 
 
 def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _error(message: str) -> SettingsError:
+    return SettingsError(f"model-config.yaml: {message}")

@@ -1,1 +1,1 @@
-"""Tools that make an archive. They run at export and never travel in the archive."""
+"""Tools that make an archive. They run at export and are not copied into the archive."""

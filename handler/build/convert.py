@@ -1,7 +1,6 @@
 """Make OpenVINO's intermediate representation of an archive's trunk: ``python -m handler.build.convert FOLDER``.
 
-``finetune export`` runs this on the staged archive with the archive's own copy of this package, so that what
-is converted is what will be served. Channels_last goes in and comes out: the processor's convolutions work in
+``maskrcnn export`` runs this on the staged archive. Input and output are channels_last: the CPU's convolutions work in
 it, and so does :mod:`handler.model.roi_align`.
 """
 
@@ -36,14 +35,13 @@ class ChannelsLastTrunk(nn.Module):
 def convert(folder: Path) -> Path:
     """Write ``openvino/trunk.xml`` and ``.bin`` into an unpacked archive; return the path of the first.
 
-    The shapes stay dynamic in batch, height and width. Weights are kept in fp32, so that fp32 answers equal
-    torch's.
+    Batch, height and width stay dynamic. Weights stay in fp32, so that fp32 answers equal torch's.
     """
     ov = import_openvino()
     archive = open_archive(folder)
     trunk = ChannelsLastTrunk(Trunk(build_model(archive))).eval()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the tracer remarks on each of Detectron2's assertions
+        warnings.simplefilter("ignore")  # the tracer warns of each of Detectron2's assertions
         model = ov.convert_model(trunk, example_input=torch.zeros(1, 64, 96, 3))
     model.reshape([-1, -1, -1, 3])
     path = folder / IR_NAME

@@ -1,6 +1,6 @@
-"""Pictures for people and programs: overlay, splash and label map, as PNG.
+"""Render detections as PNG: overlay, splash and label map.
 
-Instances are painted from one label map, made crop by crop, so that memory does not grow with their number.
+All three are painted from one label map, made crop by crop, so memory does not grow with the number of instances.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from handler.imaging.masks import encode_png, label_map, paste_masks
-from handler.model.detections import Detections
+from handler.model import Detections
 
-# Okabe & Ito 2008, "Color Universal Design": distinct for the common forms of colour blindness (without their
-# black; and the order puts neighbours far apart)
+# Okabe & Ito 2008, "Color Universal Design": distinct for the common forms of color blindness (without black, and
+# ordered so that neighbors differ most)
 _OKABE_ITO = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
 FILL = 0.45
-"""How much of the instance's colour lies over the picture."""
+"""Opacity of an instance's color, 0..1."""
 
 
-def colour(index: int) -> tuple[int, int, int]:
-    """The RGB colour of instance ``index``: the palette, then the same hues darker and lighter in turn."""
+def color(index: int) -> tuple[int, int, int]:
+    """The RGB color of instance ``index``: the palette, then the same hues darker and lighter in turn."""
     code = _OKABE_ITO[index % len(_OKABE_ITO)]
     red, green, blue = (int(code[i : i + 2], 16) / 255 for i in (1, 3, 5))
     hue, lightness, saturation = colorsys.rgb_to_hls(red, green, blue)
@@ -45,7 +45,7 @@ def render(output: str, image: np.ndarray, detections: Detections, classes: Sequ
 
 
 def splash(image: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """The instances in colour on a gray picture; (H, W, 3) uint8 RGB."""
+    """The instances in color, the rest in gray; (H, W, 3) uint8 RGB."""
     gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     out = cv2.cvtColor(gray, cv2.COLOR_GRAY2RGB)
     cv2.copyTo(image, (labels > 0).astype(np.uint8), out)
@@ -55,10 +55,10 @@ def splash(image: np.ndarray, labels: np.ndarray) -> np.ndarray:
 def overlay(
     image: np.ndarray, labels: np.ndarray, detections: Detections, classes: Sequence[str]
 ) -> np.ndarray:
-    """Coloured masks, outlines, and labels with class and score; (H, W, 3) uint8 RGB."""
+    """Colored masks, outlines, and labels with class and score; (H, W, 3) uint8 RGB."""
     height, width = image.shape[:2]
     count = len(detections.boxes)
-    palette = np.array([(0, 0, 0)] + [colour(i) for i in range(count)], np.uint8)
+    palette = np.array([(0, 0, 0)] + [color(i) for i in range(count)], np.uint8)
     out = image.copy()
     rows = max(1, 2**20 // width)  # a band at a time: the blend's temporaries stay small
     for top in range(0, height, rows):
@@ -75,21 +75,21 @@ def overlay(
             else ((), None)
         )
         offset = (crop.x, crop.y)
-        # a dark line under a thinner one of the instance's colour stands out from any background
+        # a dark line under a thinner one in the instance's color stands out on any background
         cv2.drawContours(out, outlines, -1, (20, 20, 20), 2 * line + 1, cv2.LINE_AA, offset=offset)
-        cv2.drawContours(out, outlines, -1, colour(i), line, cv2.LINE_AA, offset=offset)
+        cv2.drawContours(out, outlines, -1, color(i), line, cv2.LINE_AA, offset=offset)
     return _draw_labels(out, detections, classes)
 
 
 def _draw_labels(image: np.ndarray, detections: Detections, classes: Sequence[str]) -> np.ndarray:
-    """Class and score at each box: above it, else inside its top, else under it; else nowhere."""
+    """Class and score above each box, else inside its top, else below it; omitted where there is no room."""
     height, width = image.shape[:2]
     picture = Image.fromarray(image)
     draw = ImageDraw.Draw(picture)
     size = max(11, round(min(height, width) / 45))
     font = label_font(size)
     pad = max(2, round(size / 5))
-    taken: list[tuple[float, float, float, float]] = []
+    occupied: list[tuple[float, float, float, float]] = []
     for i, (x0, y0, _, y1) in enumerate(detections.boxes.tolist()):
         text = f"{classes[int(detections.class_ids[i])]} {detections.scores[i]:.0%}"
         left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
@@ -97,9 +97,9 @@ def _draw_labels(image: np.ndarray, detections: Detections, classes: Sequence[st
         x = max(0.0, min(x0, width - w))
         for y in (y0 - h, y0, y1):
             place = (x, y, x + w, y + h)
-            if 0 <= y <= height - h and not any(_overlap(place, other) for other in taken):
-                taken.append(place)
-                fill = colour(i)
+            if 0 <= y <= height - h and not any(_overlap(place, other) for other in occupied):
+                occupied.append(place)
+                fill = color(i)
                 draw.rectangle(place, fill=fill)
                 draw.text((x + pad - left, y + pad - top), text, fill=ink(fill), font=font)
                 break
@@ -118,8 +118,8 @@ def ink(fill: tuple[int, int, int]) -> str:
 
 @functools.cache
 def label_font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """DejaVu Sans, which comes with matplotlib and writes most alphabets; else Pillow's own, for English."""
-    matplotlib = importlib.util.find_spec("matplotlib")  # looked up, not imported: that takes a second
+    """DejaVu Sans, which matplotlib ships and which covers most alphabets; else Pillow's default."""
+    matplotlib = importlib.util.find_spec("matplotlib")  # located, not imported: importing takes a second
     folder = Path(matplotlib.origin).parent if matplotlib and matplotlib.origin else Path()
     try:
         return ImageFont.truetype(folder / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf", size)

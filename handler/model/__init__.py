@@ -1,1 +1,34 @@
-"""Photos in, detections out: everything about tensors."""
+"""Photos in, detections out: everything about tensors, nothing about requests."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+MAX_DETECTIONS = 300
+"""The most instances that a predictor returns for one photo."""
+
+
+@dataclass(frozen=True)
+class Detections:
+    """The predictor's output for one photo: N instances by falling score.
+
+    Attributes:
+        boxes: (N, 4) float32, XYXY in pixels of the photo.
+        scores: (N,) float32.
+        class_ids: (N,) int64, 0-based.
+        masks: (N, M, M) float32, mask probabilities inside each box (Detectron2's ``pred_masks`` before pasting).
+    """
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    class_ids: np.ndarray
+    masks: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def __getitem__(self, index: np.ndarray) -> Detections:
+        """The instances at ``index``, (K,) of integers or (N,) of bool."""
+        return Detections(self.boxes[index], self.scores[index], self.class_ids[index], self.masks[index])

@@ -1,40 +1,31 @@
-"""Which number format the convolutions run in. Judged from what the processor says, never by measuring."""
+"""Which number format the convolutions run in: chosen from hardware capability flags, not by benchmarking."""
 
 from __future__ import annotations
 
-from functools import cache
-from pathlib import Path
-
 import torch
+
+from handler.errors import PrecisionError
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8")
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-class PrecisionError(Exception):
-    """The asked precision is unknown, or this machine cannot compute in it; one sentence."""
-
-
-@cache
-def cpu_flags() -> frozenset[str]:
-    """The instruction sets the kernel reports (``/proc/cpuinfo``); empty where there is no such file."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").splitlines()
-    except OSError:
-        return frozenset()
-    return next((frozenset(line.split()) for line in lines if line.startswith("flags")), frozenset())
+def cpu_supports(*instruction_sets: str) -> bool:
+    """Whether the processor has one of these, as :func:`torch.cpu.get_capabilities` names them."""
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name, False) for name in instruction_sets)
 
 
 def choose_dtype(precision: str, device: torch.device) -> torch.dtype:
     """Turn ``auto | fp32 | bf16 | fp16 | int8`` into a dtype for ``device``.
 
-    ``auto`` is fp16 on a GPU, bf16 on a processor with AMX or AVX512-BF16, else fp32. An explicit ``bf16`` is
-    always obeyed (it is emulated, and slow, where the processor lacks it); ``fp16`` on a processor without
-    fp16 arithmetic is refused, since there torch would answer in minutes. ``int8`` is for the trunk alone
-    (:mod:`handler.model.engines.int8_engine`): what stays in floating point runs as ``auto`` says.
+    ``auto`` is fp16 on a GPU, bf16 on a processor with AMX or AVX512-BF16, else fp32. An explicit ``bf16`` is always
+    obeyed (a processor without it emulates it, slowly); ``fp16`` is refused on a processor without fp16 arithmetic,
+    where one photo would take minutes. ``int8`` quantizes the trunk alone
+    (:mod:`handler.model.engines.openvino_engine`): what stays in floating point runs as with ``auto``.
 
     Raises:
-        PrecisionError
+        PrecisionError: unknown, or not possible on ``device``.
     """
     if precision not in PRECISIONS:
         raise PrecisionError(f"there is no precision {precision!r}: choose one of {', '.join(PRECISIONS)}")
@@ -42,10 +33,9 @@ def choose_dtype(precision: str, device: torch.device) -> torch.dtype:
         raise PrecisionError(f"precision int8 runs on the CPU, not on {device}: choose precision auto")
     if device.type != "cpu":
         return torch.float16 if precision == "auto" else _DTYPES[precision]
-    flags = cpu_flags()
     if precision in ("auto", "int8"):
-        return torch.bfloat16 if flags & {"amx_bf16", "avx512_bf16"} else torch.float32
-    if precision == "fp16" and not flags & {"avx512_fp16", "amx_fp16"}:
+        return torch.bfloat16 if cpu_supports("amx_bf16", "avx512_bf16") else torch.float32
+    if precision == "fp16" and not cpu_supports("avx512_fp16", "amx_fp16"):
         raise PrecisionError("this processor has no fp16 arithmetic: choose precision auto, bf16 or fp32")
     return _DTYPES[precision]
 

@@ -1,4 +1,4 @@
-"""Photos in, detections out: everything about tensors, nothing about requests.
+"""A trained Mask R-CNN, loaded from an archive and arranged for inference.
 
 ::
 
@@ -15,21 +15,21 @@ from typing import Any
 
 import numpy as np
 import torch
+from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.modeling import GeneralizedRCNN
 from detectron2.modeling import build_model as build
 from detectron2.structures import Instances
 
-from handler.archive import Archive, ArchiveError, open_archive
+from handler.archive import Archive, open_archive
+from handler.errors import ArchiveError
+from handler.model import MAX_DETECTIONS, Detections
 from handler.model.cores import usable_cores
-from handler.model.detections import Detections
-from handler.model.engines import Engine, choose_engine
+from handler.model.engines import INT8_IR_NAME, IR_NAME, Engine, choose_engine
 from handler.model.engines.torch_engine import TorchEngine, Trunk
 from handler.model.precision import choose_dtype, name_of
-from handler.model.preprocess import Normalizer, group_like_sized, resize, resized_shape
+from handler.model.preprocess import Normalizer, group_like_sized, resize
 from handler.model.proposals import ProposalGenerator
 from handler.model.roi_heads import RoiHeads
-
-MAX_DETECTIONS = 300
 
 
 class Predictor:
@@ -38,7 +38,7 @@ class Predictor:
     Attributes:
         classes: class names, in the order of ``class_ids``.
         card: the archive's ``archive.json``.
-        device, precision, engine, threads: what was chosen, for ``describe_handle`` and logs.
+        device, precision, engine, threads: what was chosen, for the model's description and logs.
         short_side, long_side, normalize: how photos become the network's input.
     """
 
@@ -51,17 +51,16 @@ class Predictor:
         engine: str,
         threads: int,
         int8: bool = False,
-        max_detections: int = MAX_DETECTIONS,
     ) -> None:
         self.classes: list[str] = list(archive.card["classes"])
         self.card: dict[str, Any] = archive.card
         self.device = device
         self.precision = "int8" if int8 else name_of(dtype)
         self.threads = threads
-        self._lock = threading.Lock()  # engines answer from buffers of their own
+        self._lock = threading.Lock()  # an engine returns its own buffers: one call at a time
 
         model = build_model(archive)
-        model.roi_heads.box_predictor.test_topk_per_image = max_detections
+        model.roi_heads.box_predictor.test_topk_per_image = MAX_DETECTIONS
         trunk = Trunk(model)
         cfg = archive.cfg
         self.short_side, self.long_side = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
@@ -93,10 +92,10 @@ class Predictor:
             device: ``cpu``, ``cuda``, ``cuda:1``…; default: the GPU if there is one.
             precision: ``auto | fp32 | bf16 | fp16 | int8``, see :func:`handler.model.precision.choose_dtype`.
             engine: ``auto | torch | openvino``, see :func:`handler.model.engines.choose_engine`.
-            threads: cores to use on a CPU; default: all this process may run on.
+            threads: cores to use on a CPU; default: all that this process may run on.
 
         Raises:
-            ArchiveError, PrecisionError, EngineError: one sentence each.
+            ArchiveError, PrecisionError, EngineError.
         """
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         dtype = choose_dtype(precision, device)
@@ -111,7 +110,7 @@ class Predictor:
 
     @torch.inference_mode()
     def predict(self, images: Sequence[np.ndarray]) -> list[Detections]:
-        """Detect objects in photos of any, also mixed, sizes.
+        """Detect objects in photos, which may differ in size.
 
         Args:
             images: each (H, W, 3) uint8 RGB.
@@ -124,7 +123,8 @@ class Predictor:
             torch.OutOfMemoryError: the batch does not fit into GPU memory; fewer images at once may.
         """
         shapes = [
-            resized_shape(image.shape[0], image.shape[1], self.short_side, self.long_side) for image in images
+            ResizeShortestEdge.get_output_shape(*image.shape[:2], self.short_side, self.long_side)
+            for image in images
         ]
         results: dict[int, Detections] = {}
         with self._lock:
@@ -135,20 +135,17 @@ class Predictor:
         return [results[i] for i in range(len(images))]
 
     def _make_engine(self, name: str, folder: Path, trunk: Trunk, dtype: torch.dtype) -> Engine:
-        levels = len(trunk.rpn_in_features)
-        if self.precision == "int8":
-            from handler.model.engines.int8_engine import Int8Engine, buckets
+        if name == "torch":
+            return TorchEngine(trunk, self.device, dtype)
+        from handler.model.engines.openvino_engine import OpenVinoEngine, buckets
 
-            shapes = buckets(self.short_side, self.long_side, self.normalize.multiple)
-            return Int8Engine(folder, dtype, self.threads, levels=levels, shapes=shapes)
-        if name == "openvino":
-            from handler.model.engines.openvino_engine import OpenVinoEngine
-
-            return OpenVinoEngine(folder, dtype, self.threads, levels=levels)
-        return TorchEngine(trunk, self.device, dtype)
+        int8 = self.precision == "int8"
+        shapes = buckets(self.short_side, self.long_side, self.normalize.multiple) if int8 else [None]
+        path, levels = folder / (INT8_IR_NAME if int8 else IR_NAME), len(trunk.rpn_in_features)
+        return OpenVinoEngine(path, dtype, self.threads, levels=levels, shapes=shapes)
 
     def _groups(self, shapes: list[tuple[int, int]]) -> list[list[int]]:
-        # a processor gains nothing from batches (measured: two images together take longer than one by one)
+        # a CPU gains nothing from batches (measured: two images together take longer than one by one)
         return group_like_sized(shapes) if self.device.type != "cpu" else [[i] for i in range(len(shapes))]
 
     def _run(self, images: list[torch.Tensor]) -> list[Instances]:

@@ -1,4 +1,4 @@
-"""From photos to a network's input and back: Detectron2's test-time resizing, normalising and padding."""
+"""From photos to a network's input: Detectron2's test-time resizing, normalizing and padding."""
 
 from __future__ import annotations
 
@@ -6,30 +6,13 @@ import numpy as np
 import torch
 
 
-def resized_shape(height: int, width: int, short_side: int, long_side: int) -> tuple[int, int]:
-    """(height, width) after Detectron2's ``ResizeShortestEdge``: short side as asked, if the long one fits.
-
-    >>> resized_shape(1536, 2048, 800, 1333)
-    (800, 1067)
-    """
-    scale = short_side / min(height, width)
-    if height < width:
-        new_height, new_width = float(short_side), scale * width
-    else:
-        new_height, new_width = scale * height, float(short_side)
-    if max(new_height, new_width) > long_side:
-        scale = long_side / max(new_height, new_width)
-        new_height, new_width = new_height * scale, new_width * scale
-    return int(new_height + 0.5), int(new_width + 0.5)
-
-
 def resize(image: np.ndarray, shape: tuple[int, int]) -> torch.Tensor:
     """Resize (H, W, 3) uint8 to ``shape`` (height, width), bilinear with antialiasing.
 
-    The filter is Pillow's, Detectron2's choice, in torch's vectorised form: several times faster, and the
-    same pixels but for a rounding by one level in less than one value of a thousand (tested).
+    The filter is Pillow's, Detectron2's choice, in torch's vectorized form: several times faster, and the same pixels
+    except for a rounding by one level in fewer than one value in a thousand (tested).
     """
-    pixels = torch.from_numpy(np.require(image, requirements=["C", "W"]))  # torch takes no read-only ones
+    pixels = torch.from_numpy(np.require(image, requirements=["C", "W"]))  # torch refuses read-only arrays
     if image.shape[:2] == shape:
         return pixels
     planes = pixels.permute(2, 0, 1)[None]
@@ -38,7 +21,7 @@ def resize(image: np.ndarray, shape: tuple[int, int]) -> torch.Tensor:
 
 
 class Normalizer:
-    """Turns resized RGB photos into one padded, normalised batch.
+    """Turns resized RGB photos into one padded, normalized batch.
 
     Args:
         pixel_mean, pixel_std: three each, in the model's channel order, 0..255.
@@ -59,7 +42,7 @@ class Normalizer:
         return height, width
 
     def __call__(self, images: list[torch.Tensor], *, pin: bool = False) -> torch.Tensor:
-        """(N, 3, H, W) fp32 in channels_last memory; padding is 0, the mean colour, as in Detectron2.
+        """(N, 3, H, W) fp32 in channels_last memory; padding is 0, the mean color, as in Detectron2.
 
         Args:
             images: N RGB photos (h, w, 3) uint8.

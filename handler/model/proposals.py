@@ -1,8 +1,7 @@
 """Region proposals from an engine's raw RPN outputs: Detectron2's, but only the best anchors are decoded.
 
 Detectron2 decodes all ~200,000 anchors of an 800-pixel image and then keeps 1000 per level. The best are
-known before decoding, so here the order is turned round; clipping, NMS and the final cut are Detectron2's own
-code.
+known before decoding, so they are selected first; clipping, NMS and the final cut are Detectron2's own code.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ class ProposalGenerator:
 
         Returns:
             N ``Instances`` with ``proposal_boxes`` (XYXY, pixels of the resized image) and
-            ``objectness_logits``, by falling logit.
+            ``objectness_logits``, highest logit first.
         """
         rpn = self._rpn
         most = rpn.pre_nms_topk[False]
@@ -60,7 +59,7 @@ class ProposalGenerator:
         )
 
     def _grid(self, logits: list[torch.Tensor]) -> list[torch.Tensor]:
-        """Anchors of each level, (Hi Wi A, 4); kept for the last few sizes, since cameras repeat them."""
+        """Anchors of each level, (Hi Wi A, 4); cached for the last few sizes, since photos repeat them."""
         key = tuple(level.shape[-2:] for level in logits)
         if key not in self._anchors:
             if len(self._anchors) >= _CACHED_GRIDS:

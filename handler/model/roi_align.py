@@ -1,12 +1,11 @@
-"""ROI Align (He et al. 2017, https://arxiv.org/abs/1703.06870) for processors, an order faster.
+"""ROI Align (He et al. 2017, https://arxiv.org/abs/1703.06870) for CPUs, ten times faster.
 
 torchvision's CPU kernel runs on one core, one channel at a time, over planar maps. But an output cell is only
 a weighted sum of a few feature vectors, the weights are a product of a vertical and a horizontal part, and
 with channels_last maps a feature vector is one contiguous row. That is what ``embedding_bag`` computes,
-vectorised and on all cores: rows are feature cells, bags are output cells. A test holds it to torchvision's
-results.
+vectorized and on all cores: rows are feature cells, bags are output cells. A test compares it with torchvision.
 
-On a GPU torchvision's kernel is the right one and is used.
+On a GPU torchvision's own kernel is used.
 """
 
 from __future__ import annotations
@@ -15,19 +14,19 @@ import torch
 from detectron2.modeling.poolers import ROIPooler, assign_boxes_to_levels, convert_boxes_to_pooler_format
 from detectron2.structures import Boxes
 
-# Boxes are pooled in groups of like sampling density: every box is padded to the density of its group.
+# Boxes are pooled in groups of similar sampling density; each box is padded to the density of its group.
 _DENSITIES = torch.tensor([1, 2, 3, 4, 6, 9, 14, 22, 35, 56, 90, 2**20], dtype=torch.float32)
 
 
 class RoiAlign:
     """Pools boxes from a feature pyramid as the given Detectron2 ``ROIPooler`` does.
 
-    A pooler of another kind than Mask R-CNN's (``ROIAlignV2``, adaptive sampling) is left to torchvision.
+    Any other pooler than Mask R-CNN's (``ROIAlignV2``, adaptive sampling) is left to torchvision.
     """
 
     def __init__(self, pooler: ROIPooler) -> None:
         self._pooler = pooler
-        self._size = pooler.output_size[0]
+        self.size = pooler.output_size[0]
         self._scales = torch.tensor([level.spatial_scale for level in pooler.level_poolers])
         self._fast = all(
             getattr(level, "aligned", False) and level.sampling_ratio == 0 for level in pooler.level_poolers
@@ -45,8 +44,8 @@ class RoiAlign:
 
         Returns:
             Pooled boxes (R, C, size, size) in channels_last memory, sorted by level and density, and where
-            each input box went, (R,) int64: ``pooled[where]`` has the order of the input. To put it back is
-            left to the caller, who does it where there is less to move.
+            each input box went, (R,) int64: ``pooled[where]`` has the order of the input. The caller restores that
+            order where there is less data to move.
         """
         pooler = self._pooler
         rois = convert_boxes_to_pooler_format(boxes)  # (R, 5): image index, XYXY
@@ -57,7 +56,7 @@ class RoiAlign:
         key = levels * 1000 + (self._density(rois, levels) if on_cpu else 0)
         order = key.argsort(stable=True)
         rois, runs = rois[order], torch.unique_consecutive(key[order], return_counts=True)
-        size, channels = self._size, features[0].shape[1]
+        size, channels = self.size, features[0].shape[1]
         pooled = torch.empty(len(rois), size, size, channels, dtype=dtype, device=rois.device)
         begin = 0
         for level, count in zip((runs[0] // 1000).tolist(), runs[1].tolist(), strict=True):
@@ -72,8 +71,8 @@ class RoiAlign:
         return pooled.permute(0, 3, 1, 2), order.argsort()
 
     def _density(self, rois: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
-        """One number below 1000 per box, equal for boxes with about as many samples across and down."""
-        cells_per_bin = (rois[:, 3:] - rois[:, 1:3]) * self._scales[levels, None] / self._size
+        """A number below 1000 per box, the same for boxes with similar sample counts across and down."""
+        cells_per_bin = (rois[:, 3:] - rois[:, 1:3]) * self._scales[levels, None] / self.size
         across, down = torch.bucketize(cells_per_bin, _DENSITIES).unbind(1)
         return across * len(_DENSITIES) + down
 
@@ -121,7 +120,7 @@ def _axis(
     )  # (r, size, samples)
     counts = (sample < count[:, None, None]) & (position >= -1) & (position <= length)
     share = counts / count.clamp(min=1)[:, None, None]
-    # beyond the box's own last sample positions carry no weight: keep them near, lest K grow
+    # positions past the box's own last sample carry no weight: keep them near so that K stays small
     last = (count - 1).clamp(min=0)[:, None, None].long().expand(-1, size, 1)
     position = position.minimum(position.gather(2, last)).clamp(0, length - 1)
     low = position.floor().clamp(max=max(length - 2, 0))

@@ -7,6 +7,8 @@ fp32.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from detectron2.modeling.roi_heads import FastRCNNConvFCHead, StandardROIHeads
 from detectron2.modeling.roi_heads.mask_head import mask_rcnn_inference
@@ -17,7 +19,7 @@ from handler.model.roi_align import RoiAlign
 
 
 class RoiHeads:
-    """From proposals to detections with 28 × 28 masks."""
+    """From proposals to detections with masks."""
 
     def __init__(self, roi_heads: StandardROIHeads, device: torch.device, dtype: torch.dtype) -> None:
         layout = {"device": device, "dtype": dtype, "memory_format": torch.channels_last}
@@ -27,6 +29,8 @@ class RoiHeads:
         self._box_head = roi_heads.box_head.to(**layout)
         self._mask_head = roi_heads.mask_head.to(**layout)
         self._predictor = roi_heads.box_predictor.to(device=device, dtype=torch.float32)
+        layers = [m for m in self._mask_head.modules() if isinstance(m, nn.ConvTranspose2d)]
+        self._mask_upsampling = math.prod(layer.stride[0] for layer in layers)
         _take_channels_last(self._box_head, roi_heads.box_pooler.output_size[0])
 
     def __call__(self, features: list[torch.Tensor], proposals: list[Instances]) -> list[Instances]:
@@ -38,7 +42,7 @@ class RoiHeads:
 
         Returns:
             N ``Instances`` by falling score with ``pred_boxes`` (XYXY, pixels of the resized image),
-            ``scores``, ``pred_classes`` and ``pred_masks`` (n, 1, 28, 28), probabilities in fp32.
+            ``scores``, ``pred_classes`` and ``pred_masks`` (n, 1, M, M), probabilities in fp32; M is 28 by default.
         """
         x, where = self._box_align(features, [p.proposal_boxes for p in proposals], self._dtype)
         for conv in self._box_head.conv_norm_relus:
@@ -48,8 +52,9 @@ class RoiHeads:
             x = fc(x).relu_()
         detections, _ = self._predictor.inference(self._predictor(x[where].float()), proposals)
         if not sum(map(len, detections)):
+            side = self._mask_align.size * self._mask_upsampling
             for instances in detections:
-                instances.pred_masks = x.new_empty(0, 1, 28, 28, dtype=torch.float32)
+                instances.pred_masks = x.new_empty(0, 1, side, side, dtype=torch.float32)
             return detections
         x, where = self._mask_align(features, [d.pred_boxes for d in detections], self._dtype)
         mask_rcnn_inference(self._mask_head.layers(x)[where].float(), detections)
@@ -59,7 +64,7 @@ class RoiHeads:
 def _take_channels_last(box_head: FastRCNNConvFCHead, pooled_side: int) -> None:
     """Reorder the first fully connected layer's columns from (C, H, W) to (H, W, C), in place.
 
-    The pooled boxes then need no transposition, which for a thousand boxes would cost more than it looks.
+    The pooled boxes then need no transposition, which costs milliseconds for a thousand boxes.
     """
     fc = box_head.fcs[0]
     columns = fc.weight.detach().view(fc.out_features, -1, pooled_side**2).permute(0, 2, 1).flatten(1)

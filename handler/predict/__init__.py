@@ -1,8 +1,6 @@
-"""The same predictor over folders, without a server: ``python -m handler.predict ARCHIVE INPUT OUTPUT``.
+"""The same answers as the server's, for photos and folders: ``maskrcnn predict ARCHIVE SOURCE… --output DIR``.
 
-Ray Data spreads the photos over the cores, GPUs and nodes; see :mod:`handler.predict.cluster` for what it promises.
+``job`` runs a job: ``sources`` lists its photos, ``local`` (this machine) or ``cluster`` (Ray) predicts them, and
+``writers`` keeps the answers. ``worker`` is the only module that runs beside the archive's own code, and never
+imports ours.
 """
-
-
-class BatchError(Exception):
-    """Something that the user can mend; the message is one sentence that says what is wrong and what to do."""

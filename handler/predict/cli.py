@@ -1,100 +1,113 @@
-"""The command line of ``python -m handler.predict``."""
+"""``maskrcnn predict``."""
 
 from __future__ import annotations
 
-import argparse
 import os
 import signal
-import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
+from typing import Any
 
-from handler.predict import BatchError
+import click
 
-DESCRIPTION = """\
-Predict a whole collection of photos with an archive, on this machine or on a Ray cluster.
-
-  python -m handler.predict model_store/maskrcnn_resnet50_fpn.mar photos results
-  python -m handler.predict model_store/maskrcnn_resnet50_fpn.mar 's3://bucket/photos/*.jpg' s3://bucket/results \\
-      --address auto --score-threshold 0.7
-
-Parquet has one row an instance; a photo without any has one row with an empty `instance`, a photo that cannot be
-answered one row with its `error_code` and `error_message`. Started again with the same OUTPUT, it goes on where it
-stopped.
+EPILOG = """\b
+Examples:
+  maskrcnn predict model_store/maskrcnn_resnet50_fpn.mar photos --output found
+  maskrcnn predict model_store/maskrcnn_resnet50_fpn.mar a.jpg b.jpg --output found --overlay
+  maskrcnn predict model_store/maskrcnn_resnet50_fpn.mar 's3://bucket/photos/*.jpg' --output s3://bucket/found \\
+      --ray auto --format parquet --score-threshold 0.7
 """
 
-
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m handler.predict",
-        description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    option = parser.add_argument
-    option("archive", type=Path, metavar="ARCHIVE", help="a .mar made by `python -m finetune export`")
-    about = "a folder, a glob in quotes, a .txt file with a path a line, or any of these as an fsspec URI"
-    option("input", metavar="INPUT", help=about)
-    option(
-        "output", metavar="OUTPUT", help="a folder (parquet) or a .json file (coco); a path or an fsspec URI"
-    )
-    option("--output-format", choices=["parquet", "coco"], default="parquet", help="(default: %(default)s)")
-    option(
-        "--address",
-        metavar="RAY",
-        help="a running Ray cluster that this machine is part of: auto or HOST:PORT (default: this machine alone)",
-    )
-    option("--score-threshold", metavar="0..1", help="keep instances whose score is at least this")
-    option("--max-detections", metavar="1..300", help="keep at most this many a photo, the best first")
-    option("--classes", metavar="NAMES", help="keep only these: names or ids, comma separated")
-    option("--mask-format", choices=["rle", "polygon", "png", "none"], help="how a mask is written")
-    about = "cores of one predictor (default: 1, which gives the most photos a second)"
-    option("--threads", type=_count, default=1, metavar="N", help=about)
-    about = "photos that one predictor runs at once (default: 1 on processors, 8 on GPUs)"
-    option("--batch-size", type=_count, metavar="N", help=about)
-    option(
-        "--shard-size", type=_count, default=1000, metavar="N", help="photos a shard (default: %(default)s)"
-    )
-    about = "seconds without an answer after which what is missing is given to the nodes that still live; a predictor "
-    about += "gets a quarter of it for a photo (%(default)s)"
-    option("--stall-timeout", type=_count, default=300, metavar="S", help=about)
-    return parser
+COUNT = click.IntRange(min=1)
 
 
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
-    return value
+@click.command(epilog=EPILOG)
+@click.argument("archive", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
+@click.option(
+    "--output", required=True, metavar="DIR", help="Where the answers go: a folder or an fsspec URI."
+)
+@click.option(
+    "--format",
+    type=click.Choice(["coco", "parquet"]),
+    default="coco",
+    show_default=True,
+    help="coco.json, or instances.parquet with one row per instance (make install-batch).",
+)
+@click.option(
+    "--overlay", is_flag=True, help="Write each photo with its masks painted on, too (not with --ray)."
+)
+@click.option("--score-threshold", metavar="0..1", help="Keep instances whose score is at least this.")
+@click.option("--max-detections", metavar="1..300", help="Keep at most this many per photo, the best first.")
+@click.option("--classes", metavar="NAMES", help="Keep only these classes: names or ids, comma separated.")
+@click.option(
+    "--mask-format",
+    type=click.Choice(["rle", "polygon", "png", "none"]),
+    help="How a mask is written [default: rle].",
+)
+@click.option(
+    "--threads", type=COUNT, metavar="N", help="Cores of one predictor [default: all; 1 with --ray]."
+)
+@click.option(
+    "--batch-size",
+    type=COUNT,
+    metavar="N",
+    help="Photos per run of the network [default: 1; 8 with --ray on GPUs].",
+)
+@click.option(
+    "--ray", metavar="ADDRESS", help="Use Ray: local (this machine alone), auto or HOST:PORT (a cluster)."
+)
+@click.option(
+    "--shard-size", type=COUNT, default=1000, help="Photos per saved part of the answers [default: 1000]."
+)
+@click.option(
+    "--stall-timeout",
+    type=COUNT,
+    default=300,
+    metavar="S",
+    help="Seconds after which a batch counts as stuck; with --ray, without any answer [default: 300].",
+)
+def predict(**values: Any) -> None:
+    """Predict photos with an ARCHIVE, without a server.
 
-
-def main(argv: list[str] | None = None) -> int:
-    """Run the job and return the exit status; the last line printed is OUTPUT."""
-    args = build_parser().parse_args(argv)
-    former = signal.signal(signal.SIGTERM, _interrupt)
-    # Ray reads these when it is imported. Nothing is reported to anybody, and no dashboard is started.
+    A SOURCE is a photo, a folder (with its subfolders), a glob in quotes, or a .txt file with one path per line. A
+    photo that cannot be read or decoded is recorded with its error, and the others go on. Run again with the same
+    DIR, the command skips what is done.
+    """
+    # Ray reads these when it is imported: no usage report, and lost workers are counted here, not printed in C++
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # lost workers are counted here, not told in C++
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    from handler.errors import PredictError
+    from handler.predict.job import Job, run
+
+    names = ("score_threshold", "max_detections", "classes", "mask_format")
+    options = {name: value for name in names if (value := values.pop(name)) is not None}
+    with _interruptible():
+        try:
+            made = run(Job(**values, options=options))
+        except ModuleNotFoundError as error:
+            raise PredictError(
+                f"the Python package {error.name} is missing: run `make install-batch`"
+            ) from error
+        except KeyboardInterrupt:
+            raise click.Abort("stopped; the same command continues from here") from None
+    click.echo(made)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """SIGTERM keeps what is done, as Ctrl-C does; a parent that ignores SIGINT (nohup) changes neither."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    former = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in former:
+        signal.signal(number, signal.default_int_handler)
     try:
-        from handler.predict.cluster import run
-
-        run(args)
-    except BatchError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except ModuleNotFoundError as error:
-        cure = "run `make install-batch`, and use .venv/bin/python"
-        print(f"error: the Python package {error.name} is missing: {cure}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
-        return 130
+        yield
     finally:
-        signal.signal(signal.SIGTERM, former)
-    print(args.output)
-    return 0
-
-
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    """SIGTERM saves what there is, as Ctrl-C does."""
-    raise KeyboardInterrupt
+        for number, handler in former.items():
+            signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""INPUT → the photos it means, each once, in order."""
+"""SOURCE arguments → photos, each once, in order."""
 
 from __future__ import annotations
 
@@ -6,22 +6,27 @@ import os
 
 import fsspec
 
-from handler.predict import BatchError
+from handler.errors import PredictError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
-"""What is taken from a folder; a glob or a list may name any file."""
+"""Which files of a folder are photos; a glob or a list may name any file."""
 
 
-def list_photos(source: str) -> list[str]:
-    """Absolute paths or URIs of the photos that ``source`` means, sorted (a list keeps its order), no doubles.
+def list_photos(*sources: str) -> list[str]:
+    """Paths or URIs of the photos in ``sources``, absolute and without duplicates.
 
     Args:
-        source: a folder (with all below it), a glob, a ``.txt`` file with a path or URI a line (relative ones
-            start at that file's folder), or one photo; as a path or as an fsspec URI such as ``s3://…``.
+        sources: each a folder (with its subfolders), a glob, a ``.txt`` file with a path or URI per line
+            (relative to that file), or one photo; as a path or as an fsspec URI such as ``s3://…``. Folders and globs
+            are sorted.
 
     Raises:
-        BatchError: it cannot be read, or there is no photo in it.
+        PredictError: a source cannot be read, or has no photos.
     """
+    return list(dict.fromkeys(photo for source in sources for photo in _expand(source)))
+
+
+def _expand(source: str) -> list[str]:
     try:
         fs, path = fsspec.core.url_to_fs(source)
         if any(character in path for character in "*?[") and not fs.exists(path):
@@ -31,27 +36,19 @@ def list_photos(source: str) -> list[str]:
         elif fs.isdir(path):
             found = sorted(name for name in fs.find(path) if name.lower().endswith(SUFFIXES))
         elif path.lower().endswith(".txt"):
-            text = fs.cat_file(path).decode()
-            found = [_beside(path, line.strip()) for line in text.splitlines() if line.strip()]
+            lines = fs.cat_file(path).decode().splitlines()
+            found = [_beside(path, line.strip()) for line in lines if line.strip()]
         else:
             found = [path] if fs.isfile(path) else []
-    except (OSError, ValueError, ImportError) as error:
-        raise BatchError(f"INPUT {source} cannot be read: {_sentence(error)}") from error
-    photos = list(dict.fromkeys(name if "://" in name else _named(fs, name) for name in found))
-    if not photos:
-        raise BatchError(
-            f"INPUT {source} has no photos: name a folder, a glob in quotes, or a .txt file of paths"
+    except (OSError, ValueError, ImportError) as error:  # ImportError: a kind of URI that needs a package
+        reason = getattr(error, "strerror", None) or error
+        raise PredictError(f"SOURCE {source} cannot be read: {reason}") from error
+    if not found:
+        raise PredictError(
+            f"SOURCE {source} has no photos: name a photo, a folder, a glob in quotes, or a .txt list"
         )
-    return photos
+    return [name if "://" in name or "file" in fs.protocol else fs.unstrip_protocol(name) for name in found]
 
 
 def _beside(listing: str, name: str) -> str:
-    return name if "://" in name or name.startswith("/") else f"{os.path.dirname(listing)}/{name}"
-
-
-def _named(fs: fsspec.AbstractFileSystem, name: str) -> str:
-    return name if "file" in fs.protocol else str(fs.unstrip_protocol(name))
-
-
-def _sentence(error: Exception) -> str:
-    return error.strerror or str(error) if isinstance(error, OSError) else str(error)
+    return name if "://" in name or os.path.isabs(name) else f"{os.path.dirname(listing)}/{name}"

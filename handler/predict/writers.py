@@ -1,204 +1,230 @@
-"""Answers → Parquet shards, and shards → one COCO file.
+"""Keep the answers of a job (:class:`Store`), and write them as COCO or Parquet.
 
-The job alone writes, and a shard is whole or not there: so what stands in shards is what is done.
+What is in the store is done: a job that is run again skips it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import io
 import json
+import os
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import fsspec
-import pyarrow
-import pyarrow.parquet
 
-from handler.predict import BatchError
+from handler.errors import PredictError
 
-SCHEMA = pyarrow.schema(
-    [
-        ("photo", pyarrow.string()),
-        ("width", pyarrow.int32()),
-        ("height", pyarrow.int32()),
-        ("mask_fraction", pyarrow.float64()),
-        ("instance", pyarrow.int32()),
-        ("class_id", pyarrow.int32()),
-        ("class_name", pyarrow.string()),
-        ("score", pyarrow.float64()),
-        ("box", pyarrow.list_(pyarrow.float64(), 4)),  # XYXY, pixels
-        ("area", pyarrow.int64()),
-        # rle: COCO's counts, the size is (height, width); polygon: JSON; png: base64
-        ("mask", pyarrow.string()),
-        ("error_code", pyarrow.string()),
-        ("error_message", pyarrow.string()),
-    ]
-)
-JOB = "_job.json"  # readers of Parquet folders skip names that begin with "_"
 FLUSH_SECONDS = 60
 _MASK_KEYS = ("counts", "polygons", "png")
+Row = dict[str, Any]
 
 
-def rows_of(photo: str, document: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The rows of one photo from its answer: one an instance, or one that says that there is none, or why."""
+def rows_of(photo: str, document: Mapping[str, Any]) -> list[Row]:
+    """The rows of one answer: one per instance; a single one without ``instance`` if none was found, or the error."""
     if error := document.get("error"):
         return [{"photo": photo, "error_code": error["code"], "error_message": error["message"]}]
     common = {"photo": photo, **document["image"], "mask_fraction": document["mask_fraction"]}
     rows = []
     for found in document["instances"]:
         row = {name: found[name] for name in ("class_id", "class_name", "score", "box", "area")}
-        mask = found.get("mask")
-        if mask is not None:
+        if (mask := found.get("mask")) is not None:
             value = next(mask[key] for key in _MASK_KEYS if key in mask)
             row["mask"] = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
         rows.append({**common, "instance": found["id"], **row})
     return rows or [common]
 
 
-class Shards:
-    """A folder of shards that grows; ``job`` says what its rows are of, and another job is refused.
+class Store:
+    """A folder ``answers/`` of JSON-lines files, each written whole or not at all, and ``answers/job.json``.
+
+    Args:
+        output: the job's folder, a path or an fsspec URI; the store is inside it.
+        job: describes the answers; a store of another job is refused.
+        size: photos per file; a file is also written after a minute.
 
     Raises:
-        BatchError: the folder holds something else, or the results of another archive or other options.
+        PredictError: the folder holds something else, or the answers of another job.
     """
 
-    def __init__(self, folder: str, job: Mapping[str, Any], size: int) -> None:
-        self.size = size
-        self._rows: list[dict[str, Any]] = []
+    def __init__(self, output: str, job: Mapping[str, Any], size: int) -> None:
+        self.output, self.size = output, size
+        self._rows: list[Row] = []
         self._photos = 0
         self._flushed = time.monotonic()
-        try:
-            self.fs, self.root = fsspec.core.url_to_fs(folder)
-            self.fs.makedirs(self.root, exist_ok=True)
-            names = self.fs.ls(self.root, detail=False)
-            if self.fs.exists(f"{self.root}/{JOB}"):
-                begun = json.loads(self.fs.cat_file(f"{self.root}/{JOB}"))
-            elif names:
-                raise BatchError(
-                    f"OUTPUT {folder} holds something else: choose an empty folder, or a new one"
+        with usable(output):
+            self.fs, root = fsspec.core.url_to_fs(output)
+            self.root = f"{root}/answers"
+            about = f"{self.root}/job.json"
+            if self.fs.exists(about):
+                self._check_same(json.loads(self.fs.cat_file(about)), job)
+            elif self.fs.exists(root) and self.fs.ls(root, detail=False):
+                raise PredictError(
+                    f"--output {output} holds something else: choose an empty folder, or a new one"
                 )
             else:
-                begun = dict(job)
-                self._write(JOB, json.dumps(job, indent=2).encode())
-        except (OSError, ValueError, ImportError) as error:  # ImportError: a kind of URI that wants a package
-            raise BatchError(f"OUTPUT {folder} cannot be used: {error}") from error
+                self.fs.makedirs(self.root, exist_ok=True)
+                self._write("job.json", json.dumps(job, indent=2))
+
+    def _check_same(self, begun: Mapping[str, Any], job: Mapping[str, Any]) -> None:
         if changed := sorted(key for key in {*job, *begun} if job.get(key) != begun.get(key)):
-            raise BatchError(
-                f"OUTPUT {folder} holds results of another job (other {', '.join(changed)}): choose another OUTPUT, "
-                "or remove it"
+            raise PredictError(
+                f"--output {self.output} holds the answers of another job (other {', '.join(changed)}): choose "
+                "another folder, or remove it"
             )
 
-    def names(self) -> list[str]:
-        return sorted(name for name in self.fs.ls(self.root, detail=False) if name.endswith(".parquet"))
+    @contextlib.contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Keep a second job out of a local folder: both would predict every photo. Object stores have no locks."""
+        if "file" not in self.fs.protocol:
+            yield
+            return
+        import fcntl
 
-    def tables(self, columns: list[str] | None = None) -> Iterator[pyarrow.Table]:
-        """The shards, one after the other."""
-        for name in self.names():
-            with self.fs.open(name, "rb") as file:
-                yield pyarrow.parquet.read_table(file, columns=columns)
+        folder = os.open(self.root, os.O_RDONLY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+        except BlockingIOError:
+            raise PredictError(
+                f"another job is writing to {self.output}: wait for it, or choose another folder"
+            ) from None
+        finally:
+            os.close(folder)
 
     def done(self) -> set[str]:
         """The photos whose answers are written."""
-        return {
-            photo for table in self.tables(["photo"]) for photo in table.column("photo").unique().to_pylist()
-        }
+        return {row["photo"] for row in self.rows()}
+
+    def rows(self) -> Iterator[Row]:
+        """The rows that are written, as :func:`rows_of` makes them."""
+        for name in sorted(name for name in self.fs.ls(self.root, detail=False) if name.endswith(".jsonl")):
+            with self.fs.open(name, "r", encoding="utf-8") as file:
+                yield from map(json.loads, file)
 
     def add(self, photo: str, document: Mapping[str, Any]) -> None:
-        """Take one photo's answer; a full shard, or one that waited for a minute, is written."""
+        """Keep one photo's answer; write when there are enough, or when a minute has passed."""
         self._rows += rows_of(photo, document)
         self._photos += 1
         if self._photos >= self.size or time.monotonic() - self._flushed > FLUSH_SECONDS:
             self.flush()
 
     def flush(self) -> None:
-        """Write what was taken."""
+        """Write what is kept."""
         if self._rows:
-            buffer = io.BytesIO()
-            table = pyarrow.Table.from_pylist(self._rows, SCHEMA)
-            pyarrow.parquet.write_table(table, buffer, compression="zstd")
-            self._write(f"part-{time.time_ns()}-{uuid.uuid4().hex[:8]}.parquet", buffer.getvalue())
+            lines = "".join(json.dumps(row, separators=(",", ":")) + "\n" for row in self._rows)
+            with usable(self.output):
+                self._write(f"{time.time_ns()}-{uuid.uuid4().hex[:8]}.jsonl", lines)
         self._rows, self._photos, self._flushed = [], 0, time.monotonic()
 
-    def remove(self) -> None:
-        self.fs.rm(self.root, recursive=True)
-
-    def _write(self, name: str, data: bytes) -> None:
+    def _write(self, name: str, text: str) -> None:
         temporary = f"{self.root}/.{name}.tmp"
-        with _writing(self.root):
-            self.fs.pipe_file(temporary, data)
-            self.fs.mv(temporary, f"{self.root}/{name}")
+        self.fs.pipe_file(temporary, text.encode())
+        self.fs.mv(temporary, f"{self.root}/{name}")
 
 
 @contextlib.contextmanager
-def _writing(target: str) -> Iterator[None]:
+def usable(output: str) -> Iterator[None]:
+    """Turn what a file system raises into one sentence."""
     try:
         yield
-    except OSError as error:
-        raise BatchError(
-            f"OUTPUT {target} cannot be written ({error.strerror or error}): make room there; the same command goes on "
-            "from what is written"
+    except (OSError, ValueError, ImportError) as error:  # ImportError: a kind of URI that needs a package
+        reason = getattr(error, "strerror", None) or error
+        raise PredictError(
+            f"--output {output} cannot be used ({reason}): fix that; the same command continues from what is written"
         ) from error
 
 
-def write_coco(shards: Shards, target: str, classes: list[str], mask_format: str) -> None:
-    """One COCO file of all shards: ``images``, ``annotations`` with a score, ``categories``, and ``errors`` with
-    the photos that could not be answered. Ids count from 1, images in the order of their names.
+def write_coco(store: Store, target: str, classes: list[str], mask_format: str) -> None:
+    """Write one COCO file: ``images``, ``categories``, ``annotations`` with a score, and ``errors``.
+
+    Args:
+        store: its rows are read twice, so that memory does not grow with the masks.
+        target: a path or an fsspec URI.
+        classes: the model's.
+        mask_format: of the rows: ``rle``, ``polygon`` or ``none``.
+
+    Ids count from 1; images are in the order of their names. ``errors`` lists the photos that have no answer.
     """
     sizes: dict[str, tuple[int, int]] = {}
-    errors: list[dict[str, str]] = []
-    for table in shards.tables(["photo", "width", "height", "error_code", "error_message"]):
-        for row in table.to_pylist():
-            if row["error_code"]:
-                errors.append(
-                    {"file_name": row["photo"], "code": row["error_code"], "message": row["error_message"]}
-                )
-            else:
-                sizes[row["photo"]] = (row["width"], row["height"])
+    errors: dict[str, dict[str, str]] = {}
+    for row in store.rows():
+        photo = row["photo"]
+        if "error_code" in row:
+            errors[photo] = {"file_name": photo, "code": row["error_code"], "message": row["error_message"]}
+        else:
+            sizes[photo] = (row["width"], row["height"])
     ids = {photo: number for number, photo in enumerate(sorted(sizes), 1)}
-    images = ({"id": i, "file_name": p, "width": sizes[p][0], "height": sizes[p][1]} for p, i in ids.items())
-    categories = ({"id": i, "name": name} for i, name in enumerate(classes, 1))
-    fs, path = fsspec.core.url_to_fs(target)
-    temporary = f"{path}.tmp"
-    with _writing(target), fs.open(temporary, "w", encoding="utf-8") as file:
-        parts: dict[str, Iterable[Any]] = {
-            "images": images,
-            "categories": categories,
-            "annotations": _annotations(shards, ids, mask_format),
-            "errors": sorted(errors, key=lambda error: error["file_name"]),
-        }
-        for number, (key, items) in enumerate(parts.items()):
-            file.write(("{" if number == 0 else ",\n") + f'"{key}":[')
+    parts: dict[str, Iterable[Any]] = {
+        "images": (
+            {"id": i, "file_name": p, "width": sizes[p][0], "height": sizes[p][1]} for p, i in ids.items()
+        ),
+        "categories": ({"id": i, "name": name} for i, name in enumerate(classes, 1)),
+        "annotations": _annotations(store.rows(), ids, mask_format),
+        "errors": (errors[photo] for photo in sorted(errors)),
+    }
+
+    def write(file: Any) -> None:
+        opening = "{"
+        for key, items in parts.items():
+            file.write(f'{opening}"{key}":['.encode())
             for i, item in enumerate(items):
-                file.write(
-                    (",\n" if i else "\n") + json.dumps(item, separators=(",", ":"), ensure_ascii=False)
-                )
-            file.write("]")
-        file.write("}\n")
-    fs.mv(temporary, path)
+                line = json.dumps(item, separators=(",", ":"), ensure_ascii=False)
+                file.write((",\n" if i else "\n").encode() + line.encode())
+            file.write(b"]")
+            opening = ",\n"
+        file.write(b"}\n")
+
+    _write_whole(target, write)
 
 
-def _annotations(shards: Shards, ids: Mapping[str, int], mask_format: str) -> Iterator[dict[str, Any]]:
-    number = 0
-    for table in shards.tables():
-        for row in table.to_pylist():
-            if row["instance"] is None:
-                continue
-            number += 1
-            x0, y0, x1, y1 = row["box"]
-            annotation = {
-                "id": number,
-                "image_id": ids[row["photo"]],
-                "category_id": row["class_id"] + 1,
-                "bbox": [x0, y0, round(x1 - x0, 2), round(y1 - y0, 2)],
-                "area": row["area"],
-                "iscrowd": 0,
-                "score": row["score"],
-            }
-            if mask_format == "rle":
-                annotation["segmentation"] = {"size": [row["height"], row["width"]], "counts": row["mask"]}
-            elif mask_format == "polygon":
-                annotation["segmentation"] = json.loads(row["mask"])
-            yield annotation
+def _annotations(rows: Iterable[Row], ids: Mapping[str, int], mask_format: str) -> Iterator[dict[str, Any]]:
+    for number, row in enumerate((row for row in rows if "instance" in row), 1):
+        x0, y0, x1, y1 = row["box"]
+        annotation = {
+            "id": number,
+            "image_id": ids[row["photo"]],
+            "category_id": row["class_id"] + 1,
+            "bbox": [x0, y0, round(x1 - x0, 2), round(y1 - y0, 2)],
+            "area": row["area"],
+            "iscrowd": 0,
+            "score": row["score"],
+        }
+        if mask_format == "rle":
+            annotation["segmentation"] = {"size": [row["height"], row["width"]], "counts": row["mask"]}
+        elif mask_format == "polygon":
+            annotation["segmentation"] = json.loads(row["mask"])
+        yield annotation
+
+
+def write_parquet(store: Store, target: str) -> None:
+    """Write one Parquet file with the store's rows, one row group per file of the store.
+
+    ``box`` is XYXY in pixels; ``mask`` is COCO's counts (rle, of size (height, width)), JSON (polygon) or base64 (png).
+    """
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    number, text, real = pa.int32(), pa.string(), pa.float64()
+    fields = [("photo", text), ("width", number), ("height", number), ("mask_fraction", real)]
+    fields += [("instance", number), ("class_id", number), ("class_name", text), ("score", real)]
+    fields += [("box", pa.list_(real, 4)), ("area", pa.int64()), ("mask", text)]
+    schema = pa.schema([*fields, ("error_code", text), ("error_message", text)])
+
+    def write(file: Any) -> None:
+        with pyarrow.parquet.ParquetWriter(file, schema, compression="zstd") as writer:
+            rows = store.rows()
+            while batch := [row for _, row in zip(range(10_000), rows, strict=False)]:
+                writer.write_table(pa.Table.from_pylist(batch, schema))
+
+    _write_whole(target, write)
+
+
+def _write_whole(target: str, write: Callable[[Any], None]) -> None:
+    with usable(target):
+        fs, path = fsspec.core.url_to_fs(target)
+        with fs.open(f"{path}.tmp", "wb") as file:
+            write(file)
+        fs.mv(f"{path}.tmp", path)

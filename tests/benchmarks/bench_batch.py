@@ -30,7 +30,7 @@ from tests.benchmarks.measuring import machine, save, table, write_run_at_800
 from tests.toy_models import photo
 
 HEIGHT, WIDTH = 768, 1024
-RATE = re.compile(r"([\d.]+) photos a second when running; 0 with an error")
+RATE = re.compile(r"([\d.]+) photos/s once running\); errors: 0$", re.MULTILINE)
 ALONE = """
 import sys, time
 from pathlib import Path
@@ -99,17 +99,10 @@ def alone(folder: Path) -> float:
     return float(subprocess.run(command, capture_output=True, text=True, check=True, cwd=folder).stdout)
 
 
-def batch(archive: Path, folder: Path, output: Path, *more: str) -> float:
+def batch(archive: Path, folder: Path, output: Path, ray: str = "local") -> float:
     """Photos a second of the command line, once the predictors answer."""
-    command = [
-        sys.executable,
-        "-m",
-        "handler.predict",
-        str(archive),
-        str(folder / "photos"),
-        str(output),
-        *more,
-    ]
+    command = [sys.executable, "-m", "maskrcnn", "predict", str(archive), str(folder / "photos")]
+    command += ["--output", str(output), "--ray", ray]
     run = subprocess.run(command, capture_output=True, text=True)
     found = RATE.search(run.stderr)
     if run.returncode or not found:
@@ -127,7 +120,7 @@ def on_cluster(nodes: int, archive: Path, folder: Path, output: Path) -> float:
     try:
         for _ in range(nodes - 1):
             cluster.add_node(num_cpus=1, object_store_memory=500 * 2**20)
-        return batch(archive, folder, output, "--address", cluster.address)
+        return batch(archive, folder, output, cluster.address)
     finally:
         cluster.shutdown()
         time.sleep(2)

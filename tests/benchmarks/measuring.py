@@ -18,7 +18,6 @@ import torch
 import yaml
 
 from finetune.checkpoints.run import Run
-from handler.model.precision import cpu_flags
 from tests.toy_models import write_run
 
 AT_800 = {"MIN_SIZE_TEST": 800, "MAX_SIZE_TEST": 1333}
@@ -78,7 +77,8 @@ def machine() -> dict[str, Any]:
     model = next(
         (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown"
     )
-    bf16 = sorted(cpu_flags() & {"amx_bf16", "amx_int8", "avx512_bf16", "avx512_vnni"})
+    units = ("amx_bf16", "amx_int8", "avx512_bf16", "avx512_vnni")
+    bf16 = [name for name in units if torch.cpu.get_capabilities().get(name)]
     return {
         "processor": model,
         "cores": len(os.sched_getaffinity(0)),

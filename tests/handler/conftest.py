@@ -22,3 +22,9 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningTorchSer
     folder = tmp_path_factory.mktemp("served")
     with running_torchserve(folder, [handler_archive(folder / "archive")]) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def real_archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An archive of the real handler around a tiny random model; ``parts`` beside it is its content."""
+    return handler_archive(tmp_path_factory.mktemp("real"))

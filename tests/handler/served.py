@@ -1,4 +1,4 @@
-"""An archive of the real handler around a tiny random model, as ``finetune export`` lays it out."""
+"""An archive of the real handler around a tiny random model, laid out as by ``maskrcnn export``."""
 
 from __future__ import annotations
 
@@ -35,8 +35,9 @@ def handler_archive(folder: Path, classes: Sequence[str] = ("balloon", "kite")) 
     parts = folder / "parts"
     parts.mkdir(parents=True)
     write_unpacked_archive(parts, overrides=TINY, classes=classes)
+    ignored = shutil.ignore_patterns("__pycache__", "build", "predict")
     for package in ("handler", "finetune/backbones"):
-        shutil.copytree(REPOSITORY / package, parts / package, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(REPOSITORY / package, parts / package, ignore=ignored)
     shutil.copy(REPOSITORY / "finetune" / "__init__.py", parts / "finetune")
     (parts / "model-config.yaml").write_text(CONFIG)
     archiver = [sys.executable, "-m", "model_archiver.model_packaging", "--model-name", "maskrcnn"]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from torch import nn
 
-from handler.archive import ArchiveError
+from handler.errors import ArchiveError
 from handler.model.predictor import Predictor
 
 

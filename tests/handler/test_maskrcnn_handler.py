@@ -1,4 +1,4 @@
-"""The skin, driven as TorchServe's worker drives it: its loader's rules, its Context, its Service."""
+"""The handler, called as TorchServe's worker calls it: its loader, its Context, its Service."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ import yaml
 
 from handler import maskrcnn_handler
 from handler.api.metrics import METRICS
+from handler.errors import SettingsError
 from handler.maskrcnn_handler import MaskRCNNHandler
 from tests.handler.awkward import corners, save
-from tests.handler.toys import FakePredictor
+from tests.handler.toys import CARD, FakePredictor
 
 with warnings.catch_warnings():  # TorchServe 0.12 leaves files to the garbage collector
     warnings.simplefilter("ignore", ResourceWarning)
@@ -124,7 +125,7 @@ def predictor(monkeypatch: pytest.MonkeyPatch) -> FakePredictor:
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setattr(sys, "path", list(sys.path))
-    (tmp_path / "archive.json").write_text(json.dumps({"classes": ["balloon"]}))
+    (tmp_path / "archive.json").write_text(json.dumps(CARD))
     return tmp_path
 
 
@@ -142,18 +143,9 @@ def test_importing_the_module_imports_nothing_of_ours() -> None:
 
 
 def test_initialize_passes_the_configuration_on(predictor: FakePredictor, folder: Path) -> None:
-    config = {
-        "maxWorkers": 1,
-        "handler": {"precision": "fp32", "engine": "torch", "threads": 3, "warmup": [[16, 20]]},
-    }
-    Worker(folder, config)
-    assert predictor.card["loaded"] == {
-        "folder": folder,
-        "device": "cpu",
-        "precision": "fp32",
-        "engine": "torch",
-        "threads": 3,
-    }
+    given = {"precision": "fp32", "engine": "torch", "threads": 3}
+    Worker(folder, {"maxWorkers": 1, "handler": {**given, "warmup": [[16, 20]]}})
+    assert predictor.card["loaded"] == {"folder": folder, "device": "cpu", **given}
     assert sys.path[0] == str(folder)
     assert predictor.batches == [[(16, 20, 3)]]
 
@@ -165,10 +157,19 @@ def test_workers_share_the_cores(
     for workers, threads in ((1, 8), (3, 2), (20, 1)):
         Worker(folder, {"minWorkers": 1, "maxWorkers": workers})
         assert predictor.card["loaded"]["threads"] == threads
+    Worker(folder, {"handler": {"warmup": []}})
+    assert predictor.card["loaded"]["threads"] == 8, "an archive that does not say has one worker"
+    monkeypatch.setenv("MASKRCNN_WORKERS", "4")
+    Worker(folder, {"maxWorkers": 1})
+    assert predictor.card["loaded"]["threads"] == 2, "the server's number of workers wins"
+    for wrong in ("two", "0"):
+        monkeypatch.setenv("MASKRCNN_WORKERS", wrong)
+        with pytest.raises(SettingsError, match="MASKRCNN_WORKERS"):
+            Worker(folder, {})
 
 
 def test_a_wrong_setting_fails_the_load(predictor: FakePredictor, folder: Path) -> None:
-    with pytest.raises(ValueError, match="has no key presicion"):
+    with pytest.raises(SettingsError, match="has no key presicion"):
         Worker(folder, {"handler": {"presicion": "fp32"}})
 
 
@@ -187,9 +188,8 @@ def test_a_mixed_batch(predictor: FakePredictor, folder: Path) -> None:
     assert [answer["id"] for answer in answers] == list("abcdef")
     assert [answer["status"] for answer in answers] == [200, 415, 200, 400, 415, 415]
     assert answers[1]["phrase"] == "Unsupported Media Type"
-    assert [answer["type"] for answer in answers] == ["application/json"] * 2 + ["image/png"] + [
-        "application/json"
-    ] * 3
+    types = [answer["type"].partition("/")[2] for answer in answers]
+    assert types == ["json", "json", "png", "json", "json", "json"]
     assert len(json.loads(answers[0]["body"])["instances"]) == 2
     assert json.loads(answers[3]["body"])["error"]["field"] == "output"
     assert answers[2]["body"].startswith(b"\x89PNG")
@@ -211,7 +211,7 @@ def test_a_part_named_like_a_header_is_no_header(predictor: FakePredictor, folde
     assert answer["status"] == 400
 
 
-def test_a_description_is_answered_inside_a_batch(predictor: FakePredictor, folder: Path) -> None:
+def test_a_description_is_answered_within_a_batch(predictor: FakePredictor, folder: Path) -> None:
     worker = Worker(folder)
     describe = message(headers={"describe": "True"})
     describe["headers"] = [h for h in describe["headers"] if h["name"] != b"explain"]
@@ -220,7 +220,7 @@ def test_a_description_is_answered_inside_a_batch(predictor: FakePredictor, fold
     assert json.loads(description["body"])["running"]["device"] == "cpu"
     assert len(json.loads(prediction["body"])["instances"]) == 2
     (spoofed,) = worker.ask(raw(bytearray(JPEG)) | {"headers": describe["headers"] + message()["headers"]})
-    # a client's own header does not turn a prediction around
+    # a client's own header cannot turn a prediction into a description
     assert "instances" in json.loads(spoofed["body"])
 
 
@@ -229,10 +229,10 @@ def test_nothing_leaves_handle(
 ) -> None:
     worker = Worker(folder)
 
-    def fail(requests: object) -> None:
+    def fail(photos: object) -> None:
         raise ValueError("CUDA /secret")
 
-    worker.handler.service.answer = fail  # type: ignore[method-assign, assignment]
+    worker.handler.service.predict = fail  # type: ignore[method-assign, assignment]
     answers = worker.ask(raw(JPEG), raw(JPEG))
     assert [answer["status"] for answer in answers] == [500, 500]
     assert b"secret" not in answers[0]["body"]
@@ -285,22 +285,13 @@ def test_the_loader_of_torchserve_takes_the_module(predictor: FakePredictor, fol
 
 @pytest.mark.parametrize(
     ("given", "logged"),
-    [
-        ("page-7.a_b", "page-7.a_b/own"),
-        ("", "own"),
-        ("a b", "own"),
-        ("x" * 65, "own"),
-        ("line\nbreak", "own"),
-    ],
+    [("page-7.a_b", "page-7.a_b/own"), *((bad, "own") for bad in ("", "a b", "x" * 65, "line\nbreak"))],
 )
 def test_log_has_the_callers_id_if_it_is_fit_for_one(
     predictor: FakePredictor, folder: Path, caplog: pytest.LogCaptureFixture, given: str, logged: str
 ) -> None:
     worker = Worker(folder)
     with caplog.at_level(logging.INFO):
-        worker.ask(
-            message(
-                ("body", "image/jpeg", bytearray(JPEG)), headers={"X-Request-ID": given}, request_id="own"
-            )
-        )
+        body = ("body", "image/jpeg", bytearray(JPEG))
+        worker.ask(message(body, headers={"X-Request-ID": given}, request_id="own"))
     assert f"request {logged} answered: instances=" in caplog.text

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from handler.model.detections import Detections
+from handler.model import Detections
 
 
 def blob_detections(count: int, height: int, width: int, seed: int = 0, classes: int = 1) -> Detections:
@@ -26,22 +26,30 @@ def blob_detections(count: int, height: int, width: int, seed: int = 0, classes:
     )
 
 
+CARD = {
+    "format": 1,
+    "name": "maskrcnn",
+    "version": "toy",
+    "backbone": "toy",
+    "classes": ["balloon"],
+    "weights_sha256": "0" * 64,
+}
+"""An archive's card."""
+
+
 class FakePredictor:
     """A predictor that finds ``count`` blobs in every picture and remembers the batches it was given."""
 
     def __init__(self, count: int = 3, classes: Sequence[str] = ("balloon",)) -> None:
         self.count = count
-        self.classes = list(classes)
-        self.card: dict = {
-            "name": "maskrcnn",
-            "version": "toy",
-            "backbone": "toy",
-            "classes": self.classes,
-            "weights_sha256": "0" * 64,
-        }
+        self.card: dict = CARD | {"classes": list(classes)}
+        self.device, self.precision, self.engine, self.threads = "cpu", "fp32", "toy", 1
         self.batches: list[list[tuple[int, ...]]] = []
 
     def predict(self, images: Sequence[np.ndarray]) -> list[Detections]:
         self.batches.append([image.shape for image in images])
         assert all(image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3 for image in images)
-        return [blob_detections(self.count, *image.shape[:2], classes=len(self.classes)) for image in images]
+        return [
+            blob_detections(self.count, *image.shape[:2], classes=len(self.card["classes"]))
+            for image in images
+        ]

@@ -1,7 +1,7 @@
 """The convolutional part of the network behind one small interface, in torch or in OpenVINO.
 
-An engine is called with an image batch and answers with feature maps and the region proposal network's raw
-outputs; everything after that (proposals, box head, masks) is the same code for every engine.
+An engine takes a batch of images and returns feature maps and the region proposal network's raw outputs. Everything
+after that (proposals, box head, masks) is the same code for every engine.
 """
 
 from __future__ import annotations
@@ -12,23 +12,20 @@ from typing import NamedTuple, Protocol
 
 import torch
 
+from handler.errors import EngineError
+
 ENGINES = ("auto", "torch", "openvino")
 IR_NAME = "openvino/trunk.xml"
 """Where an archive keeps OpenVINO's intermediate representation of the trunk."""
 
-
 INT8_IR_NAME = "openvino/trunk_int8.xml"
-"""The same, quantised; only in archives exported with ``--int8``."""
-
-
-class EngineError(Exception):
-    """The asked engine is unknown or cannot run here; one sentence."""
+"""The same, quantized; only in archives exported with ``--int8``."""
 
 
 class TrunkOutput(NamedTuple):
     """What an engine returns for N images; all in channels_last memory, in the engine's precision or fp32.
 
-    The tensors may lie in buffers of the engine: they are valid until its next call.
+    The tensors may share the engine's buffers: they are valid until its next call.
     """
 
     features: list[torch.Tensor]  # p2..p5, each (N, C, H/stride, W/stride)
@@ -50,10 +47,11 @@ def choose_engine(engine: str, precision: str, device: torch.device, folder: Pat
     """Turn ``auto | torch | openvino`` into a name: OpenVINO on a CPU when the archive carries its model.
 
     Args:
-        precision: as asked for; ``int8`` needs OpenVINO and an archive exported with ``--int8``.
+        precision: as requested; ``int8`` needs OpenVINO and an archive exported with ``--int8``.
+        folder: the unpacked archive.
 
     Raises:
-        EngineError: unknown name, or OpenVINO is asked for where it cannot run.
+        EngineError: unknown name, or OpenVINO was requested where it cannot run.
     """
     if engine not in ENGINES:
         raise EngineError(f"there is no engine {engine!r}: choose one of {', '.join(ENGINES)}")

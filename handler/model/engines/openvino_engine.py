@@ -1,36 +1,59 @@
-"""The trunk in OpenVINO, for processors: convolutions fused with what surrounds them, any image size."""
+"""The trunk in OpenVINO, for CPUs: convolutions fused with their neighbors."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
-import numpy as np
 import torch
 
-from handler.model.engines import IR_NAME, EngineError, TrunkOutput
+from handler.errors import EngineError
+from handler.model.engines import TrunkOutput
 from handler.model.engines.torch_engine import as_trunk_output
 
 _OPENVINO_TYPES = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16"}
+_ASPECT_RATIOS = (1.0, 4 / 3, 3 / 2)
+
+Shape = tuple[int, int]
 
 
 def import_openvino() -> ModuleType:
-    """Import ``openvino`` without its telemetry, which would report every import to its makers."""
+    """Import ``openvino`` without its telemetry, which would report every import to its vendor."""
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     import openvino
 
     return openvino
 
 
+def buckets(short_side: int, long_side: int, multiple: int) -> list[Shape]:
+    """A few shapes (height, width), by area, of which one holds any resized photo.
+
+    >>> buckets(800, 1333, 32)
+    [(800, 800), (800, 1088), (1088, 800), (800, 1216), (1216, 800), (800, 1344), (1344, 800)]
+    """
+
+    def up(side: float) -> int:
+        return -(-int(side + 0.5) // multiple) * multiple
+
+    longs = {up(min(short_side * ratio, long_side)) for ratio in _ASPECT_RATIOS} | {up(long_side)}
+    shapes = {shape for long in longs for shape in ((up(short_side), long), (long, up(short_side)))}
+    return sorted(shapes, key=lambda shape: (shape[0] * shape[1], shape))
+
+
 class OpenVinoEngine:
-    """Runs the archive's intermediate representation, made by :mod:`handler.build.convert`, on the CPU.
+    """Runs an archive's intermediate representation, made by ``handler/build``, on the CPU.
 
     Args:
-        folder: the unpacked archive.
-        dtype: what the convolutions run in; fp32 weights are converted once, at load.
+        path: the representation's ``.xml``.
+        dtype: what the convolutions run in (of the int8 model: those that are not quantized).
         threads: cores to use.
         levels: the number of RPN levels.
+        shapes: fixed (height, width), by area; each is compiled, in about a second, and a single image is padded to the
+            first that holds it. By default the shapes are dynamic. The int8 model needs fixed ones: with dynamic
+            shapes it crashed the process (OpenVINO 2026.4).
 
     Raises:
         EngineError: the representation cannot be read or compiled.
@@ -38,41 +61,46 @@ class OpenVinoEngine:
 
     name = "openvino"
 
-    def __init__(self, folder: Path, dtype: torch.dtype, threads: int, *, levels: int) -> None:
+    def __init__(
+        self,
+        path: Path,
+        dtype: torch.dtype,
+        threads: int,
+        *,
+        levels: int,
+        shapes: Sequence[Shape | None] = (None,),
+    ) -> None:
         ov = import_openvino()
-        try:
-            compiled = ov.Core().compile_model(folder / IR_NAME, "CPU", compile_settings(dtype, threads))
-        except RuntimeError as error:
-            raise unreadable(error) from error
-        self._tensor = ov.Tensor
-        self._request = compiled.create_infer_request()
+        core = ov.Core()
+        settings = {
+            "INFERENCE_PRECISION_HINT": _OPENVINO_TYPES[dtype],
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": threads,
+            # with pinning, all workers of a machine would share its first cores
+            "ENABLE_CPU_PINNING": False,
+        }
         self._levels = levels
+        self._tensor = ov.Tensor
+        self._requests: dict[Shape | None, Any] = {}
+        try:
+            for shape in shapes:
+                model = core.read_model(path)
+                if shape:
+                    model.reshape([1, *shape, 3])
+                self._requests[shape] = core.compile_model(model, "CPU", settings).create_infer_request()
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[-1][:200]
+            raise EngineError(
+                f"OpenVINO cannot load the archive's model ({reason}): export it again"
+            ) from error
 
     def __call__(self, images: torch.Tensor) -> TrunkOutput:
-        pixels = images.permute(0, 2, 3, 1).contiguous().numpy()  # no copy: the batch is channels_last
-        self._request.infer([self._tensor(pixels, shared_memory=True)], share_outputs=True)
-        outputs = [as_torch(tensor) for tensor in self._request.output_tensors]
+        _, _, height, width = images.shape
+        pixels = images.permute(0, 2, 3, 1).contiguous()  # no copy: the batch is channels_last
+        shape = next((s for s in self._requests if s and s[0] >= height and s[1] >= width), None)
+        if shape:
+            pixels = torch.nn.functional.pad(pixels, (0, 0, 0, shape[1] - width, 0, shape[0] - height))
+        request = self._requests[shape]
+        request.infer([self._tensor(pixels.numpy(), shared_memory=True)], share_outputs=True)
+        outputs = [torch.from_numpy(tensor.data).permute(0, 3, 1, 2) for tensor in request.output_tensors]
         return as_trunk_output(outputs, self._levels)
-
-
-def compile_settings(dtype: torch.dtype, threads: int) -> dict[str, object]:
-    """OpenVINO's settings for one request at a time."""
-    return {
-        "INFERENCE_PRECISION_HINT": _OPENVINO_TYPES[dtype],
-        "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_NUM_THREADS": threads,
-        # pinned, the workers of one machine would all sit on its first cores
-        "ENABLE_CPU_PINNING": False,
-    }
-
-
-def unreadable(error: RuntimeError) -> EngineError:
-    """OpenVINO's many lines in one sentence."""
-    reason = str(error).strip().splitlines()[-1][:200]
-    return EngineError(f"OpenVINO cannot load the archive's model ({reason}): export it again")
-
-
-def as_torch(tensor) -> torch.Tensor:  # type: ignore[no-untyped-def]
-    """(N, H, W, C) of OpenVINO's to (N, C, H, W) of torch's, on the same memory."""
-    array: np.ndarray = tensor.data
-    return torch.from_numpy(array).permute(0, 3, 1, 2)

@@ -11,7 +11,7 @@ from handler.model.folding import fold_norms
 
 
 class Trunk(nn.Module):
-    """Backbone, FPN and RPN head of a Detectron2 ``GeneralizedRCNN`` as one module; its norms get folded.
+    """Backbone, FPN and RPN head of a Detectron2 ``GeneralizedRCNN`` as one module, with its norms folded.
 
     It shares its modules with ``model`` and changes them in place.
     """
@@ -24,7 +24,7 @@ class Trunk(nn.Module):
         self.roi_in_features = list(model.roi_heads.box_in_features)
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """(N, 3, H, W) to p2..p5, then logits of p2..p6, then deltas of p2..p6: a flat tuple, for tracers."""
+        """(N, 3, H, W) to p2..p5, then logits of p2..p6, then deltas of p2..p6, as a flat tuple, which tracers need."""
         features = self.backbone(images)
         logits, deltas = self.rpn_head([features[name] for name in self.rpn_in_features])
         return (*(features[name] for name in self.roi_in_features), *logits, *deltas)

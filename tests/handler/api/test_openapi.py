@@ -11,6 +11,7 @@ import jsonschema_rs
 import pytest
 import yaml
 
+from handler.api.errors import RequestError
 from handler.api.options import MASK_FORMATS, OPTIONS, OUTPUTS, Options
 from handler.api.responses import option_defaults
 from handler.api.settings import Settings
@@ -62,27 +63,23 @@ def test_options_and_defaults_are_those_of_the_code(place: str) -> None:
         assert properties[option.name]["description"].startswith(option.meaning.rstrip("."))
 
 
-def test_every_error_code_is_documented_under_its_status() -> None:
-    """Reads the codes out of the source: ``BadRequest("code", …)`` and its sisters."""
-    statuses = {
-        "BadRequest": 400,
-        "TooManyBytes": 413,
-        "UnknownType": 415,
-        "Unprocessable": 422,
-        "NoRoom": 503,
-    }
+def raised_codes() -> set[tuple[int, str]]:
+    """Status and code of every error, read from the source: ``BadRequest("code", …)`` and its siblings."""
+    statuses = {kind.__name__: kind.status for kind in RequestError.__subclasses__()}
     sources = "".join(path.read_text() for path in sorted((REPOSITORY / "handler").rglob("*.py")))
-    raised = {
-        (statuses[kind], code) for kind, code in re.findall(rf'\b({"|".join(statuses)})\(\s*"(\w+)"', sources)
-    } | {(500, "internal_error")}
-    assert len(raised) > 12
+    found = re.findall(rf'\b({"|".join(statuses)})\(\s*"(\w+)"', sources)
+    return {(statuses[kind], code) for kind, code in found} | {(500, "internal_error")}
+
+
+def test_every_error_code_is_documented_under_its_status() -> None:
     responses = DOCUMENT["paths"]["/predictions/maskrcnn"]["post"]["responses"]
     documented = {
         (int(status), code)
         for status, response in responses.items()
         for code in re.findall(r"`([a-z0-9]+(?:_[a-z0-9]+)+)`", response["description"])
     }
-    assert documented == raised
+    assert documented == raised_codes()
+    assert len(documented) > 12
 
 
 JPEG = save(corners(), "JPEG")

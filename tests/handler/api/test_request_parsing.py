@@ -22,39 +22,25 @@ def read(parts: dict[str, Any], content_type: str = "", max_bytes: int = 1000) -
     return body.image, parse_options(body.options, CLASSES)
 
 
-@pytest.mark.parametrize(
-    ("parts", "content_type"),
-    [
-        ({"body": bytearray(PICTURE)}, ""),
-        ({"body": PICTURE}, "image/jpeg"),
-        ({"body": PICTURE}, "application/octet-stream"),
-        ({"image": bytearray(PICTURE)}, FORM),
-        ({"data": bytearray(PICTURE)}, FORM),
-        ({"body": {"image": BASE64}}, "application/json"),
-        ({"body": {"image": BASE64, "options": {}}}, "application/json; charset=utf-8"),
-        ({"body": {"image": f"data:image/jpeg;base64,{BASE64}"}}, "application/json"),
-        ({"body": {"image": f"DATA:;charset=x;base64,{BASE64}"}}, "application/json"),
-        ({"body": {"image": BASE64[:8] + "\r\n" + BASE64[8:] + "\n"}}, "application/json"),
-        ({"body": f'{{"image": "{BASE64}"}}'.encode()}, "application/json"),
-        ({"body": f' {{"image": "{BASE64}"}}'.encode()}, ""),
-        ({"body": f'{{"image": "{BASE64}"}}'}, "text/plain"),
-    ],
-    ids=[
-        "raw without a type",
-        "raw with one",
-        "raw as octets",
-        "form: image",
-        "form: data",
-        "JSON",
-        "JSON with a charset",
-        "data URI",
-        "data URI with parameters",
-        "base64 in lines",
-        "JSON that nobody decoded",
-        "JSON without a type (curl -T)",
-        "JSON as text",
-    ],
-)
+JSON = "application/json"
+BODIES = {
+    "raw without a type": ({"body": bytearray(PICTURE)}, ""),
+    "raw with one": ({"body": PICTURE}, "image/jpeg"),
+    "raw as octets": ({"body": PICTURE}, "application/octet-stream"),
+    "form: image": ({"image": bytearray(PICTURE)}, FORM),
+    "form: data": ({"data": bytearray(PICTURE)}, FORM),
+    "JSON": ({"body": {"image": BASE64}}, JSON),
+    "JSON with a charset": ({"body": {"image": BASE64, "options": {}}}, f"{JSON}; charset=utf-8"),
+    "data URI": ({"body": {"image": f"data:image/jpeg;base64,{BASE64}"}}, JSON),
+    "data URI with parameters": ({"body": {"image": f"DATA:;charset=x;base64,{BASE64}"}}, JSON),
+    "base64 in lines": ({"body": {"image": BASE64[:8] + "\r\n" + BASE64[8:] + "\n"}}, JSON),
+    "JSON that nobody decoded": ({"body": f'{{"image": "{BASE64}"}}'.encode()}, JSON),
+    "JSON without a type (curl -T)": ({"body": f' {{"image": "{BASE64}"}}'.encode()}, ""),
+    "JSON as text": ({"body": f'{{"image": "{BASE64}"}}'}, "text/plain"),
+}
+
+
+@pytest.mark.parametrize(("parts", "content_type"), BODIES.values(), ids=BODIES)
 def test_every_kind_of_body(parts: dict[str, Any], content_type: str) -> None:
     image, options = read(parts, content_type)
     assert image == PICTURE
@@ -106,140 +92,81 @@ def test_options_in_a_form(given: dict[str, Any], expected: Options) -> None:
     assert read({"image": PICTURE, **given}, FORM)[1] == expected
 
 
-def option(name: str, value: object) -> dict[str, Any]:
-    return {"body": {"image": BASE64, "options": {name: value}}}
+def document(value: object) -> tuple[dict[str, Any], str]:
+    return {"body": value}, JSON
 
 
-REFUSED: list[tuple[dict[str, Any], str, int, str, str | None]] = [
+def option(name: str, value: object) -> tuple[dict[str, Any], str]:
+    return document({"image": BASE64, "options": {name: value}})
+
+
+def form(**fields: object) -> tuple[dict[str, Any], str]:
+    return {"image": PICTURE, **fields}, FORM
+
+
+INFINITE = (float("nan"), float("inf"), 10**400, -(10**400))
+THRESHOLDS = (*INFINITE, -0.01, 1.01, True, None, "0.5", [0.5], {})
+THRESHOLD_TEXTS = (b"", "٠".encode(), *b"nan inf -1 0,5 0.5.5 0x1 1_0 1e999".split(), b"9" * 99)
+COUNTS = (*INFINITE, 0, 301, -1, 1.5, True, "7", None, [7])
+NO_CLASSES = ("dog", "", "balloon,", ["balloon", None], 4, -1, True, 0.5, None, {}, [[0]], ["all"], "0" * 11)
+
+REFUSED: list[tuple[tuple[dict[str, Any], str], int, str, str | None]] = [
     # the body
-    ({"body": b""}, "", 400, "missing_image", "image"),
-    ({}, FORM, 400, "missing_image", "image"),
-    ({"photo": PICTURE}, FORM, 400, "missing_image", "image"),
-    ({"image": PICTURE, "data": PICTURE}, FORM, 400, "two_images", "data"),
-    ({"image": b""}, FORM, 400, "missing_image", "image"),
-    ({"image": {"a": 1}}, FORM, 400, "missing_image", "image"),
-    ({"image": None}, FORM, 400, "missing_image", "image"),
-    ({"body": PICTURE}, FORM, 400, "missing_image", "image"),  # a field called body
-    ({"body": PICTURE}, "multipart/form-data", 400, "invalid_form", None),
-    ({"image": PICTURE}, "application/x-www-form-urlencoded", 415, "unsupported_media_type", None),
-    ({"x\xd8": b""}, "Application/X-WWW-Form-Urlencoded; charset=x", 415, "unsupported_media_type", None),
-    ({"body": b"x" * 1001}, "", 413, "image_too_large", "image"),
-    ({"image": b"x" * 1001}, FORM, 413, "image_too_large", "image"),
-    (
-        {"body": {"image": base64.b64encode(b"x" * 1001).decode()}},
-        "application/json",
-        413,
-        "image_too_large",
-        "image",
+    *(
+        (request, 400, "missing_image", "image")
+        for request in (
+            *(({"body": b""}, ""), ({}, FORM), ({"photo": PICTURE}, FORM), ({"body": PICTURE}, FORM)),
+            *(form(image=value) for value in (b"", {"a": 1}, None)),
+            *(document(value) for value in ({}, {"image": ""})),
+        )
     ),
+    (form(data=PICTURE), 400, "two_images", "data"),
+    (({"body": PICTURE}, "multipart/form-data"), 400, "invalid_form", None),
+    (({"image": PICTURE}, "application/x-www-form-urlencoded"), 415, "unsupported_media_type", None),
+    (({"x\xd8": b""}, "Application/X-WWW-Form-Urlencoded; a=x"), 415, "unsupported_media_type", None),
+    (({"body": b"x" * 1001}, ""), 413, "image_too_large", "image"),
+    (form(image=b"x" * 1001), 413, "image_too_large", "image"),
+    (document({"image": base64.b64encode(b"x" * 1001).decode()}), 413, "image_too_large", "image"),
     # JSON
-    ({"body": b"{"}, "application/json", 400, "invalid_json", None),
-    ({"body": b"\xff\xfe{"}, "application/json", 400, "invalid_json", None),
-    ({"body": b"[" * 100_000}, "application/json", 400, "invalid_json", None),
-    ({"body": None}, "application/json", 400, "invalid_json", None),
-    ({"body": [1]}, "application/json", 400, "invalid_json", None),
-    ({"body": "text"}, "application/json", 400, "invalid_json", None),
-    ({"body": {}}, "application/json", 400, "missing_image", "image"),
-    ({"body": {"image": None}}, "application/json", 400, "invalid_base64", "image"),
-    ({"body": {"image": ""}}, "application/json", 400, "missing_image", "image"),
-    ({"body": {"image": "no base64!"}}, "application/json", 400, "invalid_base64", "image"),
-    ({"body": {"image": "abc"}}, "application/json", 400, "invalid_base64", "image"),
-    ({"body": {"image": "ä"}}, "application/json", 400, "invalid_base64", "image"),
-    ({"body": {"image": "\ud800"}}, "application/json", 400, "invalid_base64", "image"),
-    ({"body": {"image": "data:image/png,abc"}}, "application/json", 400, "invalid_base64", "image"),
-    ({"body": {"image": BASE64, "extra": 1}}, "application/json", 400, "unknown_field", "extra"),
-    ({"body": {"image": BASE64, "output": "json"}}, "application/json", 400, "unknown_field", "output"),
-    ({"body": {"image": BASE64, "options": []}}, "application/json", 400, "invalid_option", "options"),
-    ({"body": {"image": BASE64, "options": None}}, "application/json", 400, "invalid_option", "options"),
-    # options
-    (option("treshold", 0.5), "", 400, "unknown_option", "treshold"),
-    (option("a\nb", 0.5), "", 400, "unknown_option", "a\\nb"),
-    (option("x" * 500, 0.5), "", 400, "unknown_option", "x" * 39 + "…"),
-    ({"image": PICTURE, "Output": b"json"}, FORM, 400, "unknown_option", "Output"),
-    ({"image": PICTURE, "output": b"\xff\xfe"}, FORM, 400, "invalid_option", "output"),
-    *[
-        (option("score_threshold", value), "", 400, "invalid_option", "score_threshold")
-        for value in (
-            -0.01,
-            1.01,
-            10**400,
-            -(10**400),
-            True,
-            None,
-            "0.5",
-            float("nan"),
-            float("inf"),
-            [0.5],
-            {},
-        )
-    ],
-    *[
-        ({"image": PICTURE, "score_threshold": value}, FORM, 400, "invalid_option", "score_threshold")
-        for value in (
-            b"",
-            b"nan",
-            b"inf",
-            b"-1",
-            b"0,5",
-            b"0.5.5",
-            b"0x1",
-            b"1_0",
-            "٠".encode(),
-            b"1e999",
-            b"9" * 99,
-        )
-    ],
-    *[
-        (option("max_detections", value), "", 400, "invalid_option", "max_detections")
-        for value in (0, 301, -1, 1.5, True, "7", None, 10**400, float("inf"), float("nan"), [7])
-    ],
-    *[
-        ({"image": PICTURE, "max_detections": value}, FORM, 400, "invalid_option", "max_detections")
-        for value in (b"", b"0", b"1.5", b"+-1", b"many", b"1e3")
-    ],
-    *[
-        (option("mask_format", value), "", 400, "invalid_option", "mask_format")
-        for value in ("RLE", "", None, 1, ["rle"], "rle ")
-    ],
-    *[
-        (option("output", value), "", 400, "invalid_option", "output")
-        for value in ("xml", "JSON", None, 0, {})
-    ],
-    *[
-        (option("classes", value), "", 400, "unknown_class", "classes")
-        for value in (
-            "dog",
-            "",
-            "balloon,",
-            ["balloon", None],
-            4,
-            -1,
-            True,
-            0.5,
-            None,
-            {},
-            [[0]],
-            ["all"],
-            "00000000000",
-        )
-    ],
-    (option("classes", []), "", 400, "invalid_option", "classes"),
-    (
-        {"image": PICTURE, "output": b"coco", "mask_format": b"png"},
-        FORM,
-        400,
-        "invalid_option",
-        "mask_format",
+    *(
+        (document(value), 400, "invalid_json", None)
+        for value in (b"{", b"\xff\xfe{", b"[" * 100_000, None, [1], "text")
     ),
+    *(
+        (document({"image": text}), 400, "invalid_base64", "image")
+        for text in (None, "no base64!", "abc", "ä", "\ud800", "data:image/png,abc")
+    ),
+    (document({"image": BASE64, "extra": 1}), 400, "unknown_field", "extra"),
+    (document({"image": BASE64, "output": "json"}), 400, "unknown_field", "output"),
+    *((document({"image": BASE64, "options": o}), 400, "invalid_option", "options") for o in ([], None)),
+    # options
+    (option("treshold", 0.5), 400, "unknown_option", "treshold"),
+    (option("a\nb", 0.5), 400, "unknown_option", "a\\nb"),
+    (option("x" * 500, 0.5), 400, "unknown_option", "x" * 39 + "…"),
+    (form(Output=b"json"), 400, "unknown_option", "Output"),
+    (form(output=b"\xff\xfe"), 400, "invalid_option", "output"),
+    *((option("score_threshold", v), 400, "invalid_option", "score_threshold") for v in THRESHOLDS),
+    *((form(score_threshold=v), 400, "invalid_option", "score_threshold") for v in THRESHOLD_TEXTS),
+    *((option("max_detections", v), 400, "invalid_option", "max_detections") for v in COUNTS),
+    *(
+        (form(max_detections=v), 400, "invalid_option", "max_detections")
+        for v in (b"", *b"0 1.5 +-1 many 1e3".split())
+    ),
+    *(
+        (option("mask_format", v), 400, "invalid_option", "mask_format")
+        for v in ("RLE", "", None, 1, ["rle"], "rle ")
+    ),
+    *((option("output", v), 400, "invalid_option", "output") for v in ("xml", "JSON", None, 0, {})),
+    *((option("classes", v), 400, "unknown_class", "classes") for v in NO_CLASSES),
+    (option("classes", []), 400, "invalid_option", "classes"),
+    (form(output=b"coco", mask_format=b"png"), 400, "invalid_option", "mask_format"),
 ]
 
 
-@pytest.mark.parametrize(
-    ("parts", "content_type", "status", "code", "field"), REFUSED, ids=lambda v: ascii(v)[:50]
-)
-def test_refused(parts: dict[str, Any], content_type: str, status: int, code: str, field: str | None) -> None:
+@pytest.mark.parametrize(("request_", "status", "code", "field"), REFUSED, ids=lambda v: ascii(v)[:50])
+def test_refused(request_: tuple[dict[str, Any], str], status: int, code: str, field: str | None) -> None:
     with pytest.raises(RequestError) as refusal:
-        read(parts, content_type)
+        read(*request_)
     error = refusal.value
     assert (error.status, error.code, error.field) == (status, code, field)
     assert error.message.endswith((".", ".'"))

@@ -46,17 +46,9 @@ def test_the_fuzzer_finds_nothing(served: RunningTorchServe, tmp_path: Path) -> 
     key, _ = served.client.read_key("inference")
     command = [Path(sys.executable).with_name("schemathesis"), "run", tmp_path / "openapi.json"]
     command += ["--url", served.client.url("inference", ""), "--header", f"Authorization: Bearer {key}"]
-    command += ["--exclude-checks", NOT_OURS, "--phases", "examples,coverage,fuzzing", "--max-examples", "60"]
-    command += [
-        "--seed",
-        "0",
-        "--workers",
-        "2",
-        "--continue-on-failure",
-        "--no-color",
-        "--request-timeout",
-        "60",
-    ]
+    command += ["--exclude-checks", NOT_OURS, "--phases", "examples,coverage,fuzzing"]
+    command += ["--max-examples=60", "--seed=0", "--workers=2", "--request-timeout=60"]
+    command += ["--continue-on-failure", "--no-color"]
     hooks = {"SCHEMATHESIS_HOOKS": "tests.handler.fuzzing_hooks", "PYTHONPATH": str(REPOSITORY)}
     run = subprocess.run(
         command, env=os.environ | hooks, cwd=tmp_path, capture_output=True, text=True, check=False

@@ -1,12 +1,13 @@
-"""Bytes of strangers → RGB, or a refusal with the right code."""
+"""Untrusted bytes → RGB, or a refusal with the right code."""
 
 from __future__ import annotations
 
+import importlib
 import io
 import random
 import re
-import threading
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -14,16 +15,17 @@ import pytest
 from PIL import Image
 
 from handler.api.errors import RequestError
+from handler.imaging import decode
 from handler.imaging.decode import MAX_JPEG_SCANS, check_scans, decode_image
 from tests.corpus.pictures import scans
 from tests.handler import awkward
 from tests.handler.awkward import BLUE, GREEN, RED, WHITE, corners, save
 
-CAPS = {"max_bytes": 1_000_000, "max_pixels": 1_000_000}
+CAPS = {"max_pixels": 1_000_000}
 
 
 def quarters(rgb: np.ndarray) -> list[tuple[int, ...]]:
-    """The colours in the middles of the four quarters, rounded to what JPEG keeps."""
+    """The colors in the middles of the four quarters, rounded to what JPEG keeps."""
     height, width = rgb.shape[:2]
     points = [(height // 4, width // 4), (height // 4, 3 * width // 4), (3 * height // 4, width // 4)]
     points.append((3 * height // 4, 3 * width // 4))
@@ -82,9 +84,8 @@ def test_gray_has_three_equal_channels(data: bytes, expected: list[int] | None) 
 
 
 def test_16_bit_samples_keep_their_upper_8_bits() -> None:
-    assert decode_image(awkward.gray16(), **CAPS)[0, 0, 0] == 0x12
-    assert decode_image(awkward.gray16(), **CAPS)[0, 59, 0] == 0xFE
-    assert decode_image(awkward.gray16_big_endian_tiff(), **CAPS)[0, 59, 0] == 0xFE
+    for data in (awkward.gray16(), awkward.gray16_big_endian_tiff()):
+        assert decode_image(data, **CAPS)[0, [0, 59], 0].tolist() == [0x12, 0xFE]
     assert decode_image(awkward.rgb16(), **CAPS)[0, 0].tolist() == [0x80, 0x20, 0xFF]
 
 
@@ -110,26 +111,25 @@ BAD = {
     "PDF": (b"%PDF-1.7 ...", 415, "unsupported_media_type"),
     "PPM, which Pillow knows and we do not take": (save(corners(), "PPM"), 415, "unsupported_media_type"),
     "32-bit float TIFF": (save(Image.new("F", (60, 40)), "TIFF"), 415, "unsupported_media_type"),
-    "cut JPEG": (cut(GOOD["JPEG"]), 400, "undecodable_image"),
-    "cut JPEG with a thumbnail": (cut(awkward.with_thumbnail(), 0.9), 400, "undecodable_image"),
-    "cut progressive JPEG": (cut(GOOD["progressive JPEG"]), 400, "undecodable_image"),
-    "cut CMYK JPEG": (cut(GOOD["CMYK JPEG"]), 400, "undecodable_image"),
-    "cut PNG": (cut(GOOD["PNG"]), 400, "undecodable_image"),
-    "cut WebP": (cut(GOOD["WebP"]), 400, "undecodable_image"),
-    "cut BMP": (cut(GOOD["BMP"]), 400, "undecodable_image"),
-    "cut TIFF": (cut(GOOD["TIFF, deflate"]), 400, "undecodable_image"),
-    "cut GIF": (cut(GOOD["GIF"], 0.4), 400, "undecodable_image"),
+    **{
+        f"cut {name}": (cut(GOOD[name], share), 400, "undecodable_image")
+        for name, share in {
+            **dict.fromkeys(
+                ["JPEG", "progressive JPEG", "CMYK JPEG", "PNG", "WebP", "BMP", "TIFF, deflate"], 0.6
+            ),
+            "JPEG with a thumbnail": 0.9,
+            "GIF": 0.4,
+        }.items()
+    },
     "JPEG's first bytes": (GOOD["JPEG"][:20], 400, "undecodable_image"),
     "PNG's signature": (GOOD["PNG"][:8], 400, "undecodable_image"),
     "JPEG signature, then junk": (b"\xff\xd8\xff" + b"junk" * 50, 400, "undecodable_image"),
     "too many pixels": (save(Image.new("L", (1001, 1000)), "PNG"), 422, "too_many_pixels"),
-    "PNG bomb": (awkward.bomb("PNG"), 422, "too_many_pixels"),
-    "JPEG bomb": (awkward.bomb("JPEG"), 422, "too_many_pixels"),
-    "BMP bomb": (awkward.bomb("BMP"), 422, "too_many_pixels"),
-    "GIF bomb": (awkward.bomb("GIF"), 422, "too_many_pixels"),
+    **{
+        f"{kind} bomb": (awkward.bomb(kind), 422, "too_many_pixels") for kind in ("PNG", "JPEG", "BMP", "GIF")
+    },
     "JPEG of thousands of scans": (scans(1000, 1000, 60_000), 422, "too_many_scans"),
     "a line": (save(Image.new("L", (5000, 7)), "PNG"), 422, "image_too_narrow"),
-    "too many bytes": (b"\xff\xd8\xff" + bytes(1_000_000), 413, "image_too_large"),
 }
 
 
@@ -148,8 +148,7 @@ def test_what_lies_behind_a_jpeg_is_not_looked_at() -> None:
     picture = save(corners(), "JPEG")
     video = np.random.default_rng(0).bytes(9 * 2**20)
     assert video.count(b"\xff\xda") > MAX_JPEG_SCANS
-    caps = {**CAPS, "max_bytes": 20_000_000}
-    assert (decode_image(picture + video, **caps) == decode_image(picture, **caps)).all()
+    assert (decode_image(picture + video, **CAPS) == decode_image(picture, **CAPS)).all()
 
 
 def test_a_jpeg_that_is_cut_short_is_refused_whatever_its_thumbnail_ends_with() -> None:
@@ -178,6 +177,17 @@ def peak_kilobytes() -> int:
     return int(line)
 
 
+def test_decoding_neither_changes_nor_needs_a_warning_filter(monkeypatch: pytest.MonkeyPatch) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow only warns of a bomb up to twice its own limit
+        before = list(warnings.filters)
+        importlib.reload(decode)
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2000)  # the corners have 2,400
+        with pytest.raises(RequestError, match="2,300"):
+            decode.decode_image(GOOD["PNG"], max_pixels=2300)
+        assert warnings.filters == before
+
+
 @pytest.mark.parametrize("orientation", [0, 9, 77])
 def test_an_orientation_that_is_none_is_ignored(orientation: int) -> None:
     exif = Image.Exif()
@@ -201,10 +211,6 @@ def test_a_cut_jpeg_is_refused_with_an_opencv_that_would_take_it(
     decode_image(GOOD[name], **CAPS)
     with pytest.raises(RequestError):
         decode_image(cut(GOOD[name], 0.95), **CAPS)
-
-
-def test_a_progressive_jpeg_of_the_usual_scans_is_taken() -> None:
-    assert decode_image(save(corners(), "JPEG", progressive=True), 10**6, 10**6).shape == (40, 60, 3)
 
 
 def test_jpegs_decode_as_pillow_decodes_them() -> None:
@@ -238,21 +244,11 @@ def test_no_corruption_gets_past_the_decoder_unnamed() -> None:
 
 
 def test_threads_decode_side_by_side() -> None:
-    failures: list[object] = []
-
     def work(name: str) -> None:
         for _ in range(20):
-            try:
-                if quarters(decode_image(GOOD[name], **CAPS)) != [RED, GREEN, BLUE, WHITE]:
-                    failures.append(name)
-                with pytest.raises(RequestError):
-                    decode_image(awkward.bomb("PNG"), **CAPS)
-            except BaseException as error:
-                failures.append((name, error))
+            assert quarters(decode_image(GOOD[name], **CAPS)) == [RED, GREEN, BLUE, WHITE]
+            with pytest.raises(RequestError):
+                decode_image(awkward.bomb("PNG"), **CAPS)
 
-    threads = [threading.Thread(target=work, args=(name,)) for name in ("JPEG", "PNG", "WebP", "CMYK JPEG")]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert failures == []
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, ("JPEG", "PNG", "WebP", "CMYK JPEG")))

@@ -21,7 +21,7 @@ from handler.imaging.masks import (
     paste_mask,
     paste_masks,
 )
-from handler.model.detections import Detections
+from handler.model import Detections
 from tests.handler.toys import blob_detections
 
 

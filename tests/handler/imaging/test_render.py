@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from handler.imaging.masks import label_map
-from handler.imaging.render import colour, ink, label_font, overlay, render, splash
-from handler.model.detections import Detections
+from handler.imaging.render import color, ink, label_font, overlay, render, splash
+from handler.model import Detections
 from tests.handler.toys import blob_detections
 
 
@@ -57,7 +57,7 @@ def test_overlay_paints_the_masks_and_leaves_the_rest(photo: np.ndarray) -> None
     away[max(0, y0 - 25) : y1 + 25, max(0, x0 - 5) : x0 + 120] = False
     away[y0 - 3 : y1 + 3, x0 - 3 : x1 + 3] = False
     np.testing.assert_array_equal(picture[away], photo[away])
-    expected = photo[inside] * 0.55 + np.array(colour(0)) * 0.45
+    expected = photo[inside] * 0.55 + np.array(color(0)) * 0.45
     assert np.abs(picture[inside] - expected).max() <= 1
 
 
@@ -95,16 +95,16 @@ def test_the_smallest_pictures(size: tuple[int, int], output: str) -> None:
     assert picture.shape[:2] == size
 
 
-def test_text_can_be_read_on_every_colour() -> None:
+def test_text_can_be_read_on_every_color() -> None:
     for i in range(300):
-        paper = {"black": (0, 0, 0), "white": (255, 255, 255)}[ink(colour(i))]
-        assert contrast(colour(i), paper) > 4.5
+        paper = {"black": (0, 0, 0), "white": (255, 255, 255)}[ink(color(i))]
+        assert contrast(color(i), paper) > 4.5
 
 
-def test_the_first_21_colours_differ() -> None:
-    colours = [np.array(colour(i)) for i in range(21)]
-    for i, a in enumerate(colours):
-        for b in colours[:i]:
+def test_the_first_21_colors_differ() -> None:
+    colors = [np.array(color(i)) for i in range(21)]
+    for i, a in enumerate(colors):
+        for b in colors[:i]:
             assert np.abs(a - b).sum() > 40
 
 

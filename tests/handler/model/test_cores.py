@@ -1,8 +1,8 @@
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
+import psutil
 import pytest
 
 from handler.model.cores import usable_cores
@@ -10,7 +10,7 @@ from handler.model.cores import usable_cores
 
 @pytest.fixture(autouse=True)
 def _sixteen_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(16)))
+    monkeypatch.setattr(psutil.Process, "cpu_affinity", lambda _self: list(range(16)), raising=False)
 
 
 @pytest.mark.parametrize(
@@ -30,5 +30,9 @@ def test_quota_of_an_older_kernel(tmp_path: Path, quota: int, cores: int) -> Non
     assert usable_cores(tmp_path) == cores
 
 
-def test_no_quota(tmp_path: Path) -> None:
+def test_without_quota_or_affinity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """macOS has neither."""
     assert usable_cores(tmp_path) == 16
+    monkeypatch.delattr(psutil.Process, "cpu_affinity")
+    monkeypatch.setattr(psutil, "cpu_count", lambda: 10)
+    assert usable_cores(tmp_path) == 10

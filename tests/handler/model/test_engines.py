@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from handler.build.convert import convert
-from handler.model.engines import EngineError, choose_engine
+from handler.errors import EngineError
+from handler.model.engines import choose_engine
 from handler.model.predictor import Predictor
 from tests.handler.model.test_predictor import PHOTOS, assert_same, detectron2s
 

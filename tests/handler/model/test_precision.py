@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from handler.model import precision
-from handler.model.precision import PrecisionError, choose_dtype
+from handler.errors import PrecisionError
+from handler.model.precision import choose_dtype
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -23,12 +23,12 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda")
 def test_choice(
     monkeypatch: pytest.MonkeyPatch, flags: set, asked: str, device: torch.device, dtype: torch.dtype
 ) -> None:
-    monkeypatch.setattr(precision, "cpu_flags", lambda: frozenset(flags))
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: dict.fromkeys(flags, True))
     assert choose_dtype(asked, device) is dtype
 
 
 @pytest.mark.parametrize(("asked", "said"), [("fp16", "no fp16 arithmetic"), ("int4", "'int4'")])
 def test_refusals_are_one_sentence(monkeypatch: pytest.MonkeyPatch, asked: str, said: str) -> None:
-    monkeypatch.setattr(precision, "cpu_flags", lambda: frozenset({"avx2"}))
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True})
     with pytest.raises(PrecisionError, match=said):
         choose_dtype(asked, CPU)

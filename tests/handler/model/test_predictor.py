@@ -7,18 +7,18 @@ from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.structures import Instances
 from torch import nn
 
-from handler.model.detections import Detections
-from handler.model.engines import EngineError
+from handler.errors import EngineError
+from handler.model import Detections
 from handler.model.predictor import Predictor
 from handler.model.preprocess import resize
-from tests.toy_models import photo, quiet_detectron2, write_unpacked_archive
+from tests.toy_models import TINY, photo, quiet_detectron2, write_unpacked_archive
 
 PHOTOS = [photo(120, 160, seed=1), photo(96, 96, seed=2), photo(300, 150, seed=3)]
 
 
 def detectron2s(model: nn.Module, image: np.ndarray) -> Instances:
     """What Detectron2 itself answers for an RGB image; boxes in its pixels, masks 28 × 28."""
-    # resized by us: test_resizing compares the pixels, and random layers make much of one level in one pixel
+    # resized by us: test_preprocess compares the pixels, and random layers make much of one level in one pixel
     resized = resize(image, ResizeShortestEdge.get_output_shape(*image.shape[:2], 96, 160))
     tensor = resized.flip(2).permute(2, 0, 1).float()
     with torch.no_grad(), quiet_detectron2():
@@ -82,11 +82,14 @@ def test_images_padded_together_find_the_same(toy: tuple[Path, nn.Module], fp32:
             np.testing.assert_allclose(found.scores[:3], expected.scores[:3], atol=0.02)
 
 
-def test_nothing_found(toy: tuple[Path, nn.Module], fp32: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fp32._roi_heads._predictor, "test_score_thresh", 1.0)
-    (found,) = fp32.predict([PHOTOS[0]])
-    assert found.boxes.shape == (0, 4)
-    assert found.masks.shape == (0, 28, 28)
+def test_nothing_found_has_the_mask_heads_shape(tmp_path: Path) -> None:
+    write_unpacked_archive(tmp_path, overrides=[*TINY, "MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION", "7"])
+    predictor = Predictor.load(tmp_path, device="cpu", precision="fp32", engine="torch")
+    (found,) = predictor.predict([PHOTOS[0]])
+    predictor._roi_heads._predictor.test_score_thresh = 1.0
+    (nothing,) = predictor.predict([PHOTOS[0]])
+    assert nothing.boxes.shape == (0, 4)
+    assert found.masks.shape[1:] == nothing.masks.shape[1:] == (14, 14)
 
 
 def test_an_empty_batch_is_no_error(fp32: Predictor) -> None:

@@ -1,5 +1,6 @@
-"""Photos and archives for the batch tests. The stub archive holds the real handler around a predictor that needs no
-torch: it finds blobs, takes a moment for it, dies of a red picture, and never returns from a black one.
+"""Photos and archives for the tests of predict. The stub archive holds the real handler around a predictor without
+torch:
+it finds boxes, takes a moment, dies of a red image and never returns from a black one.
 """
 
 from __future__ import annotations
@@ -9,12 +10,16 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from tests.handler.toys import CARD
 from tests.toy_models import photo
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -24,11 +29,13 @@ import os, time
 from pathlib import Path
 import json
 import numpy as np
-from handler.model.detections import Detections
+from handler.model import Detections
 
 class Predictor:
+    device, precision, engine, threads = "cpu", "fp32", "stub", 1
+
     def __init__(self, card):
-        self.card, self.classes = card, card["classes"]
+        self.card = card
 
     @classmethod
     def load(cls, folder, **kwargs):
@@ -56,11 +63,12 @@ def stub_archive(folder: Path, *, seconds: float = 0.0, weights: bytes = b"some"
     """An archive that loads in no time; a photo takes it ``seconds``."""
     parts = folder / "stub"
     shutil.copytree(
-        REPOSITORY / "handler", parts / "handler", ignore=shutil.ignore_patterns("__pycache__", "batch")
+        REPOSITORY / "handler",
+        parts / "handler",
+        ignore=shutil.ignore_patterns("__pycache__", "build", "predict"),
     )
     (parts / "handler/model/predictor.py").write_text(PREDICTOR.replace("SECONDS", str(seconds)))
-    card = {"name": "maskrcnn", "version": "stub", "classes": ["balloon"], "weights_sha256": "0" * 64}
-    (parts / "archive.json").write_text(json.dumps(card))
+    (parts / "archive.json").write_text(json.dumps(CARD | {"version": "stub"}))
     (parts / "model-config.yaml").write_text("handler: {max_image_bytes: 100000}\n")
     (parts / "model.safetensors").write_bytes(weights)
     with zipfile.ZipFile(folder / "maskrcnn_stub.mar", "w") as file:
@@ -94,16 +102,26 @@ def write_bad_photos(folder: Path) -> dict[str, Path]:
     return paths
 
 
-def command(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "handler.predict", *map(str, arguments)]
+def _command(*arguments: object) -> dict[str, Any]:
+    # as under nohup, which leaves SIGINT ignored
+    ignoring = ["/bin/sh", "-c", 'trap "" INT; exec "$@"', "sh"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    words = [*ignoring, sys.executable, "-m", "maskrcnn", "predict", *map(str, arguments)]
+    return {"args": words, "cwd": REPOSITORY, "env": environment, "text": True}
 
 
-def environment() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-
-
-def run_batch(*arguments: object) -> subprocess.CompletedProcess[str]:
+def run_predict(*arguments: object) -> subprocess.CompletedProcess[str]:
     """The command line as a user runs it."""
-    return subprocess.run(
-        command(*arguments), cwd=REPOSITORY, env=environment(), capture_output=True, text=True, timeout=200
-    )
+    return subprocess.run(**_command(*arguments), capture_output=True, timeout=200)
+
+
+def start_predict(*arguments: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(**_command(*arguments), stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+
+
+def wait_for(condition: Callable[[], object], process: subprocess.Popen[str], seconds: float = 90) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
