@@ -63,7 +63,7 @@ def base_url(torchserve: RunningTorchServe) -> Iterator[str]:
         "KEY_FILE": str(torchserve.home.key_file),
         "HOST": "127.0.0.1",
         "PORT": 0,
-        "RATE_LIMIT": "",
+        "RATE_LIMIT": "off",
     }
     with serving(create_app(config)) as url:
         yield url

@@ -6,6 +6,7 @@ from __future__ import annotations
 import base64
 import io
 import os
+import shlex
 import shutil
 import time
 from collections.abc import Iterator
@@ -18,23 +19,16 @@ from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 from pycocotools import mask as coco_mask
 
-from tests.web_client.conftest import serving
+from tests.web_client.conftest import serving, stub_config
 from tests.web_client.samples import known_answers
 from tests.web_client.stub import Stub, running_stub
 from web_client import create_app
 
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-
-
-CANCEL = ".state:not([hidden]) button:not([hidden])"
+ARGUMENTS = shlex.split(
+    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+)
+CANCEL = ".progress:not([hidden]) button:not([hidden])"
 
 
 @pytest.fixture(scope="module")
@@ -54,13 +48,7 @@ def stub_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, S
     """The page before a stub that knows the masks of the sample pictures: (address, stub)."""
     with running_stub(tmp_path_factory.mktemp("stub")) as stub:
         stub.answers = known_answers()
-        config = {
-            "INFERENCE_URL": stub.url,
-            "MANAGEMENT_URL": stub.url,
-            "KEY_FILE": str(stub.key_file),
-            "PORT": 0,
-        }
-        with serving(create_app(config | {"HOST": "127.0.0.1", "RATE_LIMIT": "", "TIMEOUT": 10.0})) as url:
+        with serving(create_app(stub_config(stub))) as url:
             yield url, stub
 
 
@@ -82,7 +70,7 @@ def visit(context: BrowserContext, url: str, troubles: list[str]) -> Page:
         lambda request: request.url.startswith((url, "blob:", "data:")) or troubles.append(request.url),
     )
     page.goto(url)
-    page.wait_for_selector("#service[data-state=good]", state="attached")
+    page.wait_for_selector("#service-status[data-state=good]", state="attached")
     return page
 
 
@@ -98,7 +86,7 @@ def page(chromium: Browser, base_url: str) -> Iterator[Page]:
 
 def send(page: Page, *files: Path, by: str | None = None) -> dict[str, Any]:
     """Choose files as a person would, wait until the last is drawn; the reply to the first."""
-    selector = by or ("#file" if page.locator("#intake").is_visible() else "#more")
+    selector = by or ("#file" if page.locator("#upload").is_visible() else "#add")
     with page.expect_response("**/api/predict") as waiting:
         page.set_input_files(selector, [str(path) for path in files])
     reply: dict[str, Any] = waiting.value.json()
@@ -109,7 +97,7 @@ def send(page: Page, *files: Path, by: str | None = None) -> dict[str, Any]:
 def sample(page: Page, name: str = "street") -> dict[str, Any]:
     """Click on one of the page's own pictures."""
     with page.expect_response("**/api/predict") as waiting:
-        page.locator(f"#intake [value={name}]").click()
+        page.locator(f"#upload [value={name}]").click()
     reply: dict[str, Any] = waiting.value.json()
     settled(page)
     return reply
@@ -117,7 +105,7 @@ def sample(page: Page, name: str = "street") -> dict[str, Any]:
 
 def settled(page: Page) -> None:
     """Wait until nothing is under way, and two frames more, so that what is known is drawn."""
-    until(page, "document.querySelector('.pane') && !document.querySelector('.shot .spin')")
+    until(page, "document.querySelector('.viewer') && !document.querySelector('.thumbnail .spinner')")
     until(
         page, f"![...document.querySelectorAll('{CANCEL}')].some(button => button.textContent === 'Cancel')"
     )
@@ -145,7 +133,7 @@ def slide(page: Page, selector: str, value: float) -> None:
 def canvas_pixels(page: Page, pane: int = 0) -> np.ndarray:
     """What is on the canvas: (H, W, 4) uint8."""
     encoded = page.evaluate(
-        "(index) => document.querySelectorAll('.pane canvas')[index].toDataURL('image/png')", pane
+        "(index) => document.querySelectorAll('.viewer canvas')[index].toDataURL('image/png')", pane
     )
     with Image.open(io.BytesIO(base64.b64decode(encoded.partition(",")[2]))) as image:
         return np.asarray(image.convert("RGBA"))

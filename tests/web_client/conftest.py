@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,19 @@ from web_client import create_app
 from web_client.server import address, create_server
 
 
+def stub_config(stub: Stub, **more: Any) -> dict[str, Any]:
+    """The web client's settings in front of a stub: any free port, no rate limit."""
+    return {
+        "INFERENCE_URL": stub.url,
+        "MANAGEMENT_URL": stub.url,
+        "KEY_FILE": str(stub.key_file),
+        "PORT": 0,
+        "RATE_LIMIT": "off",
+        "TIMEOUT": 10.0,
+        **more,
+    }
+
+
 @pytest.fixture
 def stub(tmp_path: Path) -> Iterator[Stub]:
     with running_stub(tmp_path) as running:
@@ -23,15 +36,7 @@ def stub(tmp_path: Path) -> Iterator[Stub]:
 
 @pytest.fixture
 def config(stub: Stub) -> dict[str, Any]:
-    return {
-        "INFERENCE_URL": stub.url,
-        "MANAGEMENT_URL": stub.url,
-        "KEY_FILE": str(stub.key_file),
-        "HOST": "127.0.0.1",
-        "PORT": 0,
-        "RATE_LIMIT": "",
-        "TIMEOUT": 5.0,
-    }
+    return stub_config(stub)
 
 
 @pytest.fixture
@@ -46,7 +51,7 @@ def client(app: Flask) -> FlaskClient:
 
 @contextmanager
 def serving(app: Flask) -> Iterator[str]:
-    """The app behind the real waitress, in a thread; gives its address."""
+    """Serve the app by the real waitress, in a thread. Yields its address."""
     server = create_server(app)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
@@ -58,8 +63,3 @@ def serving(app: Flask) -> Iterator[str]:
         server.task_dispatcher.shutdown(timeout=2)
         server.close()
         thread.join(5)
-
-
-@pytest.fixture
-def serve() -> Callable[[Flask], Any]:
-    return serving
