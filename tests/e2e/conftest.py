@@ -19,7 +19,7 @@ def page_config(server: RunningTorchServe, **more: Any) -> dict[str, Any]:
         "KEY_FILE": str(server.home.key_file),
         "HOST": "127.0.0.1",
         "PORT": 0,
-        "RATE_LIMIT": "",
+        "RATE_LIMIT": "off",
         **more,
     }
 
