@@ -73,12 +73,5 @@ def summary(model: dict[str, Any]) -> dict[str, Any]:
         "backbone": (card.get("model") or {}).get("backbone") or model["version"].partition(".")[0],
         "classes": card.get("classes") or [],
         "limits": card.get("limits") or {},
-        "segm_AP": segm_ap(card.get("evaluation")),
+        "segm_AP": ((card.get("evaluation") or {}).get("segm") or {}).get("AP"),  # 0..100, or None
     }
-
-
-def segm_ap(evaluation: Any) -> float | None:
-    """The mask AP (0..100) in a card's evaluation; None where there is none."""
-    segm = evaluation.get("segm") if isinstance(evaluation, dict) else None
-    value = segm.get("AP") if isinstance(segm, dict) else None
-    return float(value) if isinstance(value, int | float) else None

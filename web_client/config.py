@@ -7,12 +7,11 @@ mistake.
 from __future__ import annotations
 
 import ipaddress
-import math
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
 import click
 
@@ -21,65 +20,56 @@ BROWSER_EXTRA = 20.0
 """Seconds that the browser waits longer than this server, so that it always shows the server's own message."""
 
 
-class _Text(click.ParamType):
-    """Text that ``check`` accepts. ``check`` raises ValueError with what was expected."""
+class _Checked(click.ParamType):
+    """A value that ``read`` returns; ``read`` raises ValueError with what it expects."""
 
-    def __init__(self, name: str, check: Callable[[str], None]) -> None:
+    def __init__(self, name: str, read: Callable[[str], Any]) -> None:
         self.name = name
-        self.check = check
+        self.read = read
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         try:
-            self.check(str(value))
+            return self.read(str(value))
         except ValueError as error:
-            self.fail(f"{value!r} is not valid: expected {error}.", param, ctx)
-        return str(value)
+            self.fail(f"{value!r} is not {error}.", param, ctx)
 
 
-class _Seconds(click.FloatRange):
-    """A finite number above zero."""
-
-    def __init__(self) -> None:
-        super().__init__(min=0, min_open=True)
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        seconds = float(super().convert(value, param, ctx))
-        if not math.isfinite(seconds):
-            self.fail(f"{value!r} is not a finite number.", param, ctx)
-        return seconds
-
-
-def _not_empty(text: str) -> None:
+def _text(text: str) -> str:
     if not text.strip():
-        raise ValueError("a value that is not empty")
+        raise ValueError("usable: it is empty")
+    return text
 
 
-def _http_url(text: str) -> None:
-    parts = urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
+def _url(text: str) -> str:
+    if not re.fullmatch(r"https?://(\[[\da-fA-F:]+\]|[^\s/:]+)(:[1-9]\d{0,4})?(/\S*)?", text):
         raise ValueError("an address such as http://127.0.0.1:8080")
+    return text
 
 
-def _proxy(text: str) -> None:
-    """Empty, ``*`` or an IP address: waitress compares the text with the address of each connection."""
-    if text in ("", "*"):
-        return
+def _seconds(text: str) -> float:
+    if not re.fullmatch(r"\d{1,6}(\.\d+)?", text) or not float(text):
+        raise ValueError("a number of seconds above zero")
+    return float(text)
+
+
+def _proxy(text: str) -> str:
+    """waitress compares the text with the address of each connection."""
     try:
-        ipaddress.ip_address(text)
+        return text if text in ("", "*") else str(ipaddress.ip_address(text))
     except ValueError:
         raise ValueError("an IP address, or * for every proxy") from None
 
 
-def _rate_limit(text: str) -> None:
-    """Flask-Limiter would only log a limit that it cannot parse, and then not limit anybody."""
-    if text == NO_LIMIT:
-        return
+def _rate_limit(text: str) -> str:
+    """Flask-Limiter only logs a limit that it cannot parse, and then limits nobody."""
     from limits import parse_many
 
     try:
-        parse_many(text)
+        if text != NO_LIMIT:
+            parse_many(text)
     except ValueError:
         raise ValueError(f"a limit such as '60 per minute', or {NO_LIMIT}") from None
+    return text
 
 
 @dataclass(frozen=True)
@@ -109,41 +99,26 @@ class Setting:
 
 
 _COUNT = click.IntRange(min=1)
-_URL = _Text("url", _http_url)
+_ADDRESS = _Checked("url", _url)
 SETTINGS = (
-    Setting("HOST", _Text("address", _not_empty), "127.0.0.1", "Address to listen on."),
+    Setting("HOST", _Checked("address", _text), "127.0.0.1", "Address to listen on."),
     Setting("PORT", click.IntRange(0, 65535), 5000, "Port to listen on; 0 picks a free one."),
-    Setting("INFERENCE_URL", _URL, "http://127.0.0.1:8080", "TorchServe's inference address."),
-    Setting("MANAGEMENT_URL", _URL, "http://127.0.0.1:8081", "TorchServe's management address."),
-    Setting(
-        "KEY_FILE", _Text("path", _not_empty), ".serve/key_file.json", "The key file that TorchServe writes."
-    ),
-    Setting("MODEL_NAME", _Text("name", _not_empty), "maskrcnn", "Name of the model in TorchServe."),
+    Setting("INFERENCE_URL", _ADDRESS, "http://127.0.0.1:8080", "TorchServe's inference address."),
+    Setting("MANAGEMENT_URL", _ADDRESS, "http://127.0.0.1:8081", "TorchServe's management address."),
+    Setting("KEY_FILE", _Checked("path", _text), ".serve/key_file.json", "TorchServe's key file."),
+    Setting("MODEL_NAME", _Checked("name", _text), "maskrcnn", "Name of the model in TorchServe."),
     Setting("MAX_BYTES", _COUNT, 20_000_000, "Largest picture in bytes."),
     Setting("MAX_PIXELS", _COUNT, 25_000_000, "Largest picture in pixels (width times height)."),
     # Timeouts grow from the inside out: TorchServe 120 s, this server 140 s, the browser 160 s.
-    Setting(
-        "TIMEOUT",
-        _Seconds(),
-        140.0,
-        f"Seconds to wait for a prediction. Keep it above TorchServe's response timeout (120); "
-        f"the browser waits {BROWSER_EXTRA:.0f} seconds longer.",
-    ),
-    Setting(
-        "TRUSTED_PROXY",
-        _Text("address", _proxy),
-        "",
-        "IP address of the reverse proxy whose X-Forwarded-For header names the visitor; * trusts every proxy.",
-    ),
-    Setting(
-        "RATE_LIMIT",
-        _Text("limit", _rate_limit),
-        "60 per minute",
-        f"Pictures per visitor; {NO_LIMIT} removes the limit.",
-    ),
+    Setting("TIMEOUT", _Checked("seconds", _seconds), 140.0, "Seconds to wait for a prediction; keep it above "
+            f"TorchServe's response timeout (120). The browser waits {BROWSER_EXTRA:.0f} seconds longer."),
+    Setting("TRUSTED_PROXY", _Checked("address", _proxy), "", "IP address of the reverse proxy whose "
+            "X-Forwarded-For header names the visitor; * trusts every proxy."),
+    Setting("RATE_LIMIT", _Checked("limit", _rate_limit), "60 per minute",
+            f"Pictures per visitor; {NO_LIMIT} removes the limit."),
     # Must exceed TorchServe's job queue (32), so that a full queue surfaces as a 503 instead of waiting here.
     Setting("THREADS", _COUNT, 48, "Requests handled at the same time."),
-)
+)  # fmt: skip
 
 
 def from_environment(environ: Mapping[str, str] = os.environ) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from pycocotools import mask as coco_mask
 from tests.web_client.conftest import serving, stub_config
 from tests.web_client.samples import known_answers
 from tests.web_client.stub import Stub, running_stub
-from web_client import create_app
+from web_client.app import create_app
 
 ARGUMENTS = shlex.split(
     "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "

@@ -11,7 +11,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from tests.web_client.stub import Stub, running_stub
-from web_client import create_app
+from web_client.app import create_app
 from web_client.server import address, create_server
 
 

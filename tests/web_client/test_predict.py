@@ -14,7 +14,7 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from tests.web_client.stub import Stub, balloon_picture
-from web_client import create_app
+from web_client.app import create_app
 
 
 def send(
@@ -229,8 +229,7 @@ class TestKeys:
 
 
 def test_two_users_see_their_own_pictures(app: Flask, stub: Stub) -> None:
-    """The original kept the last upload in a module global: whoever looked later saw somebody else's
-    photo."""
+    """A module global for the last upload would show visitors each other's photos."""
     stub.delay = 0.05
     barrier = threading.Barrier(20)
 
@@ -250,27 +249,11 @@ def test_two_users_see_their_own_pictures(app: Flask, stub: Stub) -> None:
     assert len(set(areas)) == 20
 
 
-LIMITS = {"max_image_bytes": 19_000_000, "max_image_pixels": 24_000_000}
-
-
 def test_models_are_described_once(client: FlaskClient, stub: Stub) -> None:
+    same = {"classes": ["balloon"], "limits": {"max_image_bytes": 19_000_000, "max_image_pixels": 24_000_000}}
     expected = [
-        {
-            "version": "mobilenetv2_fpn",
-            "backbone": "mobilenetv2_fpn",
-            "classes": ["balloon"],
-            "limits": LIMITS,
-            "segm_AP": 62.1,
-            "default": True,
-        },
-        {
-            "version": "resnet50_fpn",
-            "backbone": "resnet50_fpn",
-            "classes": ["balloon"],
-            "limits": LIMITS,
-            "segm_AP": 77.6,
-            "default": False,
-        },
+        {"version": name, "backbone": name, "default": default, "segm_AP": ap, **same}
+        for name, default, ap in (("mobilenetv2_fpn", True, 62.1), ("resnet50_fpn", False, 77.6))
     ]
     for _ in range(3):
         assert client.get("/api/models").get_json() == {"models": expected}

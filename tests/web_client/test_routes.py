@@ -18,7 +18,7 @@ from flask.testing import FlaskClient
 
 import web_client.config
 from tests.web_client.stub import Stub, balloon_picture
-from web_client import create_app
+from web_client.app import create_app
 from web_client.config import BROWSER_EXTRA
 from web_client.routes import SAMPLES
 from web_client.torchserve import DESCRIBE_SECONDS

@@ -24,8 +24,9 @@ from click.testing import CliRunner
 from tests.web_client.conftest import serving
 from tests.web_client.stub import Stub, balloon_picture
 from tests.web_client.test_errors import assert_error_shape
-from web_client import config, create_app
+from web_client import config
 from web_client import server as server_module
+from web_client.app import create_app
 from web_client.cli import web
 from web_client.errors import TunnelError
 from web_client.server import open_tunnel

@@ -12,7 +12,7 @@ from flask.testing import FlaskClient
 from PIL import Image
 
 from tests.web_client.stub import Stub, balloon_picture
-from web_client import create_app
+from web_client.app import create_app
 
 
 def png_that_claims(width: int, height: int) -> bytes:

@@ -80,7 +80,7 @@ async function sendFirst(picture, version) {
   await send(picture, picture.version);
 }
 
-/** Show what is wrong with a file. */
+/** Show an error at the top, or hide the last one. */
 function complain(message) {
   const place = current ? $("workspace-error") : $("upload-error");
   for (const element of [$("workspace-error"), $("upload-error")]) element.hidden = true;
@@ -241,7 +241,7 @@ for (const button of document.querySelectorAll("[data-download]")) {
       save(await makeFile(button.dataset.download, request, settings));
       announce("The file is ready.");
     } catch (error) {
-      announceError(`The file could not be made. ${error.message ?? ""}`);
+      complain(`The file could not be made. ${error.message ?? ""}`);
     } finally {
       button.disabled = false;
     }

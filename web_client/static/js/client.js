@@ -40,11 +40,12 @@ function next() {
   }
 }
 
-/** The form fields beside the picture. */
+/** The form fields of a request, beside the picture. */
 export function formFields({ version }) {
   return { score_threshold: LOW_THRESHOLD, version };
 }
 
+/** A form for /api/predict. */
 export function form(picture, fields) {
   const form = new FormData();
   for (const [name, value] of Object.entries(fields)) form.append(name, value);

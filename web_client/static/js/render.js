@@ -24,9 +24,7 @@ export function sprite(instance, prediction, scale, line) {
     onto.imageSmoothingQuality = "high";
     onto.drawImage(mask, crop.x * scale - x, crop.y * scale - y, crop.width * scale, crop.height * scale);
     const rim = edge.getContext("2d");
-    for (let turn = 0; turn < 8; turn++) {
-      rim.drawImage(fill, line * Math.cos((turn * Math.PI) / 4), line * Math.sin((turn * Math.PI) / 4));
-    }
+    spread(rim, fill, line, 0, 0);
     rim.globalCompositeOperation = "destination-out";
     rim.drawImage(fill, 0, 0);
     tint(onto, instance.color);
@@ -51,6 +49,13 @@ function maskOf(instance, rows) {
   const made = canvas(width, height);
   made.getContext("2d").putImageData(image, 0, 0);
   return made;
+}
+
+/** Draw an image eight times around (x, y). */
+function spread(context, image, distance, x, y) {
+  for (let angle = 0; angle < 2 * Math.PI - 0.01; angle += Math.PI / 4) {
+    context.drawImage(image, x + distance * Math.cos(angle), y + distance * Math.sin(angle));
+  }
 }
 
 function tint(context, color) {
@@ -126,9 +131,7 @@ function outline(context, { x, y, edge, fill }) {
     const onto = rim.getContext("2d");
     onto.drawImage(edge, 0, 0);
     tint(onto, color);
-    for (let turn = 0; turn < 8; turn++) {
-      context.drawImage(rim, x + distance * Math.cos((turn * Math.PI) / 4), y + distance * Math.sin((turn * Math.PI) / 4));
-    }
+    spread(context, rim, distance, x, y);
   }
 }
 
