@@ -1,5 +1,4 @@
-"""Fixtures and steps for tests that drive the real Chromium. Whoever has a page elsewhere overrides
-``base_url``."""
+"""Fixtures and steps for tests in Chromium. Override ``base_url`` to test another page."""
 
 from __future__ import annotations
 
@@ -33,7 +32,7 @@ CANCEL = ".progress:not([hidden]) button:not([hidden])"
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    """One for each module: modules import this fixture, and Playwright's loop may run only once at a time."""
+    """One browser per module: modules import this fixture, and only one Playwright loop may run at a time."""
     executable = shutil.which("chromium") or shutil.which("google-chrome")
     if executable is None:
         pytest.skip("needs Chromium (apt-get install chromium)")
@@ -45,7 +44,7 @@ def chromium() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def stub_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Stub]]:
-    """The page before a stub that knows the masks of the sample pictures: (address, stub)."""
+    """The page in front of a stub that knows the masks of the sample pictures: (address, stub)."""
     with running_stub(tmp_path_factory.mktemp("stub")) as stub:
         stub.answers = known_answers()
         with serving(create_app(stub_config(stub))) as url:
@@ -54,13 +53,13 @@ def stub_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, S
 
 @pytest.fixture(scope="module")
 def base_url(request: pytest.FixtureRequest) -> str:
-    """The page that ``SITE`` names, without a slash at its end, or one before the stub."""
+    """The address in ``SITE``, without a trailing slash, or a page in front of the stub."""
     site: str = os.environ.get("SITE") or request.getfixturevalue("stub_site")[0]
     return site
 
 
 def visit(context: BrowserContext, url: str, troubles: list[str]) -> Page:
-    """Open the page; whatever the console or another host hears goes into ``troubles``."""
+    """Open the page; collect console errors and requests to other hosts in ``troubles``."""
     page = context.new_page()
     page.set_default_timeout(15_000)
     page.on("console", lambda message: message.type in ("error", "warning") and troubles.append(message.text))
@@ -76,7 +75,7 @@ def visit(context: BrowserContext, url: str, troubles: list[str]) -> Page:
 
 @pytest.fixture
 def page(chromium: Browser, base_url: str) -> Iterator[Page]:
-    """The page at 1440 × 900. Fails the test that leaves an error in the console or asks another host."""
+    """The page at 1440 × 900. An error in the console or a request to another host fails the test."""
     context = chromium.new_context(viewport={"width": 1440, "height": 900}, locale="en-GB")
     troubles: list[str] = []
     yield visit(context, base_url, troubles)
@@ -85,7 +84,7 @@ def page(chromium: Browser, base_url: str) -> Iterator[Page]:
 
 
 def send(page: Page, *files: Path, by: str | None = None) -> dict[str, Any]:
-    """Choose files as a person would, wait until the last is drawn; the reply to the first."""
+    """Choose files, wait until the last is drawn, and return the reply to the first."""
     selector = by or ("#file" if page.locator("#upload").is_visible() else "#add")
     with page.expect_response("**/api/predict") as waiting:
         page.set_input_files(selector, [str(path) for path in files])
@@ -95,7 +94,7 @@ def send(page: Page, *files: Path, by: str | None = None) -> dict[str, Any]:
 
 
 def sample(page: Page, name: str = "street") -> dict[str, Any]:
-    """Click on one of the page's own pictures."""
+    """Click on a sample picture and return the reply."""
     with page.expect_response("**/api/predict") as waiting:
         page.locator(f"#upload [value={name}]").click()
     reply: dict[str, Any] = waiting.value.json()
@@ -104,7 +103,7 @@ def sample(page: Page, name: str = "street") -> dict[str, Any]:
 
 
 def settled(page: Page) -> None:
-    """Wait until nothing is under way, and two frames more, so that what is known is drawn."""
+    """Wait until no request is in progress and its result is drawn."""
     until(page, "document.querySelector('.viewer') && !document.querySelector('.thumbnail .spinner')")
     until(
         page, f"![...document.querySelectorAll('{CANCEL}')].some(button => button.textContent === 'Cancel')"
@@ -113,8 +112,7 @@ def settled(page: Page) -> None:
 
 
 def until(page: Page, expression: str, seconds: float = 15) -> None:
-    """Wait for a JavaScript expression. (Playwright's own wait_for_function evaluates strings: the page's
-    policy forbids it.)"""
+    """Wait for a JavaScript expression. (The page's policy forbids Playwright's wait_for_function.)"""
     end = time.monotonic() + seconds
     while not page.evaluate(f"Promise.resolve({expression}).then(Boolean)"):
         assert time.monotonic() < end, f"never came true: {expression}"
@@ -131,7 +129,7 @@ def slide(page: Page, selector: str, value: float) -> None:
 
 
 def canvas_pixels(page: Page, pane: int = 0) -> np.ndarray:
-    """What is on the canvas: (H, W, 4) uint8."""
+    """The canvas: (H, W, 4) uint8."""
     encoded = page.evaluate(
         "(index) => document.querySelectorAll('.viewer canvas')[index].toDataURL('image/png')", pane
     )

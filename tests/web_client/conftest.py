@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
+from waitress import wasyncore
 
 from tests.web_client.stub import Stub, running_stub
 from web_client.app import create_app
@@ -51,7 +52,7 @@ def client(app: Flask) -> FlaskClient:
 
 @contextmanager
 def serving(app: Flask) -> Iterator[str]:
-    """Serve the app by the real waitress, in a thread. Yields its address."""
+    """Serve the app with waitress in a thread. Yields its address."""
     server = create_server(app)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
@@ -59,7 +60,8 @@ def serving(app: Flask) -> Iterator[str]:
     try:
         yield f"http://{host}:{port}"
     finally:
-        server.pull_trigger()
         server.task_dispatcher.shutdown(timeout=2)
-        server.close()
+        # Close in the server's own thread, open connections included: its loop runs until none is left.
+        server.trigger.pull_trigger(lambda: wasyncore.close_all(server._map))
         thread.join(5)
+        assert not thread.is_alive()

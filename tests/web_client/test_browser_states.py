@@ -74,7 +74,7 @@ class TestWaiting:
         assert page.locator(".progress").is_hidden()
 
     def test_upload_progress(self, page: Page) -> None:
-        """Over a thin line. The progress of an upload is the browser's to tell: slow it down there."""
+        """Over a slow line: the browser reports the progress, so it is slowed down there."""
         session = page.context.new_cdp_session(page)
         line = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": 60_000}
         session.send("Network.emulateNetworkConditions", line)
@@ -103,7 +103,7 @@ class TestWaiting:
         page.get_by_role("button", name="Cancel").click()
         assert "Canceled" in state(page)
         page.wait_for_timeout(2200)
-        assert page.locator("#share").inner_text() == "–"  # the late answer went nowhere
+        assert page.locator("#share").inner_text() == "–"  # the late answer was dropped
         stub.delay = 0
         page.get_by_role("button", name="Try again").click()
         settled(page)
@@ -122,7 +122,7 @@ class TestWaiting:
         page.set_input_files("#add", str(quick))
         until(page, "document.querySelector('#count').textContent === '1'")
         assert "quick.png" in page.locator(".caption").inner_text()
-        settled(page)  # the slow one's answer comes now
+        settled(page)  # the slow answer arrives now
         assert page.locator("#count").inner_text() == "1"
         assert [tile.get_attribute("aria-label") for tile in page.locator(".thumbnail").all()] == [
             "slow.png: 2 found",
@@ -143,7 +143,7 @@ class TestWaiting:
         frames(page)
         assert page.locator("#count").inner_text() == "1"
         page.wait_for_timeout(1000)
-        # the other model's answer (0) is kept for its own place
+        # the other model's answer (0) is kept with its own request
         assert page.locator("#count").inner_text() == "1"
         page.select_option("#version", "resnet50_fpn")
         frames(page)
@@ -196,7 +196,7 @@ class TestTrouble:
         page.set_input_files("#file", bad)
         until(page, "!document.querySelector('#upload-error').hidden")
         assert words in page.locator("#upload-error").inner_text()
-        send(page, picture, by="#file")  # the way on
+        send(page, picture, by="#file")
         page.set_input_files("#add", bad)
         until(page, "!document.querySelector('#workspace-error').hidden")
         assert words in page.locator("#workspace-error").inner_text()
@@ -361,7 +361,7 @@ def test_the_threshold_slider_moves_smoothly(page: Page, stub: Stub, record_prop
 
 
 def test_what_is_counted_is_exact_after_every_step(page: Page, stub: Stub) -> None:
-    """Union counts are kept per score: they must equal those of the masks themselves."""
+    """The page keeps union counts by score; they must equal those of the masks."""
     data, found = crowd(300, 200, 40)
     stub.answers[data] = found
     with page.expect_response("**/api/predict") as waiting:
@@ -402,7 +402,7 @@ def test_no_motion_for_those_who_want_none(
 
 
 class TestWhileAPhotoIsScaled:
-    """Every photo of a phone is: the page goes on living meanwhile."""
+    """Phone photos are scaled before the upload; the page stays usable."""
 
     @pytest.fixture
     def large(self) -> dict[str, Any]:
@@ -447,7 +447,7 @@ class TestWhileAPhotoIsScaled:
 
 
 def hold(function: str, promise: str) -> str:
-    """A script that lets every call of a function wait until ``window.release()`` is called."""
+    """A script that holds every call of a function until ``window.release()``."""
     return f"""
         {promise} = new Promise((done) => (window.release = done));
         const original = {function};

@@ -25,7 +25,7 @@ def assert_error_shape(body: Any) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_route_with_every_method(app: Flask, method: str) -> None:
-    """TorchServe is there, the request is bare: whatever is not a success has the shape."""
+    """Every response of 400 and above has the shape."""
     paths = {re.sub(r"<.*?>", "missing", rule.rule) for rule in app.url_map.iter_rules()} | {
         "/nowhere",
         "/api/nowhere",

@@ -121,7 +121,7 @@ def test_axe_finds_nothing_and_nothing_overflows(
 
 @EVERYWHERE
 def test_axe_on_the_answer_without_javascript(context: BrowserContext, base_url: str) -> None:
-    """axe itself needs scripts, so the form is sent past the page's own."""
+    """axe needs scripts, so this bypasses the page's own and submits the form."""
     page = visit(context, base_url, [])
     script = """() => {
         const field = Object.assign(document.createElement("input"), {name: "sample", value: "street"});

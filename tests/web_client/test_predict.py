@@ -173,7 +173,7 @@ def test_no_model_is_loaded(client: FlaskClient, stub: Stub) -> None:
 
 
 class TestKeys:
-    """TorchServe answers a stale key with a 400. The picture is never blamed for it."""
+    """TorchServe answers a stale key with a 400, which must not look like a bad picture."""
 
     def test_a_stale_key_is_renewed_and_the_request_repeated(self, client: FlaskClient, stub: Stub) -> None:
         assert send(client).status_code == 200

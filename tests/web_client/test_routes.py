@@ -44,7 +44,7 @@ def test_the_whole_page_weighs_at_most_150_kb(client: FlaskClient) -> None:
     html = client.get("/")
     static = {link for link in links(html.text) if link.startswith("/static/")}
     every_module = {f"/static/js/{path.name}" for path in (STATIC / "js").iterdir()}
-    assert every_module <= static  # all are in the page's head, so none is found late
+    assert every_module <= static  # preloaded, so none is discovered late
     sizes = {link: len(client.get(link, buffered=True).data) for link in static}
     assert len(html.data) + sum(sizes.values()) <= 150_000, sizes
 
@@ -58,7 +58,7 @@ def test_nothing_comes_from_another_host(client: FlaskClient) -> None:
 
 
 def test_no_inline_script_or_style(client: FlaskClient) -> None:
-    """The policy forbids them, so one that crept in would silently do nothing."""
+    """The content security policy would silently disable them."""
     for html in (client.get("/").text, post(client).text):
         assert not re.search(r"<style|\sstyle=|\son\w+=|javascript:", html)
         assert all("src=" in tag for tag in re.findall(r"<script[^>]*>", html))

@@ -7,7 +7,7 @@ const LOW_THRESHOLD = "0.05"; // ask for nearly everything: the slider then filt
 const waiting = [];
 let active = 0;
 
-/** A picture for one model version (null: no model is known yet). phase: waiting, uploading, thinking, done, failed, cancelled. */
+/** A picture for one model version (null: no model is known yet). phase: waiting, uploading, thinking, done, failed, canceled. */
 export function newRequest(picture, version) {
   return { picture, version, phase: "waiting", progress: 0, started: 0, elapsed: 0, reply: null, prediction: null, error: null, xhr: null };
 }
@@ -22,7 +22,7 @@ export function start(request, changed) {
 
 export function cancel(request, changed) {
   if (!busy(request)) return;
-  request.phase = "cancelled";
+  request.phase = "canceled";
   request.xhr?.abort();
   changed(request);
 }
@@ -30,7 +30,7 @@ export function cancel(request, changed) {
 function next() {
   while (active < PARALLEL && waiting.length) {
     const [request, changed] = waiting.shift();
-    if (request.phase !== "waiting") continue; // cancelled before its turn
+    if (request.phase !== "waiting") continue; // canceled before its turn
     active++;
     predict(request, changed).finally(() => {
       active--;
@@ -62,7 +62,7 @@ async function predict(request, changed) {
   enter("uploading");
   try {
     const { status, text } = await post(request, enter);
-    if (request.phase === "cancelled") return;
+    if (request.phase === "canceled") return;
     request.elapsed = performance.now() - request.started;
     const reply = parse(text);
     if (status !== 200) {
@@ -74,7 +74,7 @@ async function predict(request, changed) {
     request.prediction = new Prediction(reply);
     request.phase = "done";
   } catch (error) {
-    if (request.phase === "cancelled") return;
+    if (request.phase === "canceled") return;
     request.error = error.message;
     request.phase = "failed";
   }

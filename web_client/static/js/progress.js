@@ -44,6 +44,6 @@ function sentence(request) {
   if (request.phase === "waiting") return "Waiting …";
   if (request.phase === "uploading") return `Uploading, ${Math.round(100 * request.progress)} %`;
   if (request.phase === "thinking") return `Looking for objects, ${elapsed}`;
-  if (request.phase === "cancelled") return "Canceled.";
+  if (request.phase === "canceled") return "Canceled.";
   return request.error ?? "";
 }

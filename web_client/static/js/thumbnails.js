@@ -21,7 +21,7 @@ export function showThumbnails(pictures, current, requestOf, threshold, actions)
 function badge(request, threshold) {
   if (busy(request)) return ["", "working"];
   if (request.phase === "failed") return ["!", "failed"];
-  if (request.phase === "cancelled") return ["×", "canceled"];
+  if (request.phase === "canceled") return ["×", "canceled"];
   const count = String(request.prediction.visible(threshold).length);
   return [count, `${count} found`];
 }
