@@ -206,12 +206,18 @@ class TorchServe:
                 log.warning("TorchServe did not renew the %s key: %s", kind, response.status_code)
 
 
-_MODEL_BUSY = "The model is busy or still starting. Your picture is fine: try again in a few seconds."
-_MODEL_MEMORY = "The model ran out of memory. Try a smaller picture, or try again in a minute."
-_MODEL_FAILED = "The model failed on this picture. Try again; if it fails again, try another picture."
-_MODEL_DIED = (
-    "The model stopped while it worked on this picture and is restarting. Try again in a few seconds."
-)
+# TorchServe's own errors: status → status, code, message, field, retry_after
+_ERRORS: dict[int, tuple[int, str, str, str | None, int | None]] = {
+    404: (503, "no_model", "No model is loaded yet. Try again in a minute.", None, 60),
+    413: (413, "image_too_large", "This picture is too large for the model's server. Make it smaller and send it "
+          "again.", "image", None),
+    500: (502, "model_failed", "The model failed on this picture. Try again; if it fails again, try another one.",
+          None, 5),
+    503: (503, "model_busy", "The model is busy or still starting. Your picture is fine: try again in a few seconds.",
+          None, 5),
+    507: (503, "out_of_memory", "The model ran out of memory. Try a smaller picture, or try again in a minute.",
+          None, 60),
+}  # fmt: skip
 
 
 def api_error(response: requests.Response, version: str | None) -> ApiError:
@@ -223,23 +229,17 @@ def api_error(response: requests.Response, version: str | None) -> ApiError:
         retry_after = 10 if status == 503 else None
         return ApiError(status, str(error.get("code") or "refused"), message, error.get("field"), retry_after)
     log.warning("TorchServe answered %s %s", status, body.get("type", ""))
-    if status == 404 and body.get("type") == "ModelVersionNotFoundException":
+    if body.get("type") == "ModelVersionNotFoundException":
         name = f"“{version}”" if version else "you asked for"
         message = f"The model version {name} is no longer loaded. Choose another one."
         return ApiError(404, "unknown_version", message, "version")
-    if status == 404:
-        return ApiError(503, "no_model", "No model is loaded yet. Try again in a minute.", retry_after=60)
-    if status == 413:
-        message = "This picture is too large for the model's server. Make it smaller and send it again."
-        return ApiError(413, "image_too_large", message, "image")
     if _worker_died(response):
-        return ApiError(503, "model_restarting", _MODEL_DIED, retry_after=10)
-    if status == 507:
-        return ApiError(503, "out_of_memory", _MODEL_MEMORY, retry_after=60)
-    if status == 503:
-        return ApiError(503, "model_busy", _MODEL_BUSY, retry_after=5)
-    if status >= 500:
-        return ApiError(502, "model_failed", _MODEL_FAILED, retry_after=5)
+        message = (
+            "The model stopped while it worked on this picture and is restarting. Try again in a few seconds."
+        )
+        return ApiError(503, "model_restarting", message, retry_after=10)
+    if status in _ERRORS or status > 500:
+        return ApiError(*_ERRORS.get(status, _ERRORS[500]))
     return unexpected_answer()
 
 

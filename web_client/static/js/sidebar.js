@@ -5,8 +5,8 @@ let listed = null; // the prediction whose rows are in the list
 
 /** Show a request. @param settings {threshold, highlight} @param actions {toggle, recolor, hover} */
 export function showSidebar(request, settings, actions) {
-  const prediction = request?.prediction;
-  $("sent").textContent = request ? sentNote(request.picture) : "";
+  const { prediction } = request;
+  $("sent").textContent = sentNote(request.picture);
   if (listed !== prediction) {
     listed = prediction;
     $("objects").replaceChildren(...(prediction ? prediction.instances.map((instance) => row(instance, actions)) : []));
@@ -18,7 +18,7 @@ export function showSidebar(request, settings, actions) {
 /** Update what depends on the threshold and the switches; cheap enough for every frame of a slider. */
 export function showNumbers(request, { threshold, highlight }) {
   $("threshold-value").textContent = threshold.toFixed(2);
-  const prediction = request?.prediction;
+  const { prediction } = request;
   const visible = prediction ? prediction.visible(threshold) : [];
   $("count").textContent = prediction ? visible.length : "–";
   $("count-word").textContent = objects(visible.length);
