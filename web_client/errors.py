@@ -1,28 +1,46 @@
-"""One exception, one error shape, over every route.
+"""Errors for visitors, in one shape over every route, and errors for the operator.
 
-Whatever goes wrong reaches the browser as ``{"error": {"code", "message", "field"}}`` (Contract 2), or, where
-a person without JavaScript is looking, as the page with the same sentence on it.
+    ApiError                     a request without a prediction, and why
+    WebClientError               a command that cannot go on (click prints it; exit status 1)
+    ├── ListenError              the address or port cannot be used
+    └── TunnelError              no public address
+
+A visitor gets ``{"error": {"code", "message", "field"}}`` (Contract 2), or the page with the same message where the
+form was sent without JavaScript.
 """
 
 from __future__ import annotations
 
 import logging
 
+import click
 from flask import Flask, Response, jsonify, make_response, render_template, request
 from werkzeug.exceptions import HTTPException
 
 log = logging.getLogger("web_client")
 
 
-class Refused(Exception):
-    """A request that gets no masks, and why.
+class WebClientError(click.ClickException):
+    """What the operator must know, in one sentence that names the cure."""
+
+
+class ListenError(WebClientError):
+    """The server cannot listen on the address and port that it was given."""
+
+
+class TunnelError(WebClientError):
+    """The public tunnel did not open."""
+
+
+class ApiError(Exception):
+    """A request that gets no prediction.
 
     Args:
-        status: HTTP status of the answer.
+        status: HTTP status of the response.
         code: short name for programs, such as ``image_too_large``.
-        message: a sentence for people: what is wrong and the way on.
-        field: the form field that is to blame, if one is.
-        retry_after: seconds after which trying again makes sense, if it does.
+        message: what is wrong and what to do, for people.
+        field: the form field at fault, if any.
+        retry_after: seconds after which another try makes sense, if it does.
     """
 
     def __init__(
@@ -44,33 +62,41 @@ def megabytes(count: int) -> str:
     return f"{count / 1e6:.3g} MB"
 
 
-def too_many_bytes(limit: int) -> Refused:
-    message = f"This picture is too large: more than {megabytes(limit)}. Make it smaller and send it again."
-    return Refused(413, "image_too_large", message, "image")
+def too_many_bytes(limit: int) -> ApiError:
+    message = f"This picture is larger than {megabytes(limit)}. Make it smaller and send it again."
+    return ApiError(413, "image_too_large", message, "image")
 
 
-_SENTENCES = {
+def unexpected_answer() -> ApiError:
+    message = "The model sent an unexpected answer. Try again in a minute."
+    return ApiError(502, "odd_answer", message, retry_after=60)
+
+
+def internal_error(status: int = 500) -> ApiError:
+    return ApiError(status, "internal", "Something went wrong on our side, not with your picture. Try again.")
+
+
+_HTTP_ERRORS = {
     400: ("bad_request", "The server could not read this request. Reload the page and try again."),
-    404: ("not_found", "There is nothing at this address. The page itself is at /."),
-    405: ("method_not_allowed", "This address does not answer that kind of request."),
+    404: ("not_found", "There is nothing at this address. Go to / for the page."),
+    405: ("method_not_allowed", "This address does not accept this HTTP method."),
     415: ("unsupported_media_type", "Send the picture as a form (multipart/form-data)."),
-    429: ("too_many_requests", "That was a lot of pictures at once. Wait a minute, then go on."),
+    429: ("too_many_requests", "Too many pictures in a short time. Wait a minute, then try again."),
 }
 
 
-def from_http(error: HTTPException, max_bytes: int) -> Refused:
-    """Put one of Werkzeug's or Flask-Limiter's exceptions into words."""
-    status = error.code or 500
+def from_http(status: int, max_bytes: int, name: str = "error", description: str = "Refused.") -> ApiError:
+    """The error for an HTTP status that Werkzeug, Flask-Limiter or waitress chose."""
     if status == 413:
         return too_many_bytes(max_bytes)
-    if status in _SENTENCES:
-        code, message = _SENTENCES[status]
-        return Refused(status, code, message, retry_after=60 if status == 429 else None)
-    return Refused(status, (error.name or "error").lower().replace(" ", "_"), error.description or "Refused.")
+    if status in _HTTP_ERRORS:
+        code, message = _HTTP_ERRORS[status]
+        return ApiError(status, code, message, retry_after=60 if status == 429 else None)
+    return ApiError(status, name.lower().replace(" ", "_"), description)
 
 
-def answer(error: Refused) -> Response:
-    """The refusal as the page for a person who sent the form, as JSON for everybody else."""
+def respond(error: ApiError) -> Response:
+    """The page for a person who sent the form, JSON for everybody else."""
     accepts = request.accept_mimetypes
     wants_page = not request.path.startswith("/api/") and accepts["text/html"] > accepts["application/json"]
     body = render_template("index.html", error=error) if wants_page else jsonify(error.as_dict())
@@ -82,14 +108,14 @@ def answer(error: Refused) -> Response:
 
 def register(app: Flask) -> None:
     """Make every route of ``app`` answer errors in the one shape."""
-
-    @app.errorhandler(Refused)
-    def refused(error: Refused) -> Response:
-        return answer(error)
+    app.register_error_handler(ApiError, respond)
 
     @app.errorhandler(HTTPException)
-    def http_exception(error: HTTPException) -> Response:
-        response = answer(from_http(error, app.config["MAX_BYTES"]))
+    def http_error(error: HTTPException) -> Response:
+        known = from_http(
+            error.code or 500, app.config["MAX_BYTES"], error.name, error.description or "Refused."
+        )
+        response = respond(known)
         if allow := error.get_response().headers.get("Allow"):
             response.headers["Allow"] = allow
         return response
@@ -97,6 +123,4 @@ def register(app: Flask) -> None:
     @app.errorhandler(Exception)
     def unexpected(error: Exception) -> Response:
         log.exception("unexpected error")
-        return answer(
-            Refused(500, "internal", "Something broke on our side. Your picture is fine: try again.")
-        )
+        return respond(internal_error())

@@ -1,4 +1,4 @@
-"""TorchServe's keys, read from the ``key_file.json`` that it writes and rewrites."""
+"""TorchServe's authorization keys, read from the ``key_file.json`` that it writes and rewrites."""
 
 from __future__ import annotations
 
@@ -14,16 +14,15 @@ log = logging.getLogger("web_client")
 
 
 class KeyFile:
-    """TorchServe 0.12's three keys: ``inference`` and ``management`` (60 minutes), ``API`` (renews them).
+    """The keys in ``key_file.json``: ``inference`` and ``management`` (60 minutes), ``API`` (renews both).
 
-    The file is read again whenever it has changed. It may be missing (TorchServe is not up yet): then there
-    are no keys.
+    Read again whenever the file changes. While it is missing (TorchServe is not up yet) there are no keys.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock = threading.Lock()
-        self._seen: tuple[int, int, int] | None = None
+        self._stamp: tuple[int, int, int] | None = None
         self._content: dict[str, Any] = {}
 
     def key(self, kind: str) -> str | None:
@@ -31,15 +30,13 @@ class KeyFile:
         return self._entry(kind).get("key")
 
     def expired(self, kind: str) -> bool:
-        """Whether the file itself says that the key's time is over."""
-        text = self._entry(kind).get("expiration time")
-        if not text:
-            return False
+        """Whether the key's expiration time has passed."""
         try:
-            # Java writes nanoseconds and a Z; the seconds are enough.
-            return datetime.fromisoformat(text[:19]).replace(tzinfo=UTC) <= datetime.now(UTC)
+            # Java writes nanoseconds and a Z; whole seconds are enough.
+            until = datetime.fromisoformat(self._entry(kind).get("expiration time", "")[:19])
         except ValueError:
             return False
+        return until.replace(tzinfo=UTC) <= datetime.now(UTC)
 
     def _entry(self, kind: str) -> dict[str, str]:
         entry = self._read().get(kind)
@@ -49,20 +46,20 @@ class KeyFile:
         with self._lock:
             try:
                 stat = self.path.stat()
-                seen = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
-                if seen != self._seen:
+                stamp = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
+                if stamp != self._stamp:
                     self._content = self._load()
-                    self._seen = seen
+                    self._stamp = stamp
             except (OSError, ValueError) as error:
-                if self._seen is not None or not isinstance(error, FileNotFoundError):
+                if self._stamp is not None or not isinstance(error, FileNotFoundError):
                     log.warning("cannot read TorchServe's key file: %s", type(error).__name__)
-                self._seen, self._content = None, {}
+                self._stamp, self._content = None, {}
             return self._content
 
     def _load(self) -> dict[str, Any]:
         try:
             content = json.loads(self.path.read_text())
         except ValueError:
-            time.sleep(0.05)  # TorchServe was just writing it
+            time.sleep(0.05)  # TorchServe may be writing it
             content = json.loads(self.path.read_text())
         return content if isinstance(content, dict) else {}

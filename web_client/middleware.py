@@ -1,5 +1,4 @@
-"""What is true of every request and every answer: an id, one line of log, and headers that keep the page
-to itself."""
+"""Every request gets an id and one log line, every response the security headers."""
 
 from __future__ import annotations
 
@@ -10,11 +9,11 @@ import uuid
 
 from flask import Flask, Response, g, request
 
-from web_client.errors import Refused
+from web_client.errors import ApiError
 
 log = logging.getLogger("web_client")
 
-# Everything comes from here; pictures may also be what the page itself has made (blob:) or carries (data:).
+# Everything comes from this server; images may also be made by the page (blob:) or embedded in it (data:).
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
@@ -39,8 +38,10 @@ def register(app: Flask) -> None:
         given = request.headers.get("X-Request-ID", "")
         g.request_id = given if re.fullmatch(r"[A-Za-z0-9._-]{1,64}", given) else uuid.uuid4().hex
         if request.method == "POST" and request.headers.get("Sec-Fetch-Site") == "cross-site":
-            raise Refused(
-                403, "cross_site", "Another site tried to send a picture in your name. It was stopped."
+            raise ApiError(
+                403,
+                "cross_site",
+                "Another site tried to send a picture in your name. The request was blocked.",
             )
 
     @app.after_request
@@ -51,16 +52,9 @@ def register(app: Flask) -> None:
             response.headers["Cache-Control"] = "no-store"
         response.headers["X-Request-ID"] = g.request_id
         milliseconds = 1000 * (time.perf_counter() - g.started)
-        # The route, not the address: an address can carry anything. No file names, no picture, no key.
+        # Log the route and not the URL, which can carry anything: no file name, picture or key.
         route = request.url_rule.rule if request.url_rule else "-"
         size = request.content_length or 0
-        log.info(
-            "%s %s %s %s %.0f ms %s bytes",
-            g.request_id,
-            request.method,
-            route,
-            response.status_code,
-            milliseconds,
-            size,
-        )
+        facts = (g.request_id, request.method, route, response.status_code, milliseconds, size)
+        log.info("%s %s %s %s %.0f ms %s bytes", *facts)
         return response

@@ -1,35 +1,37 @@
-"""``/``: the page; and, for browsers without JavaScript, the same form answered by the server."""
+"""``/``: the page, and its form for browsers without JavaScript. ``/healthz`` and ``/readyz`` for probes."""
 
 from __future__ import annotations
 
 import base64
-import json
 from pathlib import Path, PurePath
+from typing import Any
+from urllib.parse import quote
 
-from flask import Blueprint, abort, current_app, g, render_template, request
+from flask import Blueprint, Response, abort, current_app, g, jsonify, render_template, request
 
-from web_client.api import chosen_version, picture, torchserve
-from web_client.errors import Refused
+from web_client.api import requested_version, torchserve, uploaded_picture
+from web_client.config import BROWSER_EXTRA
+from web_client.errors import ApiError, unexpected_answer
 from web_client.uploads import Picture, check_picture
 
-blueprint = Blueprint("pages", __name__)
+blueprint = Blueprint("routes", __name__)
 
-# static/samples/NAME.webp, drawn by the project itself, and what the page calls them
+STATIC = Path(__file__).parent / "static"
+# The page preloads every module, so that none is discovered late.
+MODULES = sorted(path.name for path in (STATIC / "js").glob("*.js"))
+# static/samples/NAME.webp (drawn by this project) and its caption
 SAMPLES = {"wall": "By the wall", "street": "In the street", "window": "At the window"}
 
 
 @blueprint.app_context_processor
 def page_values() -> dict[str, object]:
-    """What the template shows on every page, errors included; TorchServe may be down."""
-    scripts = sorted(path.name for path in (Path(str(current_app.static_folder)) / "js").glob("*.js"))
-    return {"samples": SAMPLES, "versions": _versions, "modules": scripts}
-
-
-def _versions() -> list[dict[str, object]]:
-    try:
-        return [entry for entry in torchserve().versions() if entry["ready"]]
-    except Refused:
-        return []
+    """Values for every page, error pages included. None of them waits for TorchServe."""
+    return {
+        "samples": SAMPLES,
+        "modules": MODULES,
+        "versions": [entry["version"] for entry in torchserve().last_versions() if entry["ready"]],
+        "browser_timeout_ms": round(1000 * (current_app.config["TIMEOUT"] + BROWSER_EXTRA)),
+    }
 
 
 @blueprint.get("/")
@@ -39,28 +41,54 @@ def index() -> str:
 
 @blueprint.post("/")
 def result() -> str:
-    """The form without JavaScript: the numbers first (no masks, so it is short), then the overlay, both in
-    the page."""
-    sent = _sample(request.form["sample"]) if request.form.get("sample") else picture()
-    version = chosen_version()
-    options = {"score_threshold": request.form.get("score_threshold") or "0.5"}
-    numbers = torchserve().predict(sent, version, {**options, "mask_format": "none"}, g.request_id)
-    overlay = torchserve().predict(sent, version, {**options, "output": "overlay"}, g.request_id)
+    """The form without JavaScript: the masks as SVG over the picture, and the numbers beside it."""
+    picture = _sample(request.form["sample"]) if request.form.get("sample") else uploaded_picture()
+    threshold = request.form.get("score_threshold") or "0.5"
+    options = {"score_threshold": threshold, "mask_format": "polygon"}
+    response = torchserve().predict(picture, requested_version(), options, g.request_id)
     try:
-        reply = json.loads(numbers.content)
-    except ValueError:
-        raise Refused(
-            502, "odd_answer", "The model answered something we do not understand. Try again."
-        ) from None
-    name = PurePath(sent.name).stem + "_overlay.png"
-    encoded = base64.b64encode(overlay.content).decode("ascii")
-    return render_template("result.html", reply=reply, overlay=encoded, file_name=name, threshold=options)
+        reply = response.json()
+        overlay = _overlay(picture, reply)
+    except (ValueError, LookupError, TypeError):
+        raise unexpected_answer() from None
+    file_name = PurePath(picture.name).stem + "_overlay.svg"
+    return render_template(
+        "result.html", reply=reply, overlay=overlay, file_name=file_name, threshold=threshold
+    )
+
+
+def _overlay(picture: Picture, reply: dict[str, Any]) -> str:
+    """The picture under its masks, as an SVG in a data URI; ``reply`` has ``mask_format=polygon``."""
+    photo = f"data:{picture.media_type};base64,{base64.b64encode(picture.data).decode('ascii')}"
+    outlines = [
+        " ".join("M" + " ".join(f"{value:g}" for value in polygon) + "Z" for polygon in polygons)
+        for polygons in (instance["mask"]["polygons"] for instance in reply["instances"])
+    ]
+    svg = render_template("overlay.svg", photo=photo, outlines=outlines, **reply["image"])
+    return "data:image/svg+xml," + quote(svg, safe=" /:;,=+-!?()")
 
 
 def _sample(name: str) -> Picture:
     if name not in SAMPLES:
         abort(404)
-    data = (Path(str(current_app.static_folder)) / "samples" / f"{name}.webp").read_bytes()
+    data = (STATIC / "samples" / f"{name}.webp").read_bytes()
     return check_picture(
         data, f"{name}.webp", current_app.config["MAX_BYTES"], current_app.config["MAX_PIXELS"]
+    )
+
+
+@blueprint.get("/healthz")
+def healthz() -> Response:
+    """200 while this process runs."""
+    return jsonify({"status": "ok"})
+
+
+@blueprint.get("/readyz")
+def readyz() -> Response:
+    """200 with the ready versions if the default version can predict, else 503."""
+    versions = torchserve().versions()
+    if not any(entry["default"] and entry["ready"] for entry in versions):
+        raise ApiError(503, "no_model", "No model is ready yet. Try again in a minute.", retry_after=60)
+    return jsonify(
+        {"status": "ready", "versions": [entry["version"] for entry in versions if entry["ready"]]}
     )

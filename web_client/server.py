@@ -1,8 +1,14 @@
-"""waitress, set up so that no upload touches the disk and even its own refusals have the one error shape."""
+"""How the app is reached: waitress, and on request a public ngrok tunnel.
+
+waitress is configured so that no upload touches the disk and its own errors have the app's error shape.
+"""
 
 from __future__ import annotations
 
 import json
+import os
+import socket
+from collections.abc import Callable
 from typing import Any
 
 import waitress
@@ -13,25 +19,24 @@ from waitress.task import ErrorTask
 from waitress.utilities import Error
 
 from web_client.app import FORM_BYTES
-from web_client.errors import Refused, megabytes
+from web_client.errors import ApiError, ListenError, TunnelError, from_http, internal_error
 from web_client.middleware import HEADERS
 
-WAITING_BYTES = 256_000_000  # of uploads at once, in memory
-_REPLY_BYTES = 200_000_000  # no answer is that large; waitress would park larger ones in a temporary file
+WAITING_BYTES = 256_000_000  # budget for all uploads in memory
+_RESPONSE_BYTES = 200_000_000  # waitress writes a larger response to a temporary file; ours are smaller
 
 
 class JsonErrorTask(ErrorTask):
-    """What waitress answers when a request never reaches the app: broken HTTP, or far too large."""
+    """Waitress's response to a request that never reaches the app: broken HTTP, or far too large."""
 
     def execute(self) -> None:
-        max_bytes = self.channel.server.max_picture_bytes
         error = self.request.error
-        refused = refused_by_waitress(error.code, max_bytes)
-        body = json.dumps(refused.as_dict()).encode()
+        shown = _waitress_error(error.code, self.channel.server.max_picture_bytes)
+        body = json.dumps(shown.as_dict()).encode()
         self.status = f"{error.code} {error.reason}"
         self.response_headers.extend([("Content-Type", "application/json"), *HEADERS.items()])
-        if refused.retry_after:
-            self.response_headers.append(("Retry-After", str(refused.retry_after)))
+        if shown.retry_after:
+            self.response_headers.append(("Retry-After", str(shown.retry_after)))
         self.set_close_on_finish()
         self.content_length = len(body)
         self.write(body)
@@ -43,15 +48,15 @@ class _TooMuchAtOnce(Error):
 
 
 class _Channel(HTTPChannel):
-    """A connection. Its uploads stay in memory, so all connections together get a budget, and the one that would
-    exceed it is told to come again: a crowd of slow uploads cannot use up the machine.
+    """A connection. Uploads stay in memory, so all connections share a budget; the upload that exceeds it gets a
+    503, and a crowd of slow uploads cannot exhaust the machine's memory.
     """
 
     error_task_class = JsonErrorTask
     request: HTTPRequestParser | None
 
     def received(self, data: bytes) -> bool:
-        """Called by waitress's loop with what has come in."""
+        """Called by waitress's loop with the bytes received."""
         upload = self.request
         if upload is None or self._waiting_bytes() <= self.server.max_waiting_bytes:
             return bool(super().received(data))
@@ -66,7 +71,7 @@ class _Channel(HTTPChannel):
         return False
 
     def _waiting_bytes(self) -> int:
-        """What has been uploaded and not been answered yet, over all connections."""
+        """Bytes of the uploads without a response yet, over all connections."""
         channels = list(self.server.active_channels.values())
         uploads = [
             upload for channel in channels for upload in (channel.request, *channel.requests) if upload
@@ -74,52 +79,49 @@ class _Channel(HTTPChannel):
         return sum(upload.body_bytes_received for upload in uploads)
 
 
-def refused_by_waitress(status: int, max_bytes: int) -> Refused:
-    """The words for an error that waitress itself has found."""
-    if status == 413:
-        message = (
-            f"This is far more than the {megabytes(max_bytes)} that a picture may have. Send a smaller one."
-        )
-        return Refused(413, "image_too_large", message, "image")
+def _waitress_error(status: int, max_bytes: int) -> ApiError:
+    """The error to show for one that waitress found."""
     if status == _TooMuchAtOnce.code:
-        message = "Too many pictures are on their way at once. Try again in a minute."
-        return Refused(503, "too_busy", message, retry_after=60)
+        message = "Too many pictures are being uploaded at once. Try again in a minute."
+        return ApiError(503, "too_busy", message, retry_after=60)
     if status >= 500:
-        return Refused(status, "internal", "Something broke on our side. Your picture is fine: try again.")
-    return Refused(
-        status, "bad_request", "The server could not read this request. Reload the page and try again."
-    )
+        return internal_error(status)
+    return from_http(status if status == 413 else 400, max_bytes)
 
 
 def create_server(app: Flask) -> Any:
-    """A waitress server that listens, not yet running: ``server.run()``. Raises OSError if the port is taken."""
-    # A picture that is somewhat too large is still read, because a browser that is cut off in the middle of
-    # an upload shows a broken connection and not our sentence.
+    """A waitress server that listens; ``server.run()`` serves. Raises ListenError."""
+    host, port = app.config["HOST"], app.config["PORT"]
+    # Read a picture that is somewhat too large to its end: a browser that is cut off in the middle of an upload
+    # shows a broken connection instead of our message.
     most = 2 * (app.config["MAX_BYTES"] + FORM_BYTES)
     trusted = app.config["TRUSTED_PROXY"]
     proxy = {"trusted_proxy": trusted, "trusted_proxy_headers": {"x-forwarded-for"}} if trusted else {}
     sockets: dict[int, Any] = {}
     try:
+        socket.getaddrinfo(host, port)  # waitress raises a ValueError for an unknown host
         server = waitress.create_server(
             app,
             map=sockets,
-            host=app.config["HOST"],
-            port=app.config["PORT"],
+            host=host,
+            port=port,
             threads=app.config["THREADS"],
             max_request_body_size=most,
             inbuf_overflow=most + 1,
-            outbuf_overflow=_REPLY_BYTES,
+            outbuf_overflow=_RESPONSE_BYTES,
             recv_bytes=2**18,  # a photo in a few reads; waitress's 8 kB take 60 turns of its loop
-            connection_limit=1000,  # a browser holds six: 100 would be sixteen visitors
-            asyncore_use_poll=True,  # select() ends at 1024 files
+            connection_limit=1000,  # a browser holds six: the default of 100 would be sixteen visitors
+            asyncore_use_poll=True,  # select() fails above 1,024 files
             clear_untrusted_proxy_headers=True,
             ident=None,
             **proxy,
         )
-    except OSError:
-        for half_made in list(sockets.values()):  # waitress leaves the socket that could not be bound
-            half_made.close()
-        raise
+    except OSError as error:
+        for unbound in list(sockets.values()):  # waitress leaves the socket open that it could not bind
+            unbound.close()
+        raise ListenError(
+            f"Cannot listen on {host}:{port} ({error}); choose another --host or --port."
+        ) from None
     for listener in sockets.values():
         if hasattr(listener, "channel_class"):
             listener.channel_class = _Channel
@@ -129,6 +131,33 @@ def create_server(app: Flask) -> Any:
 
 
 def address(server: Any) -> tuple[str, int]:
-    """Host and port that the server listens on (the first, if the name has several addresses)."""
+    """The host and port that the server listens on (the first, if the name has several addresses)."""
     listen = getattr(server, "effective_listen", None)
     return listen[0] if listen else (server.effective_host, server.effective_port)
+
+
+def open_tunnel(port: int) -> tuple[str, Callable[[], None]]:
+    """Forward a public https address to this machine's ``port`` with ngrok.
+
+    Returns:
+        The address, and a function that closes the tunnel.
+
+    Raises:
+        TunnelError: no token, no ``ngrok`` package, or ngrok's own failure.
+    """
+    if not os.environ.get("NGROK_AUTHTOKEN"):
+        raise TunnelError(
+            "the page is not public: NGROK_AUTHTOKEN is not set. Get a token at https://dashboard.ngrok.com "
+            "and export it."
+        )
+    try:
+        import ngrok
+    except ImportError:
+        raise TunnelError("the page is not public: run pip install ngrok first.") from None
+    try:
+        listener = ngrok.forward(port, authtoken_from_env=True)
+    except Exception as error:  # ngrok raises plain RuntimeErrors and ValueErrors
+        reason = str(error).strip().partition("\n")[0]
+        raise TunnelError(f"the page is not public: ngrok did not open a tunnel ({reason}).") from None
+    url = listener.url()
+    return url, lambda: ngrok.disconnect(url)

@@ -1,7 +1,7 @@
-"""TorchServe as the web client sees it: three HTTP addresses and a key file.
+"""TorchServe's client: predictions and the registered versions.
 
-Whatever goes wrong on that side becomes a :class:`~web_client.errors.Refused` in plain words. A key that has
-expired is renewed and never blamed on the picture (TorchServe answers it with a 400, as if it were).
+TorchServe's failures become an :class:`~web_client.errors.ApiError`. An expired key is renewed and never blamed on
+the picture, although TorchServe answers it with a 400.
 """
 
 from __future__ import annotations
@@ -11,69 +11,91 @@ import logging
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 
 import requests
 from requests.adapters import HTTPAdapter
 
-from web_client.errors import Refused
+from web_client.errors import ApiError, unexpected_answer
 from web_client.keys import KeyFile
 from web_client.uploads import Picture
 
 log = logging.getLogger("web_client")
 
-SHORT = (2.0, 3.0)  # seconds to connect and to answer, for everything but predictions
+CONNECT_SECONDS = 2.0
+DESCRIBE_SECONDS = 3.0
+VERSIONS_AGE = 10.0
+"""Seconds after which the page's list of versions is refreshed."""
 
 
-@dataclass
 class TorchServe:
-    """One per app; used by all its threads at once."""
+    """One per app; its methods may be called from several threads at once.
 
-    inference_url: str
-    management_url: str
-    keys: KeyFile
-    model: str = "maskrcnn"
-    timeout: float = 60.0
-    connections: int = 32
-    _cards: dict[tuple[str, str, str], dict[str, Any]] = field(default_factory=dict)
-    _renewal: threading.Lock = field(default_factory=threading.Lock)
+    Args:
+        timeout: seconds for a whole prediction, second attempts included.
+        connections: connections to keep open.
+    """
 
-    def __post_init__(self) -> None:
-        self.session = requests.Session()
-        # a proxy from the environment has no business between two local servers
-        self.session.trust_env = False
+    def __init__(
+        self,
+        inference_url: str,
+        management_url: str,
+        keys: KeyFile,
+        *,
+        model: str,
+        timeout: float,
+        connections: int,
+    ) -> None:
+        self.urls = {"inference": inference_url.rstrip("/"), "management": management_url.rstrip("/")}
+        self.keys = keys
+        self.model = quote(model, safe="")
+        self.timeout = timeout
+        self._cards: dict[tuple[str, str, str], dict[str, Any]] = {}
+        self._renewing = threading.Lock()
+        self._refreshing = threading.Lock()
+        self._last_versions: list[dict[str, Any]] = []
+        self._refreshed = float("-inf")
+        self._session = requests.Session()
+        self._session.trust_env = False  # no proxy between two local servers
         for scheme in ("http://", "https://"):
-            self.session.mount(scheme, HTTPAdapter(pool_maxsize=self.connections))
+            self._session.mount(scheme, HTTPAdapter(pool_maxsize=connections))
 
     def predict(
         self, picture: Picture, version: str | None, options: Mapping[str, str], request_id: str
     ) -> requests.Response:
-        """Contract 2: the picture and its options as multipart. Answers TorchServe's 200 or raises
-        Refused."""
-        path = f"/predictions/{quote(self.model, safe='')}"
-        if version:
-            path += "/" + quote(version, safe="")
-        response = self._call(
-            "inference",
-            "POST",
-            path,
-            files={"image": (picture.name, picture.data, "application/octet-stream")},
-            data=dict(options),
-            headers={"X-Request-ID": request_id},
-            timeout=(SHORT[0], self.timeout),
-        )
+        """Send a picture with Contract 2's options; return TorchServe's 200 response or raise ApiError.
+
+        A request that was lost because its worker died is sent once more: a prediction changes nothing, and
+        TorchServe restarts the worker. One that died late probably ran into TorchServe's own time limit, and
+        would again.
+        """
+        start = time.monotonic()
+
+        def send() -> requests.Response:
+            return self._call(
+                "inference",
+                "POST",
+                f"/predictions/{self.model}" + (f"/{quote(version, safe='')}" if version else ""),
+                seconds=self.timeout - (time.monotonic() - start),
+                files={"image": (picture.name, picture.data, "application/octet-stream")},
+                data=dict(options),
+                headers={"X-Request-ID": request_id},
+            )
+
+        response = send()
+        if _worker_died(response) and time.monotonic() - start < self.timeout / 2:
+            log.warning("%s the worker died with this request; sending it once more", request_id)
+            response = send()
         if response.status_code != 200:
-            raise refusal(response, version)
+            raise api_error(response, version)
         return response
 
     def versions(self) -> list[dict[str, Any]]:
-        """The registered versions, the default one marked: ``[{"version", "ready", "default", "loaded"},
-        …]``."""
+        """The registered versions: ``[{"version", "ready", "default", "loaded", "url"}, …]``."""
         described = self._describe("/all")
         default = self._describe("")[0].get("modelVersion") if described else None
-        return [
+        versions = [
             {
                 "version": str(entry.get("modelVersion")),
                 "ready": any(worker.get("status") == "READY" for worker in entry.get("workers", [])),
@@ -83,10 +105,26 @@ class TorchServe:
             }
             for entry in described
         ]
+        self._last_versions, self._refreshed = versions, time.monotonic()
+        return versions
+
+    def last_versions(self) -> list[dict[str, Any]]:
+        """The versions as last seen, without waiting; a list that is too old is refreshed in the background."""
+        is_old = time.monotonic() - self._refreshed > VERSIONS_AGE
+        if is_old and self._refreshing.acquire(blocking=False):
+            threading.Thread(target=self._refresh, daemon=True).start()
+        return self._last_versions
+
+    def _refresh(self) -> None:
+        try:
+            self.versions()
+        except ApiError:
+            self._last_versions, self._refreshed = [], time.monotonic()
+        finally:
+            self._refreshing.release()
 
     def models(self) -> list[dict[str, Any]]:
-        """The versions that are ready, each with its card: what the model says of itself, or an empty
-        dict."""
+        """The versions that are ready, each with its ``card``: the model's own description, or an empty dict."""
         return [
             {"version": entry["version"], "default": entry["default"], "card": self._card(entry)}
             for entry in self.versions()
@@ -94,35 +132,31 @@ class TorchServe:
         ]
 
     def _card(self, entry: Mapping[str, Any]) -> dict[str, Any]:
-        """What ``describe_handle`` answers. A worker has to answer it, in turn, so ask once per loaded
-        model."""
+        """What ``describe_handle`` returns. It takes a worker's time, so it is asked once per loaded model."""
         key = (entry["version"], entry["url"], entry["loaded"])
         if key not in self._cards:
             try:
                 described = self._describe(f"/{quote(entry['version'], safe='')}?customized=true")
                 card = described[0].get("customizedMetadata") or {}
                 self._cards[key] = json.loads(card) if isinstance(card, str) else card
-            except (Refused, ValueError, IndexError):
-                return {}  # it is busy or gone: the list is right without the card
+            except (ApiError, ValueError, IndexError):
+                return {}  # busy or just unregistered: list it without a card
         return self._cards[key]
 
     def _describe(self, rest: str) -> list[dict[str, Any]]:
-        response = self._call(
-            "management", "GET", f"/models/{quote(self.model, safe='')}{rest}", timeout=SHORT
-        )
+        response = self._call("management", "GET", f"/models/{self.model}{rest}", seconds=DESCRIBE_SECONDS)
         if response.status_code == 404:
             return []
         if response.status_code != 200:
-            raise refusal(response, None)
+            raise api_error(response, None)
         try:
             described = response.json()
         except ValueError:
-            raise _odd_answer() from None
+            raise unexpected_answer() from None
         return described if isinstance(described, list) else []
 
     def _call(self, kind: str, method: str, path: str, **kwargs: Any) -> requests.Response:
-        """One request with the key of that kind; once more if the key was stale. Raises Refused if nobody
-        answers."""
+        """Send a request with the key of that kind, and again if the key was stale. Raises ApiError."""
         if self.keys.expired(kind):
             self._renew(kind, self.keys.key(kind))
         key = self.keys.key(kind)
@@ -131,107 +165,92 @@ class TorchServe:
             self._renew(kind, key)
             response = self._send(kind, method, path, self.keys.key(kind), **kwargs)
             if _key_refused(response):
-                log.error("TorchServe refuses the %s key of the key file, and it could not be renewed", kind)
-                message = (
-                    "The service lost its access to the model. Your picture is fine; tell whoever runs it."
-                )
-                raise Refused(503, "service_key", message)
+                log.error("TorchServe refuses the %s key in the key file, and it could not be renewed", kind)
+                message = "The service has lost access to the model. Your picture is fine; tell the operator."
+                raise ApiError(503, "service_key", message)
         return response
 
     def _send(
-        self,
-        kind: str,
-        method: str,
-        path: str,
-        key: str | None,
-        headers: Mapping[str, str] = {},
-        **kwargs: Any,
+        self, kind: str, method: str, path: str, key: str | None, seconds: float, **kwargs: Any
     ) -> requests.Response:
-        """A connection that breaks is tried once more: predictions and descriptions change nothing.
-
-        A timeout is not: the server is at work, and asking twice would only give it more of it.
-        """
-        url = (self.inference_url if kind == "inference" else self.management_url) + path
-        all_headers = {**headers, "Authorization": f"Bearer {key}"} if key else dict(headers)
+        """Send one request, and again after a broken connection; after a timeout the server is still at work."""
+        headers = {**kwargs.pop("headers", {}), **({"Authorization": f"Bearer {key}"} if key else {})}
+        kwargs |= {"headers": headers, "timeout": (CONNECT_SECONDS, max(seconds, 0.001))}
         for attempt in (1, 2):
             try:
-                return self.session.request(method, url, headers=all_headers, allow_redirects=False, **kwargs)
+                return self._session.request(method, self.urls[kind] + path, allow_redirects=False, **kwargs)
             except requests.Timeout:
                 log.warning("TorchServe's %s address did not answer in time", kind)
-                message = (
-                    "The model took too long to answer. Wait a moment and try again, or send a "
-                    "smaller picture."
-                )
-                raise Refused(504, "model_slow", message, retry_after=10) from None
+                message = "The model took too long. Wait a moment and try again, or send a smaller picture."
+                raise ApiError(504, "model_slow", message, retry_after=10) from None
             except requests.RequestException as error:
                 if attempt == 2:
                     log.warning("TorchServe's %s address cannot be reached: %s", kind, type(error).__name__)
-                    message = (
-                        "The model's server is not running or is restarting. Try again in half a minute."
-                    )
-                    raise Refused(503, "model_unreachable", message, retry_after=30) from None
+                    message = "The model's server is down or restarting. Try again in half a minute."
+                    raise ApiError(503, "model_unreachable", message, retry_after=30) from None
                 time.sleep(0.2)
         raise AssertionError("unreachable")
 
     def _renew(self, kind: str, used: str | None) -> None:
         """Let TorchServe write a new key of that kind, unless another thread has just done so."""
-        with self._renewal:
-            if self.keys.key(kind) != used:
-                return
+        with self._renewing:
             api_key = self.keys.key("API")
-            if api_key is None:
+            if self.keys.key(kind) != used or api_key is None:
                 return
             log.info("renewing TorchServe's %s key", kind)
-            # The answer has no body: the new key is in the key file.
+            # The response has no body: the new key is in the key file.
             response = self._send(
-                "management", "GET", "/token", api_key, params={"type": kind}, timeout=SHORT
+                "management", "GET", "/token", api_key, DESCRIBE_SECONDS, params={"type": kind}
             )
             if response.status_code != 200:
                 log.warning("TorchServe did not renew the %s key: %s", kind, response.status_code)
 
 
-def refusal(response: requests.Response, version: str | None) -> Refused:
-    """TorchServe's own failures, and the handler's refusals, as an error that may be shown."""
-    status = response.status_code
-    body = _json(response)
+# TorchServe's own errors: status → status, code, message, field, retry_after
+_ERRORS: dict[int, tuple[int, str, str, str | None, int | None]] = {
+    404: (503, "no_model", "No model is loaded yet. Try again in a minute.", None, 60),
+    413: (413, "image_too_large", "This picture is too large for the model's server. Make it smaller and send it "
+          "again.", "image", None),
+    500: (502, "model_failed", "The model failed on this picture. Try again; if it fails again, try another one.",
+          None, 5),
+    503: (503, "model_busy", "The model is busy or still starting. Your picture is fine: try again in a few seconds.",
+          None, 5),
+    507: (503, "out_of_memory", "The model ran out of memory. Try a smaller picture, or try again in a minute.",
+          None, 60),
+}  # fmt: skip
+
+
+def api_error(response: requests.Response, version: str | None) -> ApiError:
+    """The error to show for a response that is not a 200, whether from the handler or TorchServe itself."""
+    status, body = response.status_code, _json(response)
     error = body.get("error")
-    # the handler's own words: pass them on
-    if isinstance(error, dict) and (400 <= status < 500 or status == 503):
+    if isinstance(error, dict) and (400 <= status < 500 or status == 503):  # the handler's own message
         message = str(error.get("message") or "The model refused this picture.")
         retry_after = 10 if status == 503 else None
-        return Refused(status, str(error.get("code") or "refused"), message, error.get("field"), retry_after)
-    kind = str(body.get("type", ""))
-    log.warning("TorchServe answered %s %s", status, kind)
-    if status == 404 and kind == "ModelVersionNotFoundException":
-        name = f"“{version}”" if version else "that was asked for"
-        message = f"The model version {name} is not loaded any more. Choose another one."
-        return Refused(404, "unknown_version", message, "version")
-    if status == 404:
-        return Refused(503, "no_model", "No model is loaded yet. Try again in a minute.", retry_after=60)
-    if status == 413:
-        message = "This picture is too large for the model's server. Make it smaller and send it again."
-        return Refused(413, "image_too_large", message, "image")
-    if status == 507 and body.get("message") == "Worker died.":  # and TorchServe is starting another one
+        return ApiError(status, str(error.get("code") or "refused"), message, error.get("field"), retry_after)
+    log.warning("TorchServe answered %s %s", status, body.get("type", ""))
+    if body.get("type") == "ModelVersionNotFoundException":
+        name = f"“{version}”" if version else "you asked for"
+        message = f"The model version {name} is no longer loaded. Choose another one."
+        return ApiError(404, "unknown_version", message, "version")
+    if _worker_died(response):
         message = (
-            "The model stopped while it worked on this picture and is being restarted. "
-            "Try again in a few seconds."
+            "The model stopped while it worked on this picture and is restarting. Try again in a few seconds."
         )
-        return Refused(503, "model_restarting", message, retry_after=10)
-    if status == 507:
-        message = "The model ran out of memory on this picture. Try a smaller one, or try again in a minute."
-        return Refused(503, "out_of_memory", message, retry_after=60)
-    if status == 503:
-        message = "The model is busy or still starting. Your picture is fine: try again in a few seconds."
-        return Refused(503, "model_busy", message, retry_after=5)
-    if status >= 500:
-        message = "The model failed on this picture. Try again; if it fails again, try another picture."
-        return Refused(502, "model_failed", message, retry_after=5)
-    return _odd_answer()
+        return ApiError(503, "model_restarting", message, retry_after=10)
+    if status in _ERRORS or status > 500:
+        return ApiError(*_ERRORS.get(status, _ERRORS[500]))
+    return unexpected_answer()
 
 
-def _odd_answer() -> Refused:
-    message = "The model's server answered something we do not understand. Try again in a minute."
-    return Refused(502, "odd_answer", message, retry_after=60)
+def _worker_died(response: requests.Response) -> bool:
+    """Whether the request was lost with its worker.
+
+    TorchServe 0.12 uses 500, 503 and 507 for this. Its "Prediction failed" (the handler raised an exception) looks
+    alike but would happen again; the handler's own errors have another shape.
+    """
+    body = _json(response) if response.status_code in (500, 503, 507) else {}
+    return body.get("type") == "InternalServerException" and body.get("message") != "Prediction failed"
 
 
 def _key_refused(response: requests.Response) -> bool:

@@ -1,4 +1,4 @@
-"""The uploaded picture: held in memory, and looked at before it is sent on."""
+"""Uploaded pictures: kept in memory, and checked before they are sent on."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pathlib import PurePath
 from flask import Request
 from PIL import Image
 
-from web_client.errors import Refused, too_many_bytes
+from web_client.errors import ApiError, too_many_bytes
 
-# What the model's own decoder takes. Naming them keeps Pillow's rarer, less tested readers out of reach.
+# The formats that the model decodes; the list keeps Pillow's rarer, less tested readers out of reach.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 
 
 class MemoryRequest(Request):
-    """A request whose files stay in memory: Werkzeug would spool those above 500 kB to a temporary file."""
+    """A request whose files stay in memory; Werkzeug writes those above 500 kB to a temporary file."""
 
     def _get_file_stream(self, *args: object, **kwargs: object) -> io.BytesIO:
         return io.BytesIO()
@@ -24,51 +24,51 @@ class MemoryRequest(Request):
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture as it came. ``width`` and ``height`` are those of its header, before EXIF orientation."""
+    """An uploaded picture, unchanged; ``media_type`` is that of its content, such as ``image/jpeg``."""
 
     data: bytes
     name: str
-    width: int
-    height: int
+    media_type: str
 
 
 def read_picture(request: Request, max_bytes: int, max_pixels: int) -> Picture:
-    """The ``image`` field of a multipart request, refused if it is missing, empty, too large or no
+    """The ``image`` field of a multipart request; raises ApiError if it is missing, empty, too large or not a
     picture."""
     file = request.files.get("image")
     if file is None:
         if request.mimetype != "multipart/form-data":
             message = "Send the picture as a form (multipart/form-data), in a field named image."
-            raise Refused(415, "unsupported_media_type", message, "image")
-        raise Refused(400, "missing_image", "No picture came with this request. Choose one first.", "image")
+            raise ApiError(415, "unsupported_media_type", message, "image")
+        raise ApiError(400, "missing_image", "No picture came with this request. Choose one first.", "image")
     data = file.read()
     name = PurePath(file.filename or "").name or "picture"
     if not data and not file.filename:
-        raise Refused(400, "missing_image", "No picture came with this request. Choose one first.", "image")
+        raise ApiError(400, "missing_image", "No picture came with this request. Choose one first.", "image")
     return check_picture(data, name, max_bytes, max_pixels)
 
 
 def check_picture(data: bytes, name: str, max_bytes: int, max_pixels: int) -> Picture:
-    """Judge bytes by their size and by the picture's header alone; decoding is the model's business."""
+    """Check the size and the header; only the model decodes pixels."""
     if not data:
-        raise Refused(400, "empty_image", "This file is empty (0 bytes). Choose another one.", "image")
+        raise ApiError(400, "empty_image", "This file is empty (0 bytes). Choose another one.", "image")
     if len(data) > max_bytes:
         raise too_many_bytes(max_bytes)
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             width, height = image.size
+            media_type = Image.MIME[str(image.format)]
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise _too_many_pixels(max_pixels) from None
     except Exception:
-        # Pillow's readers raise many kinds of errors on broken headers; all of them mean this one thing.
-        message = "This file is not a picture we can read. Choose a JPEG, PNG, WebP, GIF, BMP or TIFF."
-        raise Refused(415, "unsupported_media_type", message, "image") from None
+        # Pillow's readers raise many kinds of errors on broken headers.
+        message = "This file is not a picture that we can read. Choose a JPEG, PNG, WebP, GIF, BMP or TIFF."
+        raise ApiError(415, "unsupported_media_type", message, "image") from None
     if width * height > max_pixels:
         raise _too_many_pixels(max_pixels, width, height)
-    return Picture(data, name, width, height)
+    return Picture(data, name, media_type)
 
 
-def _too_many_pixels(limit: int, width: int = 0, height: int = 0) -> Refused:
+def _too_many_pixels(limit: int, width: int = 0, height: int = 0) -> ApiError:
     has = f"This picture has {width} × {height} pixels" if width else "This picture has far too many pixels"
-    message = f"{has}; at most {limit / 1e6:g} million are taken. Make it smaller and send it again."
-    return Refused(422, "too_many_pixels", message, "image")
+    message = f"{has}; the limit is {limit / 1e6:g} million. Make it smaller and send it again."
+    return ApiError(422, "too_many_pixels", message, "image")

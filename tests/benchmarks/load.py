@@ -113,7 +113,7 @@ def service(folder: Path) -> Iterator[tuple[RunningTorchServe, str, int]]:
             "--port",
             "0",
             "--rate-limit",
-            "",
+            "off",
             "--key-file",
             str(server.home.key_file),
         ]

@@ -67,7 +67,7 @@ def main() -> None:
     threading.Thread(target=server.serve_forever, daemon=True).start()
     direct = f"http://127.0.0.1:{server.server_address[1]}"
     data = photo()
-    flags = ["--port", "0", "--inference-url", direct, "--management-url", direct, "--rate-limit", ""]
+    flags = ["--port", "0", "--inference-url", direct, "--management-url", direct, "--rate-limit", "off"]
     with tempfile.TemporaryDirectory() as folder:
         flags += ["--key-file", str(Path(folder) / "key_file.json")]
         command = [sys.executable, "-m", "web_client", *flags]
@@ -75,7 +75,7 @@ def main() -> None:
             command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         ) as process:
             assert process.stdout is not None
-            client = process.stdout.readline().split()[-1]
+            client = process.stdout.readline().strip()
             session = requests.Session()
             session.trust_env = False
             urls = {"direct": f"{direct}/predictions/maskrcnn", "web_client": f"{client}api/predict"}

@@ -8,7 +8,7 @@ import pytest
 from tests.handler.served import handler_archive
 from tests.torchserve_fixture import RunningTorchServe, running_torchserve
 from tests.web_client.conftest import serving
-from web_client import create_app
+from web_client.app import create_app
 
 
 def page_config(server: RunningTorchServe, **more: Any) -> dict[str, Any]:
@@ -19,7 +19,7 @@ def page_config(server: RunningTorchServe, **more: Any) -> dict[str, Any]:
         "KEY_FILE": str(server.home.key_file),
         "HOST": "127.0.0.1",
         "PORT": 0,
-        "RATE_LIMIT": "",
+        "RATE_LIMIT": "off",
         **more,
     }
 

@@ -30,7 +30,7 @@ from tests.toy_models import write_run
 from tests.web_client.conftest import serving
 from tests.web_client.stub import balloon_picture
 from tests.web_client.test_errors import assert_error_shape
-from web_client import create_app
+from web_client.app import create_app
 
 pytestmark = pytest.mark.e2e
 

@@ -1,22 +1,22 @@
-"""The page before the real TorchServe: two archives of small random Mask R-CNNs, every feature clicked once.
-
-The steps are those of ``tests/web_client/test_browser.py``; only what stands behind the page differs.
-"""
+"""The page in front of the real TorchServe with two small random Mask R-CNNs: the tests of ``test_browser.py``."""
 
 from __future__ import annotations
 
-import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from finetune.cli import main as finetune
+from tests.conftest import REPOSITORY
+from tests.e2e.conftest import page_config
 from tests.torchserve_fixture import RunningTorchServe, running_torchserve
 from tests.toy_models import write_run
 from tests.web_client import browser, test_browser
 from tests.web_client.conftest import serving
-from web_client import create_app
+from web_client.app import create_app
 
 pytestmark = [pytest.mark.e2e, pytest.mark.browser]
 chromium, page, picture = browser.chromium, browser.page, test_browser.picture
@@ -40,15 +40,9 @@ def torchserve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningTorc
     archives: list[Path | str] = []
     for backbone in ("mobilenetv2_fpn", "vovnet19_fpn"):
         write_run(folder / backbone, backbone)
-        arguments = [
-            "export",
-            str(folder / backbone),
-            "--output",
-            str(folder / "exported"),
-            "--engine",
-            "torch",
-        ]
-        assert finetune(arguments) == 0
+        command = f"-m finetune export {backbone} --output exported --engine torch"
+        environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+        subprocess.run([sys.executable, *command.split()], cwd=folder, env=environment, check=True)
         archives.append(folder / "exported" / f"maskrcnn_{backbone}.mar")
     with running_torchserve(folder, archives) as running:
         yield running
@@ -56,14 +50,5 @@ def torchserve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningTorc
 
 @pytest.fixture(scope="module")
 def base_url(torchserve: RunningTorchServe) -> Iterator[str]:
-    ports = json.loads(torchserve.home.state_file.read_text())["ports"]
-    config = {
-        "INFERENCE_URL": f"http://127.0.0.1:{ports['inference']}",
-        "MANAGEMENT_URL": f"http://127.0.0.1:{ports['management']}",
-        "KEY_FILE": str(torchserve.home.key_file),
-        "HOST": "127.0.0.1",
-        "PORT": 0,
-        "RATE_LIMIT": "",
-    }
-    with serving(create_app(config)) as url:
+    with serving(create_app(page_config(torchserve))) as url:
         yield url

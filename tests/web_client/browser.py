@@ -1,11 +1,11 @@
-"""Fixtures and steps for tests that drive the real Chromium. Whoever has a page elsewhere overrides
-``base_url``."""
+"""Fixtures and steps for tests in Chromium. Override ``base_url`` to test another page."""
 
 from __future__ import annotations
 
 import base64
 import io
 import os
+import shlex
 import shutil
 import time
 from collections.abc import Iterator
@@ -18,28 +18,21 @@ from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 from pycocotools import mask as coco_mask
 
-from tests.web_client.conftest import serving
+from tests.web_client.conftest import serving, stub_config
 from tests.web_client.samples import known_answers
 from tests.web_client.stub import Stub, running_stub
-from web_client import create_app
+from web_client.app import create_app
 
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-
-
-CANCEL = ".state:not([hidden]) button:not([hidden])"
+ARGUMENTS = shlex.split(
+    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+)
+CANCEL = ".progress:not([hidden]) button:not([hidden])"
 
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    """One for each module: modules import this fixture, and Playwright's loop may run only once at a time."""
+    """One browser per module: modules import this fixture, and only one Playwright loop may run at a time."""
     executable = shutil.which("chromium") or shutil.which("google-chrome")
     if executable is None:
         pytest.skip("needs Chromium (apt-get install chromium)")
@@ -51,28 +44,22 @@ def chromium() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def stub_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Stub]]:
-    """The page before a stub that knows the masks of the sample pictures: (address, stub)."""
+    """The page in front of a stub that knows the masks of the sample pictures: (address, stub)."""
     with running_stub(tmp_path_factory.mktemp("stub")) as stub:
         stub.answers = known_answers()
-        config = {
-            "INFERENCE_URL": stub.url,
-            "MANAGEMENT_URL": stub.url,
-            "KEY_FILE": str(stub.key_file),
-            "PORT": 0,
-        }
-        with serving(create_app(config | {"HOST": "127.0.0.1", "RATE_LIMIT": "", "TIMEOUT": 10.0})) as url:
+        with serving(create_app(stub_config(stub))) as url:
             yield url, stub
 
 
 @pytest.fixture(scope="module")
 def base_url(request: pytest.FixtureRequest) -> str:
-    """The page that ``SITE`` names, without a slash at its end, or one before the stub."""
+    """The address in ``SITE``, without a trailing slash, or a page in front of the stub."""
     site: str = os.environ.get("SITE") or request.getfixturevalue("stub_site")[0]
     return site
 
 
 def visit(context: BrowserContext, url: str, troubles: list[str]) -> Page:
-    """Open the page; whatever the console or another host hears goes into ``troubles``."""
+    """Open the page; collect console errors and requests to other hosts in ``troubles``."""
     page = context.new_page()
     page.set_default_timeout(15_000)
     page.on("console", lambda message: message.type in ("error", "warning") and troubles.append(message.text))
@@ -82,13 +69,13 @@ def visit(context: BrowserContext, url: str, troubles: list[str]) -> Page:
         lambda request: request.url.startswith((url, "blob:", "data:")) or troubles.append(request.url),
     )
     page.goto(url)
-    page.wait_for_selector("#service[data-state=good]", state="attached")
+    page.wait_for_selector("#service-status[data-state=good]", state="attached")
     return page
 
 
 @pytest.fixture
 def page(chromium: Browser, base_url: str) -> Iterator[Page]:
-    """The page at 1440 × 900. Fails the test that leaves an error in the console or asks another host."""
+    """The page at 1440 × 900. An error in the console or a request to another host fails the test."""
     context = chromium.new_context(viewport={"width": 1440, "height": 900}, locale="en-GB")
     troubles: list[str] = []
     yield visit(context, base_url, troubles)
@@ -97,8 +84,8 @@ def page(chromium: Browser, base_url: str) -> Iterator[Page]:
 
 
 def send(page: Page, *files: Path, by: str | None = None) -> dict[str, Any]:
-    """Choose files as a person would, wait until the last is drawn; the reply to the first."""
-    selector = by or ("#file" if page.locator("#intake").is_visible() else "#more")
+    """Choose files, wait until the last is drawn, and return the reply to the first."""
+    selector = by or ("#file" if page.locator("#upload").is_visible() else "#add")
     with page.expect_response("**/api/predict") as waiting:
         page.set_input_files(selector, [str(path) for path in files])
     reply: dict[str, Any] = waiting.value.json()
@@ -107,17 +94,17 @@ def send(page: Page, *files: Path, by: str | None = None) -> dict[str, Any]:
 
 
 def sample(page: Page, name: str = "street") -> dict[str, Any]:
-    """Click on one of the page's own pictures."""
+    """Click on a sample picture and return the reply."""
     with page.expect_response("**/api/predict") as waiting:
-        page.locator(f"#intake [value={name}]").click()
+        page.locator(f"#upload [value={name}]").click()
     reply: dict[str, Any] = waiting.value.json()
     settled(page)
     return reply
 
 
 def settled(page: Page) -> None:
-    """Wait until nothing is under way, and two frames more, so that what is known is drawn."""
-    until(page, "document.querySelector('.pane') && !document.querySelector('.shot .spin')")
+    """Wait until no request is in progress and its result is drawn."""
+    until(page, "document.querySelector('.viewer') && !document.querySelector('.thumbnail .spinner')")
     until(
         page, f"![...document.querySelectorAll('{CANCEL}')].some(button => button.textContent === 'Cancel')"
     )
@@ -125,8 +112,7 @@ def settled(page: Page) -> None:
 
 
 def until(page: Page, expression: str, seconds: float = 15) -> None:
-    """Wait for a JavaScript expression. (Playwright's own wait_for_function evaluates strings: the page's
-    policy forbids it.)"""
+    """Wait for a JavaScript expression. (The page's policy forbids Playwright's wait_for_function.)"""
     end = time.monotonic() + seconds
     while not page.evaluate(f"Promise.resolve({expression}).then(Boolean)"):
         assert time.monotonic() < end, f"never came true: {expression}"
@@ -143,9 +129,9 @@ def slide(page: Page, selector: str, value: float) -> None:
 
 
 def canvas_pixels(page: Page, pane: int = 0) -> np.ndarray:
-    """What is on the canvas: (H, W, 4) uint8."""
+    """The canvas: (H, W, 4) uint8."""
     encoded = page.evaluate(
-        "(index) => document.querySelectorAll('.pane canvas')[index].toDataURL('image/png')", pane
+        "(index) => document.querySelectorAll('.viewer canvas')[index].toDataURL('image/png')", pane
     )
     with Image.open(io.BytesIO(base64.b64decode(encoded.partition(",")[2]))) as image:
         return np.asarray(image.convert("RGBA"))

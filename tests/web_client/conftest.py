@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -9,10 +9,24 @@ from typing import Any
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
+from waitress import wasyncore
 
 from tests.web_client.stub import Stub, running_stub
-from web_client import create_app
+from web_client.app import create_app
 from web_client.server import address, create_server
+
+
+def stub_config(stub: Stub, **more: Any) -> dict[str, Any]:
+    """The web client's settings in front of a stub: any free port, no rate limit."""
+    return {
+        "INFERENCE_URL": stub.url,
+        "MANAGEMENT_URL": stub.url,
+        "KEY_FILE": str(stub.key_file),
+        "PORT": 0,
+        "RATE_LIMIT": "off",
+        "TIMEOUT": 10.0,
+        **more,
+    }
 
 
 @pytest.fixture
@@ -23,15 +37,7 @@ def stub(tmp_path: Path) -> Iterator[Stub]:
 
 @pytest.fixture
 def config(stub: Stub) -> dict[str, Any]:
-    return {
-        "INFERENCE_URL": stub.url,
-        "MANAGEMENT_URL": stub.url,
-        "KEY_FILE": str(stub.key_file),
-        "HOST": "127.0.0.1",
-        "PORT": 0,
-        "RATE_LIMIT": "",
-        "TIMEOUT": 5.0,
-    }
+    return stub_config(stub)
 
 
 @pytest.fixture
@@ -46,7 +52,7 @@ def client(app: Flask) -> FlaskClient:
 
 @contextmanager
 def serving(app: Flask) -> Iterator[str]:
-    """The app behind the real waitress, in a thread; gives its address."""
+    """Serve the app with waitress in a thread. Yields its address."""
     server = create_server(app)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
@@ -54,12 +60,8 @@ def serving(app: Flask) -> Iterator[str]:
     try:
         yield f"http://{host}:{port}"
     finally:
-        server.pull_trigger()
         server.task_dispatcher.shutdown(timeout=2)
-        server.close()
+        # Close in the server's own thread, open connections included: its loop runs until none is left.
+        server.trigger.pull_trigger(lambda: wasyncore.close_all(server._map))
         thread.join(5)
-
-
-@pytest.fixture
-def serve() -> Callable[[Flask], Any]:
-    return serving
+        assert not thread.is_alive()

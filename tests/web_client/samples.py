@@ -1,5 +1,7 @@
-"""What a good model would find in the three sample pictures: their exact masks, with scores made up for
-them."""
+"""What a good model would find in the three sample pictures: exact masks, and invented scores.
+
+This project drew the pictures; the masks in ``data/samples.json`` were saved with them.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A TorchServe to test against: real HTTP, Contract 2's answers, and the failures that the real one shows.
+"""A stand-in for TorchServe: real HTTP, Contract 2's answers, and the failures of the real one.
 
-It finds what a model would be trained to find: here, pixels of saturated colour. So each answer belongs
-to the very picture that was sent, and one that lands with somebody else is noticed.
+It "finds" pixels of saturated color, so each answer belongs to the very picture that was sent, and a test notices
+one that reaches somebody else.
 """
 
 from __future__ import annotations
@@ -29,21 +29,18 @@ INVALID_KEY = {
     "type": "InvalidKeyException",
     "message": "Token Authorization failed. Token either incorrect, expired, or not provided correctly",
 }
-NO_WORKER = {
-    "code": 503,
-    "type": "ServiceUnavailableException",
-    "message": 'Model "maskrcnn" has no worker to serve inference request. Please use scale workers API.',
-}
 
 
 class Stub:
-    """The state of the stub. ``mode`` makes the next predictions fail; ``requests`` remembers what came."""
+    """The state of the stub. ``mode`` makes predictions fail, ``next_mode`` only the next one; ``requests``
+    records them."""
 
     def __init__(self, folder: Path) -> None:
         self.key_file = folder / "key_file.json"
         self.keys = {"management": "mgmt-0", "inference": "infer-0", "API": "api-0"}
         self.renewals = 0
         self.mode = "ok"
+        self.next_mode: str | None = None
         self.delay = 0.0
         self.versions = dict(VERSIONS)
         self.requests: list[dict[str, Any]] = []
@@ -70,8 +67,7 @@ class Stub:
         self.write_keys()
 
     def expire_keys(self) -> None:
-        """The server forgets its keys; the file still has the old ones (and does not say that they are
-        over)."""
+        """The server forgets its keys; the file still has the old ones and does not call them expired."""
         self.keys |= {"management": "mgmt-new", "inference": "infer-new"}
 
 
@@ -146,16 +142,22 @@ def reply_for(version: str, size: tuple[int, int], instances: list[dict[str, Any
     }
 
 
-def overlay(data: bytes, instances: list[dict[str, Any]]) -> bytes:
-    """The picture with its masks in green, as PNG."""
+def label_map(data: bytes, instances: list[dict[str, Any]]) -> bytes:
+    """0 is background, id + 1 an object, the best score on top; PNG."""
     with Image.open(io.BytesIO(data)) as opened:
-        rgb = np.asarray(ImageOps.exif_transpose(opened).convert("RGB")).copy()
-    for entry in instances:
-        mask = coco_mask.decode(entry["mask"]).astype(bool)
-        rgb[mask] = rgb[mask] // 2 + np.array([20, 120, 80], np.uint8)
+        labels = np.zeros(ImageOps.exif_transpose(opened).size[::-1], np.uint8)
+    for entry in reversed(instances):
+        labels[coco_mask.decode(entry["mask"]).astype(bool)] = entry["id"] + 1
     out = io.BytesIO()
-    Image.fromarray(rgb).save(out, "PNG")
+    Image.fromarray(labels).save(out, "PNG")
     return out.getvalue()
+
+
+def with_polygon(entry: dict[str, Any]) -> dict[str, Any]:
+    """The instance with the outline of its box for a mask."""
+    x1, y1, x2, y2 = entry["box"]
+    polygons = [[x1, y1, x2, y1, x2, y2, x1, y2]]
+    return entry | {"mask": {"size": entry["mask"]["size"], "polygons": polygons}}
 
 
 def _handler(stub: Stub) -> type[BaseHTTPRequestHandler]:
@@ -195,18 +197,12 @@ def _handler(stub: Stub) -> type[BaseHTTPRequestHandler]:
 
         def describe(self, version: str, customized: bool) -> None:
             if not stub.versions:
-                self.answer(
-                    404,
-                    {"code": 404, "type": "ModelNotFoundException", "message": "Model not found: maskrcnn"},
-                )
+                self.answer(*_torchserve(404, "ModelNotFoundException", "Model not found: maskrcnn"))
                 return
             names = list(stub.versions) if version == "all" else [version or next(iter(stub.versions))]
             stub.described += customized
-            workers = (
-                []
-                if stub.mode == "no_worker"
-                else [{"status": "READY", "startTime": "2026-11-23T09:10:20.234Z"}]
-            )
+            ready = [{"status": "READY", "startTime": "2026-11-23T09:10:20.234Z"}]
+            workers = [] if stub.mode == "no_worker" else ready
             entries: list[dict[str, Any]] = [
                 {
                     "modelName": "maskrcnn",
@@ -224,6 +220,7 @@ def _handler(stub: Stub) -> type[BaseHTTPRequestHandler]:
                         "backbone": names[0].partition(".")[0],
                     },
                     "classes": ["balloon"],
+                    "limits": {"max_image_bytes": 19_000_000, "max_image_pixels": 24_000_000},
                     "evaluation": {"split": "test", "images": 13, "segm": {"AP": stub.versions[names[0]]}},
                 }
                 entries[0]["customizedMetadata"] = card
@@ -237,24 +234,16 @@ def _handler(stub: Stub) -> type[BaseHTTPRequestHandler]:
             data = form.pop("image")
             options = {name: value.decode() for name, value in form.items()}
             version = self.path.removeprefix("/predictions/maskrcnn").strip("/")
-            stub.requests.append(
-                {
-                    "version": version,
-                    "options": options,
-                    "id": self.headers.get("X-Request-ID"),
-                    "bytes": data,
-                }
-            )
+            request_id = self.headers.get("X-Request-ID")
+            stub.requests.append({"version": version, "options": options, "id": request_id, "bytes": data})
+            mode, stub.next_mode = stub.next_mode or stub.mode, None
             if stub.delay:
                 time.sleep(stub.delay)
             if version and version not in stub.versions:
-                self.answer(
-                    404,
-                    {"code": 404, "type": "ModelVersionNotFoundException", "message": f"{version} /srv/x"},
-                )
-            elif stub.mode in FAILURES:
-                self.answer(*FAILURES[stub.mode])
-            elif stub.mode == "break":
+                self.answer(*_torchserve(404, "ModelVersionNotFoundException", f"{version} /srv/x"))
+            elif mode in FAILURES:
+                self.answer(*FAILURES[mode])
+            elif mode == "break":
                 self.close_connection = True
                 self.connection.close()
             else:
@@ -266,51 +255,44 @@ def _handler(stub: Stub) -> type[BaseHTTPRequestHandler]:
                 instances = stub.answers[data]
             if version != next(iter(stub.versions)):
                 instances = instances[:-1]  # so that two models can be told apart
-            if options.get("output") == "overlay":
-                self.answer(200, overlay(data, instances), "image/png")
-                return
             threshold = float(options.get("score_threshold", 0.5))
-            self.answer(
-                200, reply_for(version, size, [entry for entry in instances if entry["score"] >= threshold])
-            )
+            instances = [entry for entry in instances if entry["score"] >= threshold]
+            if options.get("output") == "labels":
+                self.answer(200, label_map(data, instances), "image/png")
+                return
+            reply = reply_for(version, size, instances)
+            if options.get("mask_format") == "polygon":
+                reply["instances"] = [with_polygon(entry) for entry in instances]
+            self.answer(200, reply)
 
     return Handler
 
 
+def _torchserve(status: int, kind: str, message: str) -> tuple[int, Any, str]:
+    """An error of TorchServe itself."""
+    return status, {"code": status, "type": kind, "message": message}, "application/json"
+
+
+def _handler_error(status: int, code: str, message: str) -> tuple[int, Any, str]:
+    """An error of our own handler."""
+    return status, {"error": {"code": code, "message": message, "field": "image"}}, ""
+
+
 FAILURES: dict[str, tuple[int, Any, str]] = {
-    "no_worker": (503, NO_WORKER, "application/json"),
-    "died": (
-        500,
-        {"code": 500, "type": "InternalServerException", "message": "Worker died."},
-        "application/json",
+    "no_worker": _torchserve(
+        503, "ServiceUnavailableException", "Model has no worker to serve inference request."
     ),
-    "killed": (
-        507,
-        {"code": 507, "type": "InternalServerException", "message": "Worker died."},
-        "application/json",
-    ),
-    "no_room": (
-        503,
-        {"error": {"code": "out_of_memory", "message": "The picture does not fit now.", "field": "image"}},
-        "application/json",
-    ),
-    "memory": (
-        507,
-        {"code": 507, "type": "InsufficientStorageException", "message": "CUDA out of memory"},
-        "application/json",
-    ),
+    "died_500": _torchserve(500, "InternalServerException", "Worker died."),
+    "died_503": _torchserve(503, "InternalServerException", "Worker died."),
+    "died_507": _torchserve(507, "InternalServerException", "Worker died."),
+    "prediction_failed": _torchserve(503, "InternalServerException", "Prediction failed"),
+    "broken": _handler_error(500, "internal", "The model failed."),
+    "no_room": _handler_error(503, "out_of_memory", "The picture does not fit now."),
+    "refused": _handler_error(422, "too_many_pixels", "The picture is 9 × 9 pixels."),
+    "memory": _torchserve(507, "InsufficientStorageException", "CUDA out of memory"),
+    "odd": _torchserve(400, "BadRequestException", "/home/model/secret.py line 3"),
     "too_large": (413, b"", ""),
-    "refused": (
-        422,
-        {"error": {"code": "too_many_pixels", "message": "The picture is 9 × 9 pixels.", "field": "image"}},
-        "",
-    ),
     "html": (200, b"<p>hello</p>", "text/html"),
-    "odd": (
-        400,
-        {"code": 400, "type": "BadRequestException", "message": "/home/model/secret.py line 3"},
-        "application/json",
-    ),
 }
 
 

@@ -11,7 +11,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from tests.web_client.stub import Stub, balloon_picture
-from web_client import create_app
+from web_client.app import create_app
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
 
@@ -25,7 +25,7 @@ def assert_error_shape(body: Any) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_route_with_every_method(app: Flask, method: str) -> None:
-    """TorchServe is there, the request is bare: whatever is not a success has the shape."""
+    """Every response of 400 and above has the shape."""
     paths = {re.sub(r"<.*?>", "missing", rule.rule) for rule in app.url_map.iter_rules()} | {
         "/nowhere",
         "/api/nowhere",

@@ -1,4 +1,4 @@
-"""POST /api/predict: what is sent on, what comes back, and what is said when TorchServe fails."""
+"""POST /api/predict: what is forwarded, what comes back, and the errors when TorchServe fails."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from tests.web_client.stub import Stub, balloon_picture
-from web_client import create_app
+from web_client.app import create_app
 
 
 def send(
@@ -52,8 +52,8 @@ def test_reply_is_contract_2(client: FlaskClient) -> None:
     assert reply["mask_fraction"] == pytest.approx(found["area"] / 8000)
 
 
-def test_overlay_comes_as_png(client: FlaskClient) -> None:
-    response = send(client, output="overlay")
+def test_an_image_output_comes_as_png(client: FlaskClient) -> None:
+    response = send(client, output="labels")
     assert response.content_type == "image/png"
     assert response.data.startswith(b"\x89PNG")
 
@@ -69,18 +69,20 @@ def test_a_strange_request_id_is_replaced(client: FlaskClient, given: str) -> No
     ("mode", "status", "code", "words"),
     [
         ("no_worker", 503, "model_busy", "busy or still starting"),
-        ("died", 502, "model_failed", "Try again"),
-        ("killed", 503, "model_restarting", "being restarted"),
+        ("died_500", 503, "model_restarting", "is restarting"),
+        ("died_507", 503, "model_restarting", "is restarting"),
+        ("prediction_failed", 503, "model_busy", "busy or still starting"),
+        ("broken", 502, "model_failed", "Try again"),
         ("no_room", 503, "out_of_memory", "does not fit now"),
         ("memory", 503, "out_of_memory", "ran out of memory"),
         ("too_large", 413, "image_too_large", "too large"),
         ("refused", 422, "too_many_pixels", "The picture is 9 × 9 pixels."),
-        ("html", 502, "odd_answer", "do not understand"),
-        ("odd", 502, "odd_answer", "do not understand"),
-        ("break", 503, "model_unreachable", "not running or is restarting"),
+        ("html", 502, "odd_answer", "unexpected answer"),
+        ("odd", 502, "odd_answer", "unexpected answer"),
+        ("break", 503, "model_unreachable", "down or restarting"),
     ],
 )
-def test_failures_of_torchserve_are_told_plainly(
+def test_failures_of_torchserve_become_plain_messages(
     client: FlaskClient, stub: Stub, mode: str, status: int, code: str, words: str
 ) -> None:
     stub.mode = mode
@@ -98,6 +100,36 @@ def test_a_broken_connection_is_tried_once_more(client: FlaskClient, stub: Stub)
     stub.mode = "break"
     send(client)
     assert len(stub.requests) == 2
+
+
+@pytest.mark.parametrize("mode", ["died_500", "died_503", "died_507"])
+def test_a_request_lost_with_its_worker_is_sent_once_more(client: FlaskClient, stub: Stub, mode: str) -> None:
+    stub.next_mode = mode
+    assert send(client, version="resnet50_fpn", score_threshold="0.3").status_code == 200
+    first, second = stub.requests
+    assert first == second
+
+
+@pytest.mark.parametrize(
+    ("mode", "attempts"),
+    [
+        *((mode, 2) for mode in ("died_500", "died_507")),
+        *((mode, 1) for mode in ("no_worker", "prediction_failed", "broken", "no_room", "refused", "memory")),
+    ],
+)
+def test_only_a_lost_request_is_repeated_and_never_twice(
+    client: FlaskClient, stub: Stub, mode: str, attempts: int
+) -> None:
+    stub.mode = mode
+    assert send(client).status_code >= 400
+    assert len(stub.requests) == attempts
+
+
+def test_a_request_that_died_late_is_not_repeated(config: dict[str, Any], stub: Stub) -> None:
+    """TorchServe kills a worker that exceeds its time limit; the next one would exceed it, too."""
+    stub.mode, stub.delay = "died_500", 0.6
+    assert send(create_app(config | {"TIMEOUT": 1.0}).test_client()).status_code == 503
+    assert len(stub.requests) == 1
 
 
 def test_torchserve_is_not_running(config: dict[str, Any]) -> None:
@@ -141,7 +173,7 @@ def test_no_model_is_loaded(client: FlaskClient, stub: Stub) -> None:
 
 
 class TestKeys:
-    """TorchServe answers a stale key with a 400. The picture is never blamed for it."""
+    """TorchServe answers a stale key with a 400, which must not look like a bad picture."""
 
     def test_a_stale_key_is_renewed_and_the_request_repeated(self, client: FlaskClient, stub: Stub) -> None:
         assert send(client).status_code == 200
@@ -197,8 +229,7 @@ class TestKeys:
 
 
 def test_two_users_see_their_own_pictures(app: Flask, stub: Stub) -> None:
-    """The original kept the last upload in a module global: whoever looked later saw somebody else's
-    photo."""
+    """A module global for the last upload would show visitors each other's photos."""
     stub.delay = 0.05
     barrier = threading.Barrier(20)
 
@@ -219,21 +250,10 @@ def test_two_users_see_their_own_pictures(app: Flask, stub: Stub) -> None:
 
 
 def test_models_are_described_once(client: FlaskClient, stub: Stub) -> None:
+    same = {"classes": ["balloon"], "limits": {"max_image_bytes": 19_000_000, "max_image_pixels": 24_000_000}}
     expected = [
-        {
-            "version": "mobilenetv2_fpn",
-            "backbone": "mobilenetv2_fpn",
-            "classes": ["balloon"],
-            "segm_AP": 62.1,
-            "default": True,
-        },
-        {
-            "version": "resnet50_fpn",
-            "backbone": "resnet50_fpn",
-            "classes": ["balloon"],
-            "segm_AP": 77.6,
-            "default": False,
-        },
+        {"version": name, "backbone": name, "default": default, "segm_AP": ap, **same}
+        for name, default, ap in (("mobilenetv2_fpn", True, 62.1), ("resnet50_fpn", False, 77.6))
     ]
     for _ in range(3):
         assert client.get("/api/models").get_json() == {"models": expected}

@@ -1,24 +1,39 @@
-"""The page itself: light, from here alone, and of use without JavaScript."""
+"""The page: its weight, its headers, and its form for browsers without JavaScript."""
 
 from __future__ import annotations
 
 import base64
 import io
 import re
+import socket
+import time
+from html import unescape
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
+from xml.etree import ElementTree
 
 import pytest
-from flask import Flask
 from flask.testing import FlaskClient
-from PIL import Image
 
-import web_client
+import web_client.config
 from tests.web_client.stub import Stub, balloon_picture
-from web_client import create_app
+from web_client.app import create_app
+from web_client.config import BROWSER_EXTRA
 from web_client.routes import SAMPLES
+from web_client.torchserve import DESCRIBE_SECONDS
 
 STATIC = Path(web_client.__file__).parent / "static"
+
+
+PICTURE = balloon_picture(300, 200)
+
+
+def overlay_of(html: str) -> ElementTree.Element:
+    """The SVG behind the download link."""
+    link = re.search(r'href="data:image/svg\+xml,([^"]+)"', html)
+    assert link
+    return ElementTree.fromstring(unquote(unescape(link[1])))
 
 
 def links(html: str) -> set[str]:
@@ -29,7 +44,7 @@ def test_the_whole_page_weighs_at_most_150_kb(client: FlaskClient) -> None:
     html = client.get("/")
     static = {link for link in links(html.text) if link.startswith("/static/")}
     every_module = {f"/static/js/{path.name}" for path in (STATIC / "js").iterdir()}
-    assert every_module <= static  # all are in the page's head, so none is found late
+    assert every_module <= static  # preloaded, so none is discovered late
     sizes = {link: len(client.get(link, buffered=True).data) for link in static}
     assert len(html.data) + sum(sizes.values()) <= 150_000, sizes
 
@@ -43,7 +58,7 @@ def test_nothing_comes_from_another_host(client: FlaskClient) -> None:
 
 
 def test_no_inline_script_or_style(client: FlaskClient) -> None:
-    """The policy forbids them, so one that crept in would silently do nothing."""
+    """The content security policy would silently disable them."""
     for html in (client.get("/").text, post(client).text):
         assert not re.search(r"<style|\sstyle=|\son\w+=|javascript:", html)
         assert all("src=" in tag for tag in re.findall(r"<script[^>]*>", html))
@@ -71,26 +86,38 @@ def test_answers_are_not_kept_by_anybody(client: FlaskClient) -> None:
 
 
 def post(client: FlaskClient, **form: Any) -> Any:
-    data = {"image": (io.BytesIO(balloon_picture(300, 200)), "party.jpg")} | form
+    data = {"image": (io.BytesIO(PICTURE), "party.jpg")} | form
     return client.post("/", data=data, headers={"Accept": "text/html"})
 
 
 class TestWithoutJavaScript:
-    def test_the_form_answers_with_the_overlay_and_a_download(self, client: FlaskClient, stub: Stub) -> None:
+    def test_the_form_answers_with_masks_numbers_and_a_download(
+        self, client: FlaskClient, stub: Stub
+    ) -> None:
         html = post(client, score_threshold="0.3", version="resnet50_fpn").text
         assert "resnet50_fpn" in html
-        assert 'download="party_overlay.png"' in html
-        encoded = re.search(r'href="data:image/png;base64,([^"]+)"', html)
-        assert encoded
-        with Image.open(io.BytesIO(base64.b64decode(encoded[1]))) as image:
-            assert image.size == (300, 200)
+        assert 'download="party_overlay.svg"' in html
+        svg = overlay_of(html)
+        assert (svg.get("width"), svg.get("height")) == ("300", "200")
+        image, *paths = svg
+        assert image.get("href") == "data:image/png;base64," + base64.b64encode(PICTURE).decode()
+        assert [path.get("d", "")[0] for path in paths] == ["M"] * html.count("<td>balloon")
+
+    def test_the_form_runs_the_model_once(self, client: FlaskClient, stub: Stub) -> None:
+        post(client, score_threshold="0.3")
         assert [entry["options"] for entry in stub.requests] == [
-            {"score_threshold": "0.3", "mask_format": "none"},
-            {"score_threshold": "0.3", "output": "overlay"},
+            {"score_threshold": "0.3", "mask_format": "polygon"}
         ]
 
     def test_the_form_offers_the_versions(self, client: FlaskClient) -> None:
+        client.get("/api/models")
         assert "<option>resnet50_fpn</option>" in client.get("/").text
+
+    def test_the_versions_are_refreshed_behind_the_page(self, client: FlaskClient) -> None:
+        end = time.monotonic() + 10
+        while "<option>resnet50_fpn</option>" not in client.get("/").text:
+            assert time.monotonic() < end
+            time.sleep(0.05)
 
     @pytest.mark.parametrize("name", SAMPLES)
     def test_a_sample_is_a_button(self, client: FlaskClient, stub: Stub, name: str) -> None:
@@ -104,12 +131,12 @@ class TestWithoutJavaScript:
 
     def test_nothing_found(self, client: FlaskClient) -> None:
         empty = (io.BytesIO(balloon_picture(balloons=[])), "empty.png")
-        assert "Nothing was found" in post(client, image=empty).text
+        assert "No object scores 0.5 or more" in post(client, image=empty).text
 
     @pytest.mark.parametrize(
-        ("mode", "words"), [("no_worker", "busy or still starting"), ("died", "failed on this picture")]
+        ("mode", "words"), [("no_worker", "busy or still starting"), ("broken", "failed on this picture")]
     )
-    def test_a_failure_is_told_beside_the_form(
+    def test_a_failure_is_shown_beside_the_form(
         self, client: FlaskClient, stub: Stub, mode: str, words: str
     ) -> None:
         stub.mode = mode
@@ -122,10 +149,25 @@ class TestWithoutJavaScript:
         assert "<script>alert" not in html
 
 
-def test_the_page_is_there_while_torchserve_is_not(config: dict[str, Any]) -> None:
-    app: Flask = create_app(
-        config | {"MANAGEMENT_URL": "http://127.0.0.1:9", "INFERENCE_URL": "http://127.0.0.1:9"}
-    )
-    response = app.test_client().get("/")
-    assert response.status_code == 200
-    assert "<form" in response.text
+def test_no_page_waits_for_a_torchserve_that_hangs(config: dict[str, Any]) -> None:
+    html = {"Accept": "text/html"}
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts connections, never answers
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        client = create_app(config | {"MANAGEMENT_URL": url, "INFERENCE_URL": url}).test_client()
+        start = time.monotonic()
+        for path, status in (("/", 200), ("/nowhere", 404), ("/", 200)):
+            response = client.get(path, headers=html)
+            assert response.status_code == status
+            assert "<form" in response.text
+        assert time.monotonic() - start < DESCRIBE_SECONDS  # the old page waited as long, each time
+
+
+def test_each_timeout_outlasts_the_one_inside_it(config: dict[str, Any], client: FlaskClient) -> None:
+    page = web_client.config.from_environment({})["TIMEOUT"]
+    assert page > 120  # TorchServe's response timeout
+    html = create_app(config | {"TIMEOUT": page}).test_client().get("/").text
+    browser = re.search(r'data-timeout-ms="(\d+)"', html)
+    assert browser
+    assert int(browser[1]) == 1000 * (page + BROWSER_EXTRA) > 1000 * page
+    for path in (STATIC / "js").glob("*.js"):  # the scripts have no limit of their own
+        assert not re.search(r"timeout\w* ?= ?\d|timeout\(\d", path.read_text(), re.I), path

@@ -1,4 +1,4 @@
-"""The process: waitress, flags, the tunnel; and that pictures and keys stay in memory."""
+"""The process: waitress, the command, the tunnel; and that pictures and keys stay in memory."""
 
 from __future__ import annotations
 
@@ -16,16 +16,20 @@ import types
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import requests
+from click.testing import CliRunner
 
 from tests.web_client.conftest import serving
 from tests.web_client.stub import Stub, balloon_picture
 from tests.web_client.test_errors import assert_error_shape
-from web_client import config, create_app
+from web_client import config
 from web_client import server as server_module
-from web_client.__main__ import main, parser
-from web_client.tunnel import TunnelError, open_tunnel
+from web_client.app import create_app
+from web_client.cli import web
+from web_client.errors import TunnelError
+from web_client.server import open_tunnel
 
 ROOT = Path(__file__).resolve().parents[2]
 # 3.6 MB: over every threshold at which something might be spooled
@@ -129,61 +133,116 @@ def test_a_crowd_of_unfinished_uploads_is_refused_before_the_memory_is_full(
         assert requests.post(url + "/api/predict", files=form, timeout=5).status_code == 200
 
 
-def test_every_setting_has_a_flag_an_environment_variable_and_a_line_of_help(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    text = " ".join(parser().format_help().split())
+def help_text() -> str:
+    return " ".join(CliRunner().invoke(web, ["--help"], terminal_width=300).output.split())
+
+
+def test_every_setting_has_an_option_a_variable_and_a_row_in_the_manual() -> None:
+    manual = (ROOT / "web_client" / "README.md").read_text()
+    text = help_text()
     for setting in config.SETTINGS:
-        assert setting.flag in text
+        assert f"{setting.flag} " in text
         assert setting.help in text
         assert setting.env in text
+        assert config_row(setting) in manual
+    options = {option for param in web.params for option in param.opts}
+    assert options == {setting.flag for setting in config.SETTINGS} | {"--public"}
+
+
+def config_row(setting: config.Setting) -> str:
+    default = f"`{setting.default}`" if setting.default != "" else "none"
+    return f"| `{setting.flag}` | `{setting.env}` | {default} | {setting.help} |"
+
+
+def test_options_come_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WEB_CLIENT_MAX_BYTES", "123")
-    monkeypatch.setenv("WEB_CLIENT_INFERENCE_URL", "http://127.0.0.1:1")
-    assert parser().parse_args([]).MAX_BYTES == 123
-    assert parser().parse_args(["--max-bytes", "7"]).MAX_BYTES == 7
-    assert create_app().config["INFERENCE_URL"] == "http://127.0.0.1:1"
+    assert create_app().config["MAX_BYTES"] == 123
+    assert create_app({"MAX_BYTES": "7"}).config["MAX_BYTES"] == 7
+    monkeypatch.setenv("WEB_CLIENT_MAX_BYTES", "")  # as if it were not set
+    assert create_app().config["MAX_BYTES"] == 20_000_000
 
 
-def test_a_setting_that_is_no_number(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+UNREADABLE = [
+    *(("RATE_LIMIT", value) for value in ("abc", "", " ", "60", "60 per fortnight", "none")),
+    *(("MAX_BYTES", value) for value in ("many", "0", "-1", "1e6")),
+    *(("MAX_PIXELS", value) for value in ("", "0")),
+    *(("TIMEOUT", value) for value in ("nan", "inf", "0", "-1", "soon")),
+    *(("TRUSTED_PROXY", value) for value in ("nginx", "10.0.0.0/8", " ")),
+    *(("THREADS", value) for value in ("0", "all")),
+    *(("PORT", value) for value in ("65536", "-1", "http")),
+    *(("INFERENCE_URL", value) for value in ("127.0.0.1:8080", "ftp://x", "http://", "http://x:port")),
+    ("MANAGEMENT_URL", ""),
+    ("HOST", ""),  # would listen on every address
+    ("KEY_FILE", ""),
+    ("MODEL_NAME", " "),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), UNREADABLE)
+def test_a_setting_that_cannot_be_read_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:
-    monkeypatch.setenv("WEB_CLIENT_PORT", "many")
-    assert main([]) == 1
-    assert capsys.readouterr().err == "error: WEB_CLIENT_PORT='many' is not a number\n"
+    """Above all the guards: Flask-Limiter would log an unreadable limit and then limit nobody."""
+    monkeypatch.setattr(server_module, "create_server", lambda app: pytest.fail("it started"))
+    flag = "--" + name.lower().replace("_", "-")
+    result = CliRunner().invoke(web, [f"{flag}={value}"])
+    assert result.exit_code == 2
+    assert f"Error: Invalid value for '{flag}'" in result.output
+    with pytest.raises(click.BadParameter):
+        create_app({name: value})
+    if value:
+        monkeypatch.setenv(f"WEB_CLIENT_{name}", value)
+        with pytest.raises(click.BadParameter) as caught:
+            create_app()
+        assert f"WEB_CLIENT_{name}" in caught.value.format_message()
 
 
-def test_a_port_in_use_is_one_sentence(config: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("host", ["127.0.0.1", "no-such-host.invalid"])
+def test_an_address_that_cannot_be_used_is_one_sentence(host: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        assert main(["--port", str(port)]) == 1
-    message = capsys.readouterr().err
-    assert message.startswith(f"error: cannot listen on 127.0.0.1:{port}")
-    assert message.count("\n") == 1
+        result = CliRunner().invoke(web, ["--host", host, "--port", str(port)])
+    assert result.exit_code == 1
+    assert result.output.startswith(f"Error: Cannot listen on {host}:{port}")
+    assert result.output.count("\n") == 1
+
+
+def test_help_needs_neither_flask_nor_requests() -> None:
+    script = "import sys, web_client.cli; print(*{'flask', 'requests', 'waitress', 'PIL'} & set(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == ""
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
 def test_the_process_serves_until_it_is_stopped(
     config: dict[str, Any], number: signal.Signals, status: int
 ) -> None:
-    flags = [
-        "--port",
-        "0",
-        "--inference-url",
-        config["INFERENCE_URL"],
-        "--management-url",
-        config["MANAGEMENT_URL"],
-    ]
-    flags += ["--key-file", config["KEY_FILE"], "--public"]
+    """Also as a shell's background job, which starts with SIGINT ignored."""
+    flags = f"--port 0 --inference-url {config['INFERENCE_URL']} --management-url {config['MANAGEMENT_URL']}"
     environment = {key: value for key, value in os.environ.items() if key != "NGROK_AUTHTOKEN"}
-    command = [sys.executable, "-m", "web_client", *flags]
-    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=-1, stderr=-1, text=True) as process:
+    command = [
+        sys.executable,
+        "-m",
+        "web_client",
+        *flags.split(),
+        "--key-file",
+        config["KEY_FILE"],
+        "--public",
+    ]
+    former = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=-1, stderr=-1, text=True)
+    finally:
+        signal.signal(signal.SIGINT, former)
+    with process:
         assert process.stdout is not None
-        url = process.stdout.readline().split()[-1]
+        url = process.stdout.readline().strip()
         reply = requests.post(url + "api/predict", files={"image": ("a.png", balloon_picture())}, timeout=10)
         assert reply.json()["instances"]
-        time.sleep(0.1)
         process.send_signal(number)
-        _, errors = process.communicate(timeout=10)
+        _, errors = process.communicate(timeout=20)
     assert process.returncode == status
     assert "NGROK_AUTHTOKEN is not set" in errors
     assert "Traceback" not in errors
@@ -222,27 +281,21 @@ class TestTunnel:
             open_tunnel(5000)
 
 
-def test_behind_the_tunnel_each_visitor_has_a_count_of_their_own(config: dict[str, Any]) -> None:
-    from web_client.server import address, create_server
-
-    app = create_app(config | {"RATE_LIMIT": "1 per minute"})
-    for behind_proxy, expected in ((True, [200, 200, 429]), (False, [429, 429, 429])):
-        app.config["TRUSTED_PROXY"] = "127.0.0.1" if behind_proxy else ""
-        server = create_server(app)
-        import threading
-
-        thread = threading.Thread(target=server.run, daemon=True)
-        thread.start()
-        host, port = address(server)
-        url = f"http://{host}:{port}/api/predict"
-        statuses = []
-        if not behind_proxy:
-            requests.post(url, files={"image": ("a.png", balloon_picture())}, timeout=5)
-        for visitor in ("203.0.113.1", "203.0.113.2", "203.0.113.1"):
-            files = {"image": ("a.png", balloon_picture())}
-            statuses.append(
-                requests.post(url, files=files, headers={"X-Forwarded-For": visitor}, timeout=5).status_code
-            )
-        server.close()
-        thread.join(5)
-        assert statuses == expected
+@pytest.mark.parametrize(
+    ("proxy", "expected"), [("127.0.0.1", [200, 200, 429]), ("", [200, 429, 429])], ids=["proxy", "none"]
+)
+def test_each_visitor_behind_a_trusted_proxy_has_their_own_count(
+    config: dict[str, Any], proxy: str, expected: list[int]
+) -> None:
+    app = create_app(config | {"RATE_LIMIT": "1 per minute", "TRUSTED_PROXY": proxy})
+    with serving(app) as url:
+        statuses = [
+            requests.post(
+                f"{url}/api/predict",
+                files={"image": ("a.png", balloon_picture())},
+                headers={"X-Forwarded-For": f"203.0.113.{visitor}"},
+                timeout=5,
+            ).status_code
+            for visitor in (1, 2, 1)
+        ]
+    assert statuses == expected

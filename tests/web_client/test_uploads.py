@@ -1,4 +1,4 @@
-"""Bad input: each a sentence that a lay person understands, and never TorchServe's time."""
+"""Bad input is refused in one plain sentence, without asking TorchServe."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from flask.testing import FlaskClient
 from PIL import Image
 
 from tests.web_client.stub import Stub, balloon_picture
-from web_client import create_app
+from web_client.app import create_app
 
 
 def png_that_claims(width: int, height: int) -> bytes:
-    """A PNG of a few bytes whose header promises any size."""
+    """A small PNG whose header claims any size."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -58,7 +58,7 @@ BAD = [
 
 @pytest.fixture
 def small(config: dict[str, Any]) -> FlaskClient:
-    """A server that takes 200 kB and 4 million pixels."""
+    """A server with limits of 200 kB and 4 million pixels."""
     return create_app(config | {"MAX_BYTES": 200_000, "MAX_PIXELS": 4_000_000}).test_client()
 
 
@@ -82,7 +82,7 @@ def test_without_javascript_the_same_words_stand_on_the_page(
     )
     assert response.status_code == status
     assert words in response.text
-    assert 'name="image"' in response.text  # and the way on is there
+    assert 'name="image"' in response.text  # the form is there for another try
 
 
 @pytest.mark.parametrize(

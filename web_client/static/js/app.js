@@ -1,24 +1,26 @@
-// The page's state, and who is told when it changes.
-import { recolourTick, showCard, showFigures } from "./sidebar.js";
-import { open, prepare, watch } from "./upload.js";
-import { fillModels, findModels, preferred } from "./models.js";
-import { Pane } from "./viewer.js";
-import { busy, cancel, newRun, start } from "./client.js";
-import { showStrip } from "./thumbnails.js";
-import { curl, save, takeAway } from "./download.js";
-import { $, objects, say, warn } from "./dom.js";
+// The page: its pictures and settings, the controls, and what is redrawn when something changes.
+import { recolorTick, showSidebar, showNumbers } from "./sidebar.js";
+import { LONG_SIDE, openPicture, prepareUpload, watchSources } from "./upload.js";
+import { fillModels, findModels } from "./models.js";
+import { Viewer } from "./viewer.js";
+import { busy, cancel, newRequest, start } from "./client.js";
+import { showThumbnails } from "./thumbnails.js";
+import { curl, save, makeFile } from "./download.js";
+import { $, objects, announce, announceError } from "./dom.js";
 
 document.documentElement.classList.add("js");
 
-const shots = []; // every picture: {file, name, preview, width, height, sent, version, other, runs: version → run}
+const pictures = []; // {file, name, preview, width, height, version, other, sent, requests: version → request}; version is null until models are known
 let current = null;
 let models = [];
 let pinned = null;
 let hovered = null;
 const settings = { view: "overlay", opacity: 0.45, threshold: 0.5, wipe: 0, highlight: null };
-const panes = [];
+const viewers = [];
+let modelsKnown;
+let sending = new Promise((done) => (modelsKnown = done)); // new pictures are sent one after the other
 
-const act = {
+const actions = {
   hover: (instance) => highlight((hovered = instance)),
   pin: (instance) => highlight((pinned = pinned === instance ? null : instance)),
   wipe(value) {
@@ -28,19 +30,18 @@ const act = {
   },
   toggle(instance, shown) {
     instance.shown = shown;
-    runOf(current).scene.refresh();
+    requestOf(current).prediction.refresh();
     draw();
   },
-  recolour(instance, colour) {
-    instance.colour = colour;
-    recolourTick(runOf(current).scene, instance);
+  recolor(instance, color) {
+    instance.color = color;
+    recolorTick(requestOf(current).prediction, instance);
     draw();
   },
-  cancel: (run) => cancel(run, changed),
-  retry: (run) => send(run.shot, run.version),
-  remove: (run) => remove(run.shot),
+  cancel: (request) => cancel(request, changed),
+  retry: (request) => send(request.picture, request.version),
+  remove,
   select,
-  drop: remove,
 };
 
 function highlight() {
@@ -48,148 +49,153 @@ function highlight() {
   draw();
 }
 
-/** The run of a picture with the model that is chosen for it. */
-function runOf(shot) {
-  return shot?.runs.get(shot.version);
+/** A picture's request for the model chosen for it. */
+function requestOf(picture) {
+  return picture && (picture.requests.get(picture.version) ?? newRequest(picture, picture.version));
 }
 
-async function take(files) {
-  let added = null;
+async function addPictures(files) {
+  const before = current;
+  let first = true;
   complain("");
   for (const file of files) {
     try {
-      const shot = { file, name: file.name || "pasted.png", sent: null, other: null, runs: new Map() };
-      Object.assign(shot, await open(file));
-      shot.version = current?.version ?? preferred(models); // only now: the models may have become known meanwhile
-      shots.push(shot);
-      added ??= shot;
-      if (added === shot) select(shot);
-      await send(shot, shot.version);
+      const picture = { file, name: file.name || "pasted.png", version: null, other: null, sent: null, requests: new Map() };
+      Object.assign(picture, await openPicture(file));
+      pictures.push(picture);
+      if (first) select(picture);
+      else show();
+      first = false;
+      sending = sending.then(() => sendFirst(picture, before?.version));
     } catch (error) {
       complain(error.message);
     }
   }
 }
 
-/** What is wrong with a file, where the person looks. */
+/** Send a new picture, once the models are known, to the model of the picture before it or to the default one. */
+async function sendFirst(picture, version) {
+  if (!pictures.includes(picture)) return; // removed meanwhile
+  picture.version = version ?? (models.find((model) => model.default) ?? models[0]).version;
+  await send(picture, picture.version);
+}
+
+/** Show an error at the top, or hide the last one. */
 function complain(message) {
-  const place = current ? $("desk-error") : $("intake-error");
-  for (const element of [$("desk-error"), $("intake-error")]) element.hidden = true;
+  const place = current ? $("workspace-error") : $("upload-error");
+  for (const element of [$("workspace-error"), $("upload-error")]) element.hidden = true;
   place.textContent = message;
   place.hidden = !message;
 }
 
-async function send(shot, version) {
-  const earlier = shot.runs.get(version);
+/** Request a prediction; a request for the same model that is still under way is canceled. */
+async function send(picture, version) {
+  const earlier = picture.requests.get(version);
   if (earlier) cancel(earlier, changed);
-  const run = newRun(shot, version);
-  shot.runs.set(version, run);
-  changed(run);
+  const request = newRequest(picture, version);
+  picture.requests.set(version, request);
+  changed(request);
   try {
-    shot.sent = await prepare(shot.file, shot, $("scale").checked);
+    picture.sent = await prepareUpload(picture.file, picture, $("scale").checked, limitsOf(version));
   } catch (error) {
-    Object.assign(run, { phase: "failed", error: error.message });
-    changed(run);
+    Object.assign(request, { phase: "failed", error: error.message });
+    changed(request);
     return;
   }
-  // it may have been called by another name meanwhile, replaced, or cancelled
-  if (shot.runs.get(run.version) === run && run.phase === "waiting") start(run, changed);
+  // a newer request may have replaced it, or the user canceled it
+  if (picture.requests.get(version) === request && request.phase === "waiting") start(request, changed);
 }
 
-function changed(run) {
-  if (run.shot.runs.get(run.version) !== run) return; // a newer run has taken its place
-  if (run.phase !== run.told) {
-    run.told = run.phase;
-    if (run.phase === "done") say(`${run.shot.name}: ${run.scene.visible(settings.threshold).length} ${objects(run.scene.visible(settings.threshold).length)} found`);
-    if (run.phase === "thinking") say(`Looking for objects in ${run.shot.name}`);
-    if (run.phase === "failed") warn(`${run.shot.name}: ${run.error}`);
-    if (run.code === "unknown_version") findModels(adoptModels); // the models have changed: look which ones there are
+function changed(request) {
+  if (request.picture.requests.get(request.version) !== request) return; // a newer one has replaced it
+  if (request.phase !== request.announced) {
+    request.announced = request.phase;
+    if (request.phase === "done") {
+      const { length } = request.prediction.visible(settings.threshold);
+      announce(`${request.picture.name}: ${length} ${objects(length)} found`);
+    }
+    if (request.phase === "thinking") announce(`Looking for objects in ${request.picture.name}`);
+    if (request.phase === "failed") announceError(`${request.picture.name}: ${request.error}`);
+    if (request.code === "unknown_version") findModels(useModels); // the models have changed
   }
   show();
 }
 
-function select(shot) {
-  current = shot;
+function select(picture) {
+  current = picture;
   hovered = pinned = settings.highlight = null;
   show();
 }
 
-function remove(shot) {
-  for (const run of shot.runs.values()) cancel(run, changed);
-  const place = shots.indexOf(shot);
-  shots.splice(place, 1);
-  if (current === shot) select(shots[Math.min(place, shots.length - 1)] ?? null);
+function remove(picture) {
+  for (const request of picture.requests.values()) cancel(request, changed);
+  const place = pictures.indexOf(picture);
+  pictures.splice(place, 1);
+  if (current === picture) select(pictures[Math.min(place, pictures.length - 1)] ?? null);
   else show();
   if (!current) $("main").focus();
 }
 
-/** Everything anew: another picture, another phase of a run, another model. */
+/** Update everything: another picture, another phase of a request, another model. */
 function show() {
-  $("intake").hidden = Boolean(current);
-  $("work").hidden = !current;
+  $("upload").hidden = Boolean(current);
+  $("workspace").hidden = !current;
   if (!current) {
-    while (panes.length) panes.pop().close();
-    $("strip").replaceChildren();
+    while (viewers.length) viewers.pop().close();
+    $("thumbnails").replaceChildren();
     return;
   }
-  const run = runOf(current) ?? newRun(current, current.version);
-  const runs = [run];
-  if ($("compare").checked && current.other) runs.push(current.runs.get(current.other) ?? newRun(current, current.other));
-  while (panes.length > runs.length) panes.pop().close();
-  while (panes.length < runs.length) {
-    panes.push(new Pane(act));
-    $("panes").append(panes.at(-1).element);
+  const request = requestOf(current);
+  const requests = [request];
+  if ($("compare").checked && current.other) requests.push(current.requests.get(current.other) ?? newRequest(current, current.other));
+  while (viewers.length > requests.length) viewers.pop().close();
+  while (viewers.length < requests.length) {
+    viewers.push(new Viewer(actions));
+    $("viewers").append(viewers.at(-1).element);
   }
-  $("panes").classList.toggle("two", runs.length === 2);
+  $("viewers").classList.toggle("two", requests.length === 2);
   fillModels(models, current.version, current.other);
-  panes.forEach((pane, index) => pane.show(runs[index]));
-  showCard(run, settings, act);
-  for (const button of document.querySelectorAll("[data-take]")) button.disabled = !run.scene;
-  $("take-note").textContent = run.scene ? takeNote(run) : "There is something to take once the masks are there.";
-  showStrip(shots, current, (shot) => runOf(shot) ?? newRun(shot, shot.version), settings.threshold, act);
+  viewers.forEach((viewer, index) => viewer.show(requests[index]));
+  showSidebar(request, settings, actions);
+  for (const button of document.querySelectorAll("[data-download]")) button.disabled = !request.prediction;
+  $("download-note").textContent = request.prediction ? downloadNote(request) : "Available when the masks are there.";
+  showThumbnails(pictures, current, requestOf, settings.threshold, actions);
   draw();
 }
 
-function takeNote({ scene, shot }) {
-  const photo = `${shot.width} × ${shot.height}`, seen = `${scene.width} × ${scene.height}`;
-  return photo === seen ? `What is shown, at ${photo} pixels.` : `What is shown: pictures at ${photo}, label map and annotations at ${seen} pixels.`;
+function downloadNote({ prediction, picture }) {
+  const photo = `${picture.width} × ${picture.height}`, seen = `${prediction.width} × ${prediction.height}`;
+  return photo === seen ? `Files have ${photo} pixels.` : `Images have ${photo} pixels, the label map and annotations ${seen}.`;
 }
 
 let frame = 0;
-/** Draw once before the next frame, however many things have changed. */
+/** Draw once before the next animation frame, however many things have changed. */
 function draw() {
   frame ||= requestAnimationFrame(() => {
     frame = 0;
     if (!current) return;
-    for (const pane of panes) pane.draw(settings);
-    showFigures(runOf(current), settings);
+    for (const viewer of viewers) viewer.draw(settings);
+    showNumbers(requestOf(current), settings);
   });
 }
 
+const another = (version) => models.find((model) => model.version !== version)?.version ?? null;
+const limitsOf = (version) => models.find((model) => model.version === version)?.limits ?? {};
+
 function compareWith(version) {
   current.other = version;
-  if ($("compare").checked && version && !current.runs.has(version)) send(current, version);
+  if ($("compare").checked && version && !current.requests.has(version)) send(current, version);
   show();
 }
 
-watch(take);
-findModels(adoptModels);
-document.addEventListener("visibilitychange", () => document.hidden || findModels(adoptModels));
+watchSources(addPictures);
+findModels(useModels);
+document.addEventListener("visibilitychange", () => document.hidden || findModels(useModels));
 
-function adoptModels(found) {
+function useModels(found) {
   models = found;
-  for (const shot of shots) {
-    if (shot.version === "") adopt(shot, preferred(models));
-  }
+  modelsKnown();
   show();
-}
-
-/** A picture sent before the models were known went to the default one: call its run by that name. */
-function adopt(shot, version) {
-  const run = shot.runs.get("");
-  shot.runs.delete("");
-  shot.version = version;
-  if (run) shot.runs.set(version, Object.assign(run, { version }));
 }
 
 for (const name of ["threshold", "opacity", "wipe"]) {
@@ -198,7 +204,7 @@ for (const name of ["threshold", "opacity", "wipe"]) {
     draw();
   });
 }
-$("threshold").addEventListener("change", show); // the strip's counts follow when the slider rests
+$("threshold").addEventListener("change", show); // update the thumbnails' counts when the slider rests
 for (const radio of document.getElementsByName("view")) {
   radio.addEventListener("change", () => {
     settings.view = radio.value;
@@ -208,55 +214,53 @@ for (const radio of document.getElementsByName("view")) {
 }
 for (const [id, shown] of [["show-all", true], ["hide-all", false]]) {
   $(id).addEventListener("click", () => {
-    const scene = runOf(current)?.scene;
-    for (const instance of scene?.instances ?? []) instance.shown = shown;
-    scene?.refresh();
+    const prediction = requestOf(current)?.prediction;
+    for (const instance of prediction?.instances ?? []) instance.shown = shown;
+    prediction?.refresh();
     draw();
   });
 }
 $("version").addEventListener("change", () => {
   current.version = $("version").value;
   if (current.other === current.version) current.other = null;
-  if (!current.runs.has(current.version)) send(current, current.version);
-  if ($("compare").checked && !current.other) compareWith(models.find((model) => model.version !== current.version).version);
+  if (!current.requests.has(current.version)) send(current, current.version);
+  if ($("compare").checked && !current.other) compareWith(another(current.version));
   select(current);
 });
-$("compare").addEventListener("change", () => {
-  compareWith(current.other ?? models.find((model) => model.version !== current.version)?.version ?? null);
-});
+$("compare").addEventListener("change", () => compareWith(current.other ?? another(current.version)));
 $("other").addEventListener("change", () => compareWith($("other").value));
 $("scale").addEventListener("change", () => {
-  if (current && Math.max(current.width, current.height) > 2048) send(current, current.version);
+  if (current?.version && Math.max(current.width, current.height) > LONG_SIDE) send(current, current.version);
 });
-for (const button of document.querySelectorAll("[data-take]")) {
+for (const button of document.querySelectorAll("[data-download]")) {
   button.addEventListener("click", async () => {
-    const run = runOf(current);
-    if (button.dataset.take === "curl") return copyCurl(run);
+    const request = requestOf(current);
+    if (button.dataset.download === "curl") return copyCurl(request);
     button.disabled = true;
     try {
-      save(await takeAway(button.dataset.take, run, settings));
-      say("The file is ready.");
-    } catch {
-      warn("The file could not be made: the picture may be too large for this browser.");
+      save(await makeFile(button.dataset.download, request, settings));
+      announce("The file is ready.");
+    } catch (error) {
+      complain(`The file could not be made. ${error.message ?? ""}`);
     } finally {
       button.disabled = false;
     }
   });
 }
 
-async function copyCurl(run) {
+async function copyCurl(request) {
   const place = $("curl");
   place.hidden = false;
-  place.value = curl(run);
+  place.value = curl(request);
   place.select();
   try {
-    await navigator.clipboard.writeText(place.value); // browsers allow it on https and on this machine only
-    say("Copied.");
+    await navigator.clipboard.writeText(place.value); // browsers allow it only on https and localhost
+    announce("Copied.");
   } catch {
-    say("Press Control C to copy.");
+    announce("Press Ctrl C to copy.");
   }
 }
 
 setInterval(() => {
-  for (const pane of panes) if (busy(pane.run)) pane.box.tick();
+  for (const viewer of viewers) if (busy(viewer.request)) viewer.progress.tick();
 }, 100);

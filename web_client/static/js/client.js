@@ -1,98 +1,104 @@
-// A picture on its way to the model and back. Each run keeps its own answer, so that no late one can land elsewhere.
-import { Scene } from "./prediction.js";
+// Prediction requests. Each keeps its own response, so a late one cannot end up with another picture.
+import { Prediction } from "./prediction.js";
 
-const AT_ONCE = 2; // the model takes one after the other anyway
-export const LOW_THRESHOLD = "0.05"; // ask for nearly everything: the slider then filters here, both ways
+const PARALLEL = 2; // the model works on one at a time anyway
+const LOW_THRESHOLD = "0.05"; // ask for nearly everything: the slider then filters in the browser
 
 const waiting = [];
 let active = 0;
 
-/** A picture together with one model version. phase: waiting, uploading, thinking, done, failed, cancelled. */
-export function newRun(shot, version) {
-  return { shot, version, phase: "waiting", progress: 0, started: 0, elapsed: 0, reply: null, scene: null, error: null, xhr: null };
+/** A picture for one model version (null: no model is known yet). phase: waiting, uploading, thinking, done, failed, canceled. */
+export function newRequest(picture, version) {
+  return { picture, version, phase: "waiting", progress: 0, started: 0, elapsed: 0, reply: null, prediction: null, error: null, xhr: null };
 }
 
-export const busy = (run) => ["waiting", "uploading", "thinking"].includes(run.phase);
+export const busy = ({ phase }) => ["waiting", "uploading", "thinking"].includes(phase);
 
-/** Queue a run; changed(run) is called whenever its phase or progress changes. */
-export function start(run, changed) {
-  Object.assign(run, { phase: "waiting", progress: 0, error: null, started: performance.now() });
-  waiting.push([run, changed]);
-  changed(run);
+/** Queue a request; changed(request) is called whenever its phase or progress changes. */
+export function start(request, changed) {
+  waiting.push([request, changed]);
   next();
 }
 
-export function cancel(run, changed) {
-  if (!busy(run)) return;
-  run.phase = "cancelled";
-  run.xhr?.abort();
-  changed(run);
+export function cancel(request, changed) {
+  if (!busy(request)) return;
+  request.phase = "canceled";
+  request.xhr?.abort();
+  changed(request);
 }
 
 function next() {
-  while (active < AT_ONCE && waiting.length) {
-    const [run, changed] = waiting.shift();
-    if (run.phase !== "waiting") continue; // cancelled before its turn
+  while (active < PARALLEL && waiting.length) {
+    const [request, changed] = waiting.shift();
+    if (request.phase !== "waiting") continue; // canceled before its turn
     active++;
-    post(run, changed).finally(() => {
+    predict(request, changed).finally(() => {
       active--;
-      changed(run);
+      changed(request);
       next();
     });
   }
 }
 
-/** The form fields beside the picture; also what "copy as curl" writes. */
-export function fields(run) {
-  return { score_threshold: LOW_THRESHOLD, ...(run.version && { version: run.version }) };
+/** The form fields of a request, beside the picture. */
+export function formFields({ version }) {
+  return { score_threshold: LOW_THRESHOLD, version };
 }
 
-async function post(run, changed) {
+/** A form for /api/predict. */
+export function form(picture, fields) {
   const form = new FormData();
-  for (const [name, value] of Object.entries(fields(run))) form.append(name, value);
-  form.append("image", run.shot.sent.blob, run.shot.name);
-  const phase = (name) => {
-    run.phase = name;
-    changed(run);
+  for (const [name, value] of Object.entries(fields)) form.append(name, value);
+  form.append("image", picture.sent.blob, picture.name);
+  return form;
+}
+
+async function predict(request, changed) {
+  const enter = (phase) => {
+    request.phase = phase;
+    changed(request);
   };
-  run.started = performance.now();
-  phase("uploading");
+  request.started = performance.now();
+  enter("uploading");
   try {
-    const { status, text } = await request(run, form, phase);
-    if (run.phase === "cancelled") return;
-    run.elapsed = performance.now() - run.started;
+    const { status, text } = await post(request, enter);
+    if (request.phase === "canceled") return;
+    request.elapsed = performance.now() - request.started;
     const reply = parse(text);
     if (status !== 200) {
-      run.code = reply?.error?.code;
-      throw new Error(reply?.error?.message ?? "The server failed without saying why. Try again.");
+      request.code = reply?.error?.code;
+      throw new Error(reply?.error?.message ?? "The server failed without giving a reason. Try again.");
     }
-    if (!reply?.instances) throw new Error("The model answered something we do not understand. Try again.");
-    run.reply = reply;
-    run.scene = new Scene(reply);
-    run.phase = "done";
+    if (!reply?.instances) throw new Error("The model sent an unexpected answer. Try again.");
+    request.reply = reply;
+    request.prediction = new Prediction(reply);
+    request.phase = "done";
   } catch (error) {
-    if (run.phase === "cancelled") return;
-    run.error = error.message;
-    run.phase = "failed";
+    if (request.phase === "canceled") return;
+    request.error = error.message;
+    request.phase = "failed";
   }
 }
 
-// XMLHttpRequest and not fetch: only it tells how far an upload is.
-function request(run, form, phase) {
+// XMLHttpRequest, because fetch reports no upload progress.
+function post(request, enter) {
   return new Promise((done, failed) => {
-    const xhr = (run.xhr = new XMLHttpRequest());
+    const xhr = (request.xhr = new XMLHttpRequest());
     xhr.open("POST", "/api/predict");
-    xhr.timeout = 150000;
     xhr.upload.onprogress = (event) => {
-      run.progress = event.lengthComputable ? event.loaded / event.total : 0;
-      if (run.phase === "uploading") phase("uploading");
+      request.progress = event.lengthComputable ? event.loaded / event.total : 0;
+      if (request.phase === "uploading") enter("uploading");
     };
-    xhr.upload.onload = () => run.phase === "uploading" && phase("thinking");
+    xhr.upload.onload = () => {
+      // The time limit is for the answer: a slow line may take as long as it needs for the upload.
+      xhr.timeout = performance.now() - request.started + Number(document.body.dataset.timeoutMs);
+      if (request.phase === "uploading") enter("thinking");
+    };
     xhr.onload = () => done({ status: xhr.status, text: xhr.responseText });
     xhr.onabort = () => done({ status: 0, text: "" });
-    xhr.ontimeout = () => failed(new Error("No answer came for a long time. Try again, or send a smaller picture."));
+    xhr.ontimeout = () => failed(new Error("There was no answer for a long time. Try again, or send a smaller picture."));
     xhr.onerror = () => failed(new Error("The page's server cannot be reached. Check the connection, then try again."));
-    xhr.send(form);
+    xhr.send(form(request.picture, formFields(request)));
   });
 }
 

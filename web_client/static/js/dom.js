@@ -1,4 +1,4 @@
-// How numbers and states are written, and how they are told to a screen reader.
+// Elements, number formats, and announcements for screen readers.
 export const percent = (share) => `${(100 * share).toFixed(share > 0 && share < 0.0995 ? 2 : 1)} %`;
 export const seconds = (ms) => `${(ms / 1000).toFixed(1)} s`;
 export const pixels = (count) => `${count.toLocaleString("en")} px`;
@@ -16,20 +16,20 @@ export function make(tag, properties = {}, ...children) {
   return element;
 }
 
-/** Tell it when there is time. */
-export function say(text) {
+/** Announce politely: after what is being read. */
+export function announce(text) {
   $("live").textContent = text;
 }
 
-/** Tell it now. */
-export function warn(text) {
+/** Announce at once. */
+export function announceError(text) {
   $("alert").textContent = "";
   setTimeout(() => ($("alert").textContent = text), 50);
 }
 
 let later;
-/** Tell it once things have stopped moving (a slider). */
-export function sayLater(text) {
+/** Announce when a slider has come to rest. */
+export function announceLater(text) {
   clearTimeout(later);
-  later = setTimeout(() => say(text), 600);
+  later = setTimeout(() => announce(text), 600);
 }

@@ -1,19 +1,18 @@
-// Files to take away. Pictures come at the photo's own size, data at the size that the model saw.
-import { canvas, lineWidth, paint, photos, sprite } from "./render.js";
-import { grayPng } from "./png.js";
-import { fields } from "./client.js";
+// Files to download: images at the size of the photo, data at the size that was sent to the model.
+import { canvas, lineWidth, paint, photoLayers, sprite } from "./render.js";
+import { form, formFields } from "./client.js";
 import { zip } from "./zip.js";
 
-const stem = (run) => run.shot.name.replace(/\.[^.]*$/, "") || "picture";
+const stem = (request) => request.picture.name.replace(/\.[^.]*$/, "") || "picture";
 
 /** Make one of the files. @param settings {threshold, opacity} @returns {name, blob} */
-export async function takeAway(kind, run, settings) {
+export async function makeFile(kind, request, settings) {
   const make = { overlay: view, splash: view, labels, cutouts, coco }[kind];
-  const [ending, blob] = await make(run, settings, kind);
-  return { name: `${stem(run)}_${ending}`, blob };
+  const [ending, blob] = await make(request, settings, kind);
+  return { name: `${stem(request)}_${ending}`, blob };
 }
 
-/** Hand a file to the person. */
+/** Let the browser save a file. */
 export function save({ name, blob }) {
   const link = document.createElement("a");
   link.href = URL.createObjectURL(blob);
@@ -24,35 +23,35 @@ export function save({ name, blob }) {
 
 const png = (drawn) => new Promise((done) => drawn.toBlob(done, "image/png"));
 
-/** The whole photo, and a function that makes sprites for it. Sprites are made and forgotten: there may be hundreds. */
-async function fullSize(run) {
-  const photo = await createImageBitmap(run.shot.file);
+/** The whole photo, and a function that makes sprites at its size. They are not cached: there may be hundreds. */
+async function fullSize(request) {
+  const photo = await createImageBitmap(request.picture.file);
   const line = lineWidth(photo.width, photo.height);
-  return { photo, spriteOf: (instance) => sprite(instance, run.scene, photo.width / run.scene.width, line) };
+  return { photo, spriteOf: (instance) => sprite(instance, request.prediction, photo.width / request.prediction.width, line) };
 }
 
-async function view(run, { threshold, opacity }, kind) {
-  const { photo, spriteOf } = await fullSize(run);
+async function view(request, { threshold, opacity }, kind) {
+  const { photo, spriteOf } = await fullSize(request);
   const drawn = canvas(photo.width, photo.height);
-  const layers = photos(photo, photo.width, photo.height);
-  paint(drawn.getContext("2d"), layers, run.scene.visible(threshold), spriteOf, { view: kind, opacity });
+  const layers = photoLayers(photo, photo.width, photo.height);
+  paint(drawn.getContext("2d"), layers, request.prediction.visible(threshold), spriteOf, { view: kind, opacity });
   return [`${kind}.png`, await png(drawn)];
 }
 
-/** 0 is background, id + 1 an object; where objects overlap, the surest one. */
-async function labels({ scene }, { threshold }) {
-  const { owner, height, width, instances } = scene;
-  const reach = scene.reach(threshold);
-  const value = Uint16Array.from({ length: instances.length + 1 }, (_, i) => (i && i <= reach ? instances[i - 1].id + 1 : 0));
-  const depth = value.some((each) => each > 255) ? 16 : 8;
-  return ["labels.png", await grayPng(width, height, depth, (x, y) => value[owner[x * height + y]])];
+/** The model's own label map: 0 is background, id + 1 an object. It knows the threshold, not which objects are hidden. */
+async function labels({ picture, version }, { threshold }) {
+  const body = form(picture, { version, score_threshold: threshold, output: "labels" });
+  const signal = AbortSignal.timeout(Number(document.body.dataset.timeoutMs));
+  const response = await fetch("/api/predict", { method: "POST", body, signal });
+  if (!response.ok) throw new Error((await response.json()).error.message);
+  return ["labels.png", await response.blob()];
 }
 
-/** Each visible object by itself, transparent around it. */
-async function cutouts(run, { threshold }) {
-  const { photo, spriteOf } = await fullSize(run);
+/** A PNG of each visible object, transparent around it. */
+async function cutouts(request, { threshold }) {
+  const { photo, spriteOf } = await fullSize(request);
   const files = [];
-  for (const instance of run.scene.visible(threshold)) {
+  for (const instance of request.prediction.visible(threshold)) {
     const { x, y, fill } = spriteOf(instance);
     const context = fill.getContext("2d");
     context.globalCompositeOperation = "source-in";
@@ -64,13 +63,13 @@ async function cutouts(run, { threshold }) {
   return ["cutouts.zip", zip(files)];
 }
 
-/** A data set of one picture, as pycocotools' COCO() loads it; category ids begin at 1. */
-async function coco({ scene, shot, reply }, { threshold }) {
-  const visible = scene.visible(threshold);
+/** A COCO data set of one picture, for pycocotools' COCO(); category ids start at 1. */
+async function coco({ prediction, picture, reply }, { threshold }) {
+  const visible = prediction.visible(threshold);
   const names = new Map(visible.map((instance) => [instance.class_id + 1, instance.class_name]));
   const document = {
     info: { description: `Masks of ${reply.model.name}, version ${reply.model.version}`, weights_sha256: reply.model.weights_sha256 },
-    images: [{ id: 1, file_name: shot.name, width: scene.width, height: scene.height }],
+    images: [{ id: 1, file_name: picture.name, width: prediction.width, height: prediction.height }],
     categories: [...names].sort(([a], [b]) => a - b).map(([id, name]) => ({ id, name })),
     annotations: visible.map(({ id, class_id: classId, box: [x1, y1, x2, y2], area, mask, score }) => ({
       id: id + 1, image_id: 1, category_id: classId + 1, bbox: [x1, y1, x2 - x1, y2 - y1], area, iscrowd: 0, segmentation: mask, score,
@@ -79,10 +78,10 @@ async function coco({ scene, shot, reply }, { threshold }) {
   return ["coco.json", new Blob([JSON.stringify(document)], { type: "application/json" })];
 }
 
-/** The same request for a shell. */
-export function curl(run) {
+/** The same request as a shell command. */
+export function curl(request) {
   const quote = (text) => `'${text.replaceAll("'", "'\\''")}'`;
-  const file = run.shot.name.replace(/[\\"]/g, "\\$&"); // curl reads "…" within -F by itself
-  const parts = [`image=@"${file}"`, ...Object.entries(fields(run)).map(([name, value]) => `${name}=${value}`)];
+  const file = request.picture.name.replace(/[\\"]/g, "\\$&"); // curl unquotes "…" in -F itself
+  const parts = [`image=@"${file}"`, ...Object.entries(formFields(request)).map(([name, value]) => `${name}=${value}`)];
   return `curl ${parts.map((part) => `-F ${quote(part)}`).join(" ")} ${quote(new URL("/api/predict", location.href).href)}`;
 }

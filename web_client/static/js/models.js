@@ -1,35 +1,40 @@
-// The versions of the model that are ready, and the two lists to choose from.
+// The model versions that are ready, and the two lists to choose from.
 import { $, make } from "./dom.js";
 
-const AGAIN = 5000; // ms until the next look, while none is ready
+const RETRY_MS = 5000;
 
-/** Look until a model is there, then call found(models). Says in the masthead how things stand. */
+let timer = 0;
+let pending = false;
+
+/** Fetch the versions and call found(models); until one is ready, keep trying. Calls in between add no second loop. */
 export async function findModels(found) {
-  const line = $("service");
+  if (pending) return;
+  clearTimeout(timer);
+  pending = true;
+  const status = $("service-status");
   try {
     const response = await fetch("/api/models");
-    const body = await response.json();
-    if (!response.ok) throw new Error(body.error.message);
-    if (!body.models.length) throw new Error("No model is ready yet. This page looks again by itself.");
-    const [first] = body.models;
-    line.textContent = body.models.length === 1 ? `${first.version} is ready` : `${body.models.length} models are ready`;
-    line.dataset.state = "good";
-    found(body.models);
+    const { models, error } = await response.json();
+    if (!response.ok) throw new Error(error.message);
+    if (!models.length) throw new Error("No model is ready yet. This page keeps checking.");
+    status.textContent = models.length === 1 ? `${models[0].version} is ready` : `${models.length} models are ready`;
+    status.dataset.state = "good";
+    found(models);
   } catch (error) {
-    line.textContent = error instanceof TypeError ? "The page's server cannot be reached." : error.message;
-    line.dataset.state = "bad";
-    setTimeout(findModels, AGAIN, found);
+    status.textContent = error instanceof TypeError ? "The page's server cannot be reached." : error.message;
+    status.dataset.state = "bad";
+    timer = setTimeout(findModels, RETRY_MS, found);
+  } finally {
+    pending = false;
   }
 }
 
-export function label({ version, backbone, segm_AP: ap }) {
+function label({ version, backbone, segm_AP: ap }) {
   const named = version.startsWith(backbone) ? version : `${version} (${backbone})`;
   return ap === null ? named : `${named} · AP ${ap.toFixed(1)}`;
 }
 
-export const preferred = (models) => (models.find((model) => model.default) ?? models[0])?.version ?? "";
-
-/** Fill both lists; "beside another" needs a second model. */
+/** Fill both lists; comparing needs a second model. */
 export function fillModels(models, version, other) {
   const options = () => models.map((model) => make("option", { value: model.version, textContent: label(model) }));
   $("version").replaceChildren(...options());

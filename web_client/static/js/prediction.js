@@ -1,9 +1,9 @@
-// A reply of the model, made ready for looking at: decoded masks, and for every pixel the surest object over it.
+// A reply, decoded: the masks, and for every pixel the best-scoring object there.
 import { bounds, decodeCounts, eachRun } from "./rle.js";
 
-const COLOURS = ["#e5484d", "#0b84ee", "#f0a020", "#2f9e64", "#9a53cf", "#00a0c0", "#e2408a", "#7aae14", "#f26b0d", "#5f62dd", "#12a08f", "#b98a00"];
+const COLORS = ["#e5484d", "#0b84ee", "#f0a020", "#2f9e64", "#9a53cf", "#00a0c0", "#e2408a", "#7aae14", "#f26b0d", "#5f62dd", "#12a08f", "#b98a00"];
 
-export class Scene {
+export class Prediction {
   /** @param reply Contract 2's JSON with RLE masks. */
   constructor(reply) {
     this.width = reply.image.width;
@@ -12,13 +12,13 @@ export class Scene {
       .sort((a, b) => b.score - a.score)
       .map((instance, index) => {
         const counts = decodeCounts(instance.mask.counts);
-        return { ...instance, number: index + 1, counts, crop: bounds(counts, this.height), colour: COLOURS[index % COLOURS.length], shown: true };
+        return { ...instance, number: index + 1, counts, crop: bounds(counts, this.height), color: COLORS[index % COLORS.length], shown: true };
       });
     this.owner = new Uint16Array(this.width * this.height);
     this.refresh();
   }
 
-  /** Work out the owners anew, after an object was shown or hidden. The threshold needs no such work: see covered(). */
+  /** Recompute the owners after an object was shown or hidden. A new threshold does not need this: see covered(). */
   refresh() {
     const { owner, instances } = this;
     owner.fill(0);
@@ -28,11 +28,11 @@ export class Scene {
     this.pixels = new Uint32Array(instances.length + 1);
     for (let i = 0; i < owner.length; i++) this.pixels[owner[i]]++;
     this.pixels[0] = 0;
-    // pixels[k]: how many lie under at least one of the k surest. Owners are the surest, so they only add up.
+    // pixels[k]: the pixels under at least one of the k best objects. Each pixel belongs to its best, so sums suffice.
     for (let k = 1; k < this.pixels.length; k++) this.pixels[k] += this.pixels[k - 1];
   }
 
-  /** How many instances reach the threshold; they are the first ones. */
+  /** How many instances reach the threshold; they come first. */
   reach(threshold) {
     const below = this.instances.findIndex((instance) => instance.score < threshold - 1e-9);
     return below < 0 ? this.instances.length : below;
@@ -47,7 +47,7 @@ export class Scene {
     return this.pixels[this.reach(threshold)] / this.owner.length;
   }
 
-  /** The surest visible instance at a pixel, or null. */
+  /** The best-scoring visible instance at a pixel, or null. */
   at(x, y, threshold) {
     if (x < 0 || y < 0 || x >= this.width || y >= this.height) return null;
     const index = this.owner[Math.floor(x) * this.height + Math.floor(y)];

@@ -1,43 +1,49 @@
-// The small box over the picture that says how far a run is, or what went wrong, and offers the way on.
+// The box over the picture: how far a request is, or what went wrong, and the buttons for it.
 import { busy } from "./client.js";
 import { make, seconds } from "./dom.js";
 
-export function stateBox(act) {
-  const spin = make("span", { className: "spin", ariaHidden: "true" });
+export function progressBox(actions) {
+  const spin = make("span", { className: "spinner", ariaHidden: "true" });
   const text = make("p");
   const progress = make("progress", { max: 1, ariaLabel: "Upload" });
-  const button = (label, name) => make("button", { type: "button", textContent: label, onclick: () => act[name](shown) });
-  const buttons = { cancel: button("Cancel", "cancel"), retry: button("Try again", "retry"), remove: button("Remove", "remove") };
-  const element = make("div", { className: "state", hidden: true }, spin, text, ...Object.values(buttons), progress);
+  const button = (textContent, onclick) => make("button", { type: "button", textContent, onclick });
+  const buttons = {
+    cancel: button("Cancel", () => actions.cancel(shown)),
+    retry: button("Try again", () => actions.retry(shown)),
+    remove: button("Remove", () => actions.remove(shown.picture)),
+  };
+  const element = make("div", { className: "progress", hidden: true }, spin, text, ...Object.values(buttons), progress);
   let shown = null;
 
   return {
     element,
-    show(run) {
-      shown = run;
-      const working = busy(run);
-      const bad = run.phase === "failed";
-      element.hidden = run.phase === "done";
+    show(request) {
+      shown = request;
+      const working = busy(request);
+      const bad = request.phase === "failed";
+      element.hidden = request.phase === "done";
       element.classList.toggle("bad", bad);
-      spin.hidden = run.phase !== "thinking";
-      progress.hidden = run.phase !== "uploading";
-      progress.value = run.progress;
-      buttons.cancel.hidden = !working;
-      buttons.retry.hidden = buttons.remove.hidden = working;
-      text.textContent = sentence(run);
+      spin.hidden = request.phase !== "thinking";
+      progress.hidden = request.phase !== "uploading";
+      progress.value = request.progress;
+      buttons.cancel.hidden = !working || request.version === null;
+      buttons.retry.hidden = working;
+      buttons.remove.hidden = !buttons.cancel.hidden;
+      text.textContent = sentence(request);
     },
-    /** Bring the elapsed time up to date. */
+    /** Update the elapsed time. */
     tick() {
       if (shown && busy(shown)) text.textContent = sentence(shown);
     },
   };
 }
 
-export function sentence(run) {
-  const elapsed = seconds(performance.now() - run.started);
-  if (run.phase === "waiting") return "Waiting for its turn …";
-  if (run.phase === "uploading") return `Sending, ${Math.round(100 * run.progress)} %`;
-  if (run.phase === "thinking") return `Looking for objects, ${elapsed}`;
-  if (run.phase === "cancelled") return "Cancelled.";
-  return run.error ?? "";
+function sentence(request) {
+  const elapsed = seconds(performance.now() - request.started);
+  if (request.version === null) return "Waiting for a model …";
+  if (request.phase === "waiting") return "Waiting …";
+  if (request.phase === "uploading") return `Uploading, ${Math.round(100 * request.progress)} %`;
+  if (request.phase === "thinking") return `Looking for objects, ${elapsed}`;
+  if (request.phase === "canceled") return "Canceled.";
+  return request.error ?? "";
 }

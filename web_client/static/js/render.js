@@ -1,4 +1,4 @@
-// Masks onto canvases. One set of functions for the screen and for the files at full size: only the scale differs.
+// Draws masks on canvases, on the screen and in downloads alike: only the scale differs.
 import { eachRun } from "./rle.js";
 
 export function canvas(width, height) {
@@ -8,8 +8,8 @@ export function canvas(width, height) {
   return made;
 }
 
-/** One instance at a scale, tinted: {x, y, fill, edge}, to be drawn at (x, y). Made once, drawn in every frame. */
-export function sprite(instance, scene, scale, line) {
+/** An instance at a scale, in its color: {x, y, fill, edge}, to be drawn at (x, y). Made once, drawn in every frame. */
+export function sprite(instance, prediction, scale, line) {
   const { crop } = instance;
   const pad = Math.ceil(line) + 1;
   const x = Math.floor(crop.x * scale) - pad;
@@ -19,23 +19,21 @@ export function sprite(instance, scene, scale, line) {
   const fill = canvas(width, height);
   const edge = canvas(width, height);
   if (crop.width) {
-    const mask = maskOf(instance, scene.height);
+    const mask = maskOf(instance, prediction.height);
     const onto = fill.getContext("2d");
     onto.imageSmoothingQuality = "high";
     onto.drawImage(mask, crop.x * scale - x, crop.y * scale - y, crop.width * scale, crop.height * scale);
     const rim = edge.getContext("2d");
-    for (let turn = 0; turn < 8; turn++) {
-      rim.drawImage(fill, line * Math.cos((turn * Math.PI) / 4), line * Math.sin((turn * Math.PI) / 4));
-    }
+    spread(rim, fill, line, 0, 0);
     rim.globalCompositeOperation = "destination-out";
     rim.drawImage(fill, 0, 0);
-    tint(onto, instance.colour);
-    tint(rim, instance.colour);
+    tint(onto, instance.color);
+    tint(rim, instance.color);
   }
   return { x, y, fill, edge };
 }
 
-/** The mask's own rectangle as a canvas, opaque where the mask is. */
+/** The mask's bounding box as a canvas, opaque where the mask is. */
 function maskOf(instance, rows) {
   const { x, y, width, height } = instance.crop;
   const image = new ImageData(width, height);
@@ -53,14 +51,21 @@ function maskOf(instance, rows) {
   return made;
 }
 
-function tint(context, colour) {
+/** Draw an image eight times around (x, y). */
+function spread(context, image, distance, x, y) {
+  for (let angle = 0; angle < 2 * Math.PI - 0.01; angle += Math.PI / 4) {
+    context.drawImage(image, x + distance * Math.cos(angle), y + distance * Math.sin(angle));
+  }
+}
+
+function tint(context, color) {
   context.globalCompositeOperation = "source-in";
-  context.fillStyle = colour;
+  context.fillStyle = color;
   context.fillRect(0, 0, context.canvas.width, context.canvas.height);
 }
 
-/** The picture at a size, and the same in gray (by luminosity; every browser knows the blend mode). */
-export function photos(picture, width, height) {
+/** The picture at a size, in color and in gray (by luminosity; every browser supports the blend mode). */
+export function photoLayers(picture, width, height) {
   const photo = canvas(width, height);
   const context = photo.getContext("2d");
   context.imageSmoothingQuality = "high";
@@ -76,8 +81,8 @@ export function photos(picture, width, height) {
 
 /**
  * Draw one view.
- * @param layers photos() of this size
- * @param visible the instances to draw, the surest first
+ * @param layers photoLayers() of this size
+ * @param visible the instances to draw, best score first
  * @param spriteOf instance → sprite() at this scale
  * @param how {view, opacity, highlight}
  */
@@ -102,7 +107,7 @@ export function paint(context, layers, visible, spriteOf, { view, opacity, highl
   if (highlight && visible.includes(highlight)) outline(context, spriteOf(highlight));
 }
 
-/** The picture's own colours, wherever a mask is. */
+/** The picture in color where a mask is. */
 function splash(context, { photo, scratch }, visible, spriteOf) {
   const onto = scratch.getContext("2d");
   onto.globalCompositeOperation = "source-over";
@@ -116,23 +121,21 @@ function splash(context, { photo, scratch }, visible, spriteOf) {
   context.drawImage(scratch, 0, 0);
 }
 
-/** A white rim with a dark one around it: to be seen on any picture. */
+/** A white line inside a black one, visible on any picture. */
 function outline(context, { x, y, edge, fill }) {
   context.globalAlpha = 0.35;
   context.drawImage(fill, x, y);
   context.globalAlpha = 1;
-  for (const [colour, distance] of [["#000", 2.5], ["#fff", 1.25]]) {
+  for (const [color, distance] of [["#000", 2.5], ["#fff", 1.25]]) {
     const rim = canvas(edge.width, edge.height);
     const onto = rim.getContext("2d");
     onto.drawImage(edge, 0, 0);
-    tint(onto, colour);
-    for (let turn = 0; turn < 8; turn++) {
-      context.drawImage(rim, x + distance * Math.cos((turn * Math.PI) / 4), y + distance * Math.sin((turn * Math.PI) / 4));
-    }
+    tint(onto, color);
+    spread(context, rim, distance, x, y);
   }
 }
 
-/** How thick an outline is on a canvas of that size. */
+/** The outline's width on a canvas of that size. */
 export function lineWidth(width, height) {
   return Math.max(1.25, Math.max(width, height) / 700);
 }

@@ -1,51 +1,51 @@
-// Every way a picture comes in: picker, camera, drop, paste, samples. And what is done to it before it is sent.
+// Pictures from the file picker, the camera, drag and drop, the clipboard and the samples; and scaling before the upload.
 import { $, megabytes } from "./dom.js";
 import { canvas } from "./render.js";
 
-export const LONG_SIDE = 2048; // large photos are scaled to this; the model works on about 1333 pixels
+export const LONG_SIDE = 2048; // of a scaled photo: masks come back at this size, whatever the input size of the model
 const PREVIEW_SIDE = 2560;
 
-/** Watch all the ways in and call take(files) with what came. */
-export function watch(take) {
-  for (const id of ["file", "camera", "more"]) {
+/** Call add(files) for pictures from any source. */
+export function watchSources(add) {
+  for (const id of ["file", "camera", "add"]) {
     $(id).addEventListener("change", (event) => {
       const files = [...event.target.files];
-      event.target.value = ""; // so that the same file can be chosen again
-      if (files.length) take(files);
+      event.target.value = ""; // allows choosing the same file again
+      if (files.length) add(files);
     });
   }
   for (const button of document.querySelectorAll("[data-sample]")) {
     button.addEventListener("click", async (event) => {
       event.preventDefault();
       const blob = await (await fetch(button.dataset.sample)).blob();
-      take([new File([blob], `${button.value}.webp`, { type: blob.type })]);
+      add([new File([blob], `${button.value}.webp`, { type: blob.type })]);
     });
   }
-  $("intake").addEventListener("submit", (event) => event.preventDefault());
+  $("upload").addEventListener("submit", (event) => event.preventDefault());
   document.addEventListener("paste", (event) => {
     const files = [...(event.clipboardData?.files ?? [])];
-    if (files.length) take(files);
+    if (files.length) add(files);
   });
-  let depth = 0; // dragenter and dragleave come for every element on the way
+  let depth = 0; // dragenter and dragleave fire for every element on the way
   const carriesFiles = (event) => [...(event.dataTransfer?.types ?? [])].includes("Files");
   document.addEventListener("dragenter", (event) => {
-    if (carriesFiles(event) && ++depth) document.body.classList.add("over");
+    if (carriesFiles(event) && ++depth) document.body.classList.add("dragging");
   });
   document.addEventListener("dragleave", (event) => {
-    if (carriesFiles(event) && --depth <= 0) document.body.classList.remove("over");
+    if (carriesFiles(event) && --depth <= 0) document.body.classList.remove("dragging");
   });
   document.addEventListener("dragover", (event) => event.preventDefault());
   document.addEventListener("drop", (event) => {
     event.preventDefault();
     depth = 0;
-    document.body.classList.remove("over");
+    document.body.classList.remove("dragging");
     const files = [...(event.dataTransfer?.files ?? [])];
-    if (files.length) take(files);
+    if (files.length) add(files);
   });
 }
 
-/** Open a file as a picture: {preview, width, height}. Throws an Error with a sentence for people. */
-export async function open(file) {
+/** Decode a file: {preview, width, height}. Throws an Error with a message for people. */
+export async function openPicture(file) {
   const name = `“${file.name}”`;
   if (file.size === 0) throw new Error(`${name} is empty (0 bytes). Choose another file.`);
   let bitmap;
@@ -60,10 +60,10 @@ export async function open(file) {
   return { preview, width, height };
 }
 
-/** What to send for a file: itself, or a smaller JPEG of it. Throws if it stays too large. */
-export async function prepare(file, { width, height }, mayScale) {
-  const maxBytes = Number(document.body.dataset.maxBytes);
-  const maxPixels = Number(document.body.dataset.maxPixels);
+/** What to send: the file itself, or a smaller JPEG of it. Throws if it is above the limits of the server or the model. */
+export async function prepareUpload(file, { width, height }, mayScale, { max_image_bytes: bytes = Infinity, max_image_pixels: pixels = Infinity }) {
+  const maxBytes = Math.min(Number(document.body.dataset.maxBytes), bytes);
+  const maxPixels = Math.min(Number(document.body.dataset.maxPixels), pixels);
   if (mayScale && (Math.max(width, height) > LONG_SIDE || file.size > maxBytes)) {
     const bitmap = await createImageBitmap(file);
     const small = resized(bitmap, LONG_SIDE);
@@ -71,10 +71,10 @@ export async function prepare(file, { width, height }, mayScale) {
     const blob = await new Promise((done) => small.toBlob(done, "image/jpeg", 0.92));
     return { blob, width: small.width, height: small.height };
   }
-  const cure = "Let the page scale it (the switch at the end of the card), or choose a smaller one.";
-  if (file.size > maxBytes) throw new Error(`This picture has ${megabytes(file.size)}; ${megabytes(maxBytes)} are taken. ${cure}`);
+  const cure = "Turn on scaling at the end of the sidebar, or choose a smaller one.";
+  if (file.size > maxBytes) throw new Error(`This picture has ${megabytes(file.size)}; the limit is ${megabytes(maxBytes)}. ${cure}`);
   if (width * height > maxPixels) {
-    throw new Error(`This picture has ${width} × ${height} pixels; ${maxPixels / 1e6} million are taken. ${cure}`);
+    throw new Error(`This picture has ${width} × ${height} pixels; the limit is ${maxPixels / 1e6} million. ${cure}`);
   }
   return { blob: file, width, height };
 }

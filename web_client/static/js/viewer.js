@@ -1,24 +1,24 @@
-// One picture on its mat: the canvas, what is said about the object under the pointer, the compare handle, the caption.
-import { lineWidth, paint, photos, sprite } from "./render.js";
-import { stateBox } from "./progress.js";
+// One picture: the canvas, the tooltip, the compare handle, the caption.
+import { lineWidth, paint, photoLayers, sprite } from "./render.js";
+import { progressBox } from "./progress.js";
 import { make, objects, percent, pixels, seconds } from "./dom.js";
 
-const beside = matchMedia("(min-width: 62rem)"); // the card stands beside the picture (work.css)
+const beside = matchMedia("(min-width: 62rem)"); // the sidebar stands beside the picture (workspace.css)
 
-export class Pane {
-  /** @param act {hover(instance), pin(instance), wipe(0..1), cancel(run), retry(run), remove(run)} */
-  constructor(act) {
-    this.act = act;
+export class Viewer {
+  /** @param actions {hover(instance), pin(instance), wipe(0..1), cancel(request), retry(request), remove(picture)} */
+  constructor(actions) {
+    this.actions = actions;
     this.canvas = make("canvas", { role: "img" });
-    this.tip = make("div", { className: "tip", hidden: true, ariaHidden: "true" });
-    this.handle = make("div", { className: "handle", hidden: true, ariaHidden: "true" });
-    this.box = stateBox(act);
-    this.mat = make("div", { className: "mat" }, this.canvas, this.handle, this.tip, this.box.element);
+    this.tooltip = make("div", { className: "tooltip", hidden: true, ariaHidden: "true" });
+    this.handle = make("div", { className: "wipe-handle", hidden: true, ariaHidden: "true" });
+    this.progress = progressBox(actions);
+    this.frame = make("div", { className: "frame" }, this.canvas, this.handle, this.tooltip, this.progress.element);
     this.caption = make("figcaption", { className: "caption" });
-    this.element = make("figure", { className: "pane" }, this.mat, this.caption);
+    this.element = make("figure", { className: "viewer" }, this.frame, this.caption);
     this.sprites = new Map();
     this.observer = new ResizeObserver(() => this.layout());
-    this.observer.observe(this.mat);
+    this.observer.observe(this.frame);
     this.listen();
   }
 
@@ -27,13 +27,13 @@ export class Pane {
     this.canvas.addEventListener("pointerleave", () => this.point(null));
     this.canvas.addEventListener("click", (event) => {
       this.point(event);
-      this.act.pin(this.under(event));
+      this.actions.pin(this.under(event));
     });
     this.handle.addEventListener("pointerdown", (event) => this.handle.setPointerCapture(event.pointerId));
     this.handle.addEventListener("pointermove", (event) => {
       if (!this.handle.hasPointerCapture(event.pointerId)) return;
       const box = this.canvas.getBoundingClientRect();
-      this.act.wipe(Math.min(1, Math.max(0, (event.clientX - box.left) / box.width)));
+      this.actions.wipe(Math.min(1, Math.max(0, (event.clientX - box.left) / box.width)));
     });
   }
 
@@ -42,25 +42,25 @@ export class Pane {
     this.element.remove();
   }
 
-  show(run) {
-    if (this.run !== run || this.scene !== run.scene) {
-      this.run = run;
-      this.scene = run.scene;
-      this.tip.hidden = true;
+  show(request) {
+    if (this.request !== request || this.prediction !== request.prediction) {
+      this.request = request;
+      this.prediction = request.prediction;
+      this.tooltip.hidden = true;
       this.layers = null;
       this.sprites.clear();
     }
-    this.box.show(run);
+    this.progress.show(request);
     this.layout();
   }
 
-  /** Fit the canvas into the room there is; whatever was drawn for another size is forgotten. */
+  /** Fit the canvas into its frame; drop what was drawn for another size. */
   layout() {
-    const preview = this.run?.shot.preview;
+    const preview = this.request?.picture.preview;
     if (!preview) return;
-    const style = getComputedStyle(this.mat);
-    const roomX = this.mat.clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight);
-    const roomY = beside.matches ? this.mat.clientHeight - parseFloat(style.paddingTop) - parseFloat(style.paddingBottom) : 0.68 * innerHeight;
+    const style = getComputedStyle(this.frame);
+    const roomX = this.frame.clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight);
+    const roomY = beside.matches ? this.frame.clientHeight - parseFloat(style.paddingTop) - parseFloat(style.paddingBottom) : 0.68 * innerHeight;
     const fit = Math.min(roomX / preview.width, roomY / preview.height, 2);
     if (!(fit > 0)) return;
     const width = Math.round(preview.width * fit), height = Math.round(preview.height * fit);
@@ -71,19 +71,19 @@ export class Pane {
     if (!this.layers || canvas.width !== Math.round(width * dots) || canvas.height !== Math.round(height * dots)) {
       canvas.width = Math.round(width * dots);
       canvas.height = Math.round(height * dots);
-      this.layers = photos(preview, canvas.width, canvas.height);
+      this.layers = photoLayers(preview, canvas.width, canvas.height);
       this.sprites.clear();
     }
     if (this.settings) this.draw(this.settings);
   }
 
-  /** The sprite of an instance at the size on the screen. */
+  /** An instance's sprite at screen size. */
   spriteOf = (instance) => {
     let made = this.sprites.get(instance);
-    if (!made || made.colour !== instance.colour) {
+    if (!made || made.color !== instance.color) {
       const { width, height } = this.canvas;
-      made = sprite(instance, this.scene, width / this.scene.width, lineWidth(width, height));
-      made.colour = instance.colour;
+      made = sprite(instance, this.prediction, width / this.prediction.width, lineWidth(width, height));
+      made.color = instance.color;
       this.sprites.set(instance, made);
     }
     return made;
@@ -93,19 +93,19 @@ export class Pane {
   draw(settings) {
     this.settings = settings;
     if (!this.layers) return;
-    const { canvas, layers, scene } = this;
+    const { canvas, layers, prediction } = this;
     const context = canvas.getContext("2d");
     context.globalAlpha = 1;
-    const visible = scene ? scene.visible(settings.threshold) : [];
-    paint(context, layers, visible, this.spriteOf, scene ? settings : { ...settings, view: "original" });
-    const split = scene ? Math.round(settings.wipe * canvas.width) : 0;
+    const visible = prediction ? prediction.visible(settings.threshold) : [];
+    paint(context, layers, visible, this.spriteOf, prediction ? settings : { ...settings, view: "original" });
+    const split = prediction ? Math.round(settings.wipe * canvas.width) : 0;
     if (split) context.drawImage(layers.photo, 0, 0, split, canvas.height, 0, 0, split, canvas.height);
     this.placeHandle(settings.wipe);
     this.describe(visible, settings);
   }
 
   placeHandle(wipe) {
-    const shown = Boolean(this.scene) && wipe > 0;
+    const shown = Boolean(this.prediction) && wipe > 0;
     this.handle.hidden = !shown;
     if (!shown) return;
     const { style } = this.handle;
@@ -115,36 +115,36 @@ export class Pane {
   }
 
   describe(visible, { threshold }) {
-    const { run, scene } = this;
-    const found = scene ? `${visible.length} ${objects(visible.length)}, ${percent(scene.covered(threshold))} masked` : "";
-    this.canvas.setAttribute("aria-label", `${run.shot.name}${found && `: ${found}`}`);
-    const parts = [make("b", { textContent: run.shot.name }), make("span", { textContent: run.reply?.model?.version ?? run.version })];
+    const { request, prediction } = this;
+    const found = prediction ? `${visible.length} ${objects(visible.length)}, ${percent(prediction.covered(threshold))} masked` : "";
+    this.canvas.setAttribute("aria-label", `${request.picture.name}${found && `: ${found}`}`);
+    const parts = [make("b", { textContent: request.picture.name }), make("span", { textContent: request.reply?.model?.version ?? request.version })];
     if (found) parts.push(make("span", { textContent: found }));
-    const inference = run.reply?.timings_ms?.inference;
+    const inference = request.reply?.timings_ms?.inference;
     if (inference !== undefined) parts.push(make("span", { textContent: `${seconds(inference)} inference` }));
     this.caption.replaceChildren(...parts);
   }
 
   under(event) {
-    if (!event || !this.scene) return null;
+    if (!event || !this.prediction) return null;
     const box = this.canvas.getBoundingClientRect();
     const x = (event.clientX - box.left) / box.width, y = (event.clientY - box.top) / box.height;
-    return this.scene.at(x * this.scene.width, y * this.scene.height, this.settings.threshold);
+    return this.prediction.at(x * this.prediction.width, y * this.prediction.height, this.settings.threshold);
   }
 
   point(event) {
     const instance = this.under(event);
-    this.tip.hidden = !instance;
+    this.tooltip.hidden = !instance;
     if (instance) {
-      this.tip.replaceChildren(
+      this.tooltip.replaceChildren(
         make("b", { textContent: instance.class_name }),
         `score ${instance.score.toFixed(2)} · ${pixels(instance.area)}`,
       );
-      const box = this.mat.getBoundingClientRect();
-      const x = Math.min(event.clientX - box.left + 14, box.width - this.tip.offsetWidth - 4);
-      const y = Math.min(event.clientY - box.top + 16, box.height - this.tip.offsetHeight - 4);
-      this.tip.style.transform = `translate(${Math.max(4, x)}px, ${Math.max(4, y)}px)`;
+      const box = this.frame.getBoundingClientRect();
+      const x = Math.min(event.clientX - box.left + 14, box.width - this.tooltip.offsetWidth - 4);
+      const y = Math.min(event.clientY - box.top + 16, box.height - this.tooltip.offsetHeight - 4);
+      this.tooltip.style.transform = `translate(${Math.max(4, x)}px, ${Math.max(4, y)}px)`;
     }
-    if (this.hovered !== instance) this.act.hover((this.hovered = instance));
+    if (this.hovered !== instance) this.actions.hover((this.hovered = instance));
   }
 }

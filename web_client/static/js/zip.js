@@ -1,5 +1,4 @@
-// A ZIP that only stores: PNGs are compressed already. (PKWARE's APPNOTE 6.3, 4.3: local headers, directory, end record.)
-import { crc32 } from "./crc.js";
+// A ZIP writer without compression, since PNGs are compressed already (PKWARE APPNOTE 6.3, section 4.3).
 
 /** @param files [{name, bytes}] */
 export function zip(files) {
@@ -32,4 +31,16 @@ function record(fields) {
     at += width;
   }
   return bytes;
+}
+
+// CRC-32 (ISO 3309).
+const TABLE = Uint32Array.from({ length: 256 }, (_, value) => {
+  for (let bit = 0; bit < 8; bit++) value = value & 1 ? 0xedb88320 ^ (value >>> 1) : value >>> 1;
+  return value >>> 0;
+});
+
+function crc32(bytes) {
+  let crc = 0xffffffff;
+  for (let i = 0; i < bytes.length; i++) crc = TABLE[(crc ^ bytes[i]) & 0xff] ^ (crc >>> 8);
+  return (crc ^ 0xffffffff) >>> 0;
 }
