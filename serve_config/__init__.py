@@ -1,3 +1,1 @@
-"""How TorchServe is configured, started, watched, and told to swap. The command line is ``python -m
-serve_config``.
-"""
+"""Configure, start, watch and swap TorchServe: the commands ``maskrcnn serve`` and ``maskrcnn doctor``."""

@@ -1,189 +1,187 @@
-"""``python -m serve_config COMMAND``: start and stop TorchServe, and tell it what to serve."""
+"""The commands ``maskrcnn serve …`` and ``maskrcnn doctor``. What they do is imported when they run."""
 
 from __future__ import annotations
 
-import argparse
-import os
 import signal
-import sys
 from pathlib import Path
-from types import FrameType
+from typing import TYPE_CHECKING, NoReturn
 
-from serve_config import doctor
-from serve_config.errors import ServeError
-from serve_config.server.properties import DEFAULT_PORTS, Settings
-from serve_config.server.state import Home
+import click
 
+import serve_config.models.cli
+from serve_config.options import at_home, json_option, positive, say, store_option, with_ports
+from serve_config.server.properties import DEFAULT_PORTS, RESPONSE_TIMEOUT, Settings
+from serve_config.server.state import Home, State
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m serve_config", description="Start and stop TorchServe, and tell it what to serve."
-    )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    home = os.environ.get("SERVE_HOME", ".serve")
+if TYPE_CHECKING:
+    from serve_config.models.client import Client
 
-    def add(name: str, about: str) -> argparse.ArgumentParser:
-        command = commands.add_parser(name, help=about, description=f"{about[0].upper()}{about[1:]}.")
-        command.add_argument(
-            "--home", default=home, metavar="DIR", help="state folder ($SERVE_HOME or .serve)"
-        )
-        return command
-
-    start = add("start", "start TorchServe and wait until its models are READY")
-    option = start.add_argument
-    option(
-        "--models",
-        nargs="+",
-        metavar="ARCHIVE",
-        help="archives or versions to serve; the first is the default",
-    )
-    about = "a list as `fetch` reads it: what to serve the first time, its first archive the default"
-    option("--list", metavar="LIST", help=about)
-    option("--fresh", action="store_true", help="do not bring back what was registered when it stopped")
-    option(
-        "--model-store",
-        type=Path,
-        default="model_store",
-        metavar="DIR",
-        help="folder of archives (%(default)s)",
-    )
-    add_ports(start)
-    chosen = Settings()
-    about = "workers per version where its archive does not say (%(default)s)"
-    option("--workers", type=positive, default=chosen.workers, metavar="N", help=about)
-    about = "requests that may wait per version; one more gets a 503 (%(default)s)"
-    option("--queue-size", type=positive, default=chosen.job_queue_size, metavar="N", help=about)
-    about = "seconds after which a silent worker is restarted (%(default)s)"
-    option("--response-timeout", type=positive, default=chosen.response_timeout, metavar="S", help=about)
-    option(
-        "--foreground", action="store_true", help="stay until SIGTERM or Ctrl-C, then stop it (for systemd)"
-    )
-
-    add("stop", "stop TorchServe and its workers")
-
-    status = add("status", "show versions, workers, queue, memory, GPU, last errors; exit 1 if not healthy")
-    models = add("models", "list registered versions and the archives in the model store")
-    for command in (status, models):
-        command.add_argument("--json", action="store_true", help="as JSON")
-
-    register = add("register", "register an archive as a further version, wait until it is READY")
-    about = "a .mar file (copied into the model store if it lies elsewhere), or a version in the store"
-    register.add_argument("archive", metavar="ARCHIVE", help=about)
-    swap = add("swap", "make a version the default without losing a request")
-    swap.add_argument("version", metavar="VERSION", help="registered, or model_store/maskrcnn_VERSION.mar")
-    about = "take the old default down once it has answered everything"
-    swap.add_argument("--unregister-old", action="store_true", help=about)
-    about = "seconds to wait for that (%(default)s)"
-    swap.add_argument("--drain-timeout", type=positive, default=120, metavar="S", help=about)
-    for command in (register, swap):
-        about = "even if its class names differ from the default's"
-        command.add_argument("--allow-other-classes", action="store_true", help=about)
-    add("rollback", "make the default before the last swap the default again")
-    unregister = add("unregister", "take a version down (not the default)")
-    unregister.add_argument("version", metavar="VERSION")
-
-    fetch = add("fetch", "download archives into the model store, by a list with their SHA-256")
-    fetch.add_argument(
-        "list", metavar="LIST", help="`SHA256  https://…/NAME.mar` a line; - reads standard input"
-    )
-    fetch.add_argument(
-        "--to", type=Path, default="model_store", metavar="DIR", help="model store (%(default)s)"
-    )
-
-    option = add("predict", "send a picture, print the JSON or write the PNG").add_argument
-    option("image", type=Path, metavar="IMAGE")
-    option("--version", metavar="VERSION", help="instead of the default")
-    option("--output", choices=["json", "coco", "overlay", "splash", "labels"], help="the last three are PNG")
-    option("--to", type=Path, metavar="FILE", help="write the answer there")
-    option("--score-threshold", type=float, metavar="0..1")
-    option("--max-detections", type=positive, metavar="1..300")
-    option("--classes", metavar="NAMES", help="names or ids, comma separated")
-    option("--mask-format", choices=["rle", "polygon", "png", "none"])
-    option("--raw", action="store_true", help="print the JSON as it came, masks in full")
-    option("--timeout", type=positive, default=120, metavar="S", help="seconds to wait (%(default)s)")
-
-    option = add("plan", "tell how many machines a load needs, from what `make bench` measured").add_argument
-    option("--rate", type=above_zero, required=True, metavar="R", help="requests a second")
-    option(
-        "--p95",
-        type=above_zero,
-        required=True,
-        metavar="MS",
-        help="95 %% are to be answered within so many ms",
-    )
-    measured = Path("reports/bench_http/bench_http.json")
-    option("--bench", type=Path, default=measured, metavar="FILE", help="the report to plan by (%(default)s)")
-    option("--json", action="store_true", help="as JSON")
-
-    curl = add("curl", "print the curl line that sends a picture")
-    curl.add_argument("image", nargs="?", default="photo.jpg", metavar="IMAGE")
-    curl.add_argument("--version", metavar="VERSION", help="instead of the default")
-    add("header", "print the Authorization header, to pipe into `curl --header @-`")
-
-    add_ports(add("doctor", "look for what is missing on this machine, and tell the cure"))
-    return parser
+EPILOG = """\b
+Examples:
+  maskrcnn serve start
+  maskrcnn serve ask photo.jpg
+  maskrcnn serve swap resnet50_fpn
+  maskrcnn serve header | curl --header @- -T photo.jpg http://127.0.0.1:8080/predictions/maskrcnn
+"""
 
 
-def add_ports(parser: argparse.ArgumentParser) -> None:
-    for name, port in DEFAULT_PORTS.items():
-        variable = f"SERVE_{name.upper()}_PORT"
-        default = os.environ.get(variable, str(port))
-        about = f"0 takes a free one (${variable} or {port})"
-        parser.add_argument(
-            f"--{name.replace('_', '-')}-port", type=int, default=default, metavar="N", help=about
-        )
-
-
-def positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
-    return value
-
-
-def above_zero(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
-    return value
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Run one command and return its exit status."""
-    args = build_parser().parse_args(argv)
-    former = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        return run(args, Home.at(args.home))
-    except ServeError as error:
-        return fail(str(error))
-    except ModuleNotFoundError as error:
-        return fail(
-            f"the Python package {error.name} is missing: run `make install`, and use .venv/bin/python"
-        )
-    except BrokenPipeError:  # `… | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    finally:
-        signal.signal(signal.SIGTERM, former)
-
-
-def run(args: argparse.Namespace, home: Home) -> int:
-    if args.command == "doctor":  # must run where no package is installed
-        findings = doctor.examine(home, {name: getattr(args, f"{name}_port") for name in DEFAULT_PORTS})
-        print(doctor.as_text(findings))
-        return 1 if any(finding.level == "missing" for finding in findings) else 0
-    from serve_config import commands
-
-    return int(getattr(commands, f"run_{args.command}")(args, home))
-
-
-def interrupt(_number: int, _frame: FrameType | None) -> None:
-    """SIGTERM tidies up as Ctrl-C does."""
+def _interrupt(_number: int, _frame: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def fail(message: str) -> int:
-    print(f"error: {message}", file=sys.stderr)
-    return 1
+@click.group(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+def serve() -> None:
+    """Start and stop TorchServe, and choose what it serves."""
+    # SIGTERM cleans up like Ctrl-C; and Ctrl-C works for a background job, which inherits SIGINT ignored
+    for number in (signal.SIGINT, signal.SIGTERM):
+        former = signal.signal(number, _interrupt)
+        click.get_current_context().call_on_close(lambda n=number, f=former: signal.signal(n, f))
+
+
+@serve.command()
+@click.option(
+    "--models",
+    multiple=True,
+    metavar="ARCHIVE",
+    help="An archive or version; repeat. The first is the default.",
+)
+@click.option("--list", "listed", metavar="LIST", help="On the first start, serve this list of `fetch`.")
+@click.option("--fresh", is_flag=True, help="Do not restore what was registered before.")
+@store_option("--model-store")
+@with_ports
+@click.option("--workers", type=positive, metavar="N", help="Per version; default: its archive's, or 1.")
+@click.option(
+    "--queue-size",
+    type=positive,
+    default=32,
+    show_default=True,
+    metavar="N",
+    help="Requests that may wait per version; one more gets a 503.",
+)
+@click.option(
+    "--response-timeout",
+    type=positive,
+    metavar="S",
+    help="Restart a worker that has not answered for so many seconds; default: its archive's, or "
+    f"{RESPONSE_TIMEOUT}.",
+)
+@click.option("--foreground", is_flag=True, help="Stay until SIGTERM or Ctrl-C, then stop (for systemd).")
+@at_home
+def start(
+    home: Home,
+    models: tuple[str, ...],
+    listed: str | None,
+    fresh: bool,
+    model_store: Path,
+    queue_size: int,
+    workers: int | None,
+    response_timeout: int | None,
+    foreground: bool,
+    **ports: int,
+) -> None:
+    """Start TorchServe and wait until its models are READY.
+
+    It restores what was registered when it stopped; the first time it serves the whole model store. --workers and
+    --response-timeout win over an archive's own settings.
+    """
+    from serve_config.models.client import Client
+    from serve_config.models.fetch import read_list
+    from serve_config.models.management import default_version
+    from serve_config.server import lifecycle
+
+    settings = Settings(
+        ports={name: ports[f"{name}_port"] for name in DEFAULT_PORTS},
+        job_queue_size=queue_size,
+        response_timeout=response_timeout,
+        workers=workers,
+    )
+    wanted = list(models) if models or fresh else None
+    if listed and wanted is None and not State.load(home).models:
+        wanted = [entry.name for entry in read_list(listed)]
+    done = lifecycle.start(home, settings, model_store, wanted, say)
+    try:
+        client = Client(home)
+        default = f" (default {default_version(client)})" if len(done) > 1 else ""
+        click.echo(f"TorchServe serves {', '.join(done) or 'nothing yet: `register` an archive'}{default}")
+        if any(client.ports[name] != DEFAULT_PORTS[name] for name in ("inference", "management")):
+            click.echo(f"the page: {_web_command(client)}")
+        click.echo(client.url("inference", "/predictions/maskrcnn"))
+        if foreground:
+            lifecycle.wait_until_stopped(home)
+    except KeyboardInterrupt:
+        if not foreground:
+            raise
+        lifecycle.stop(home)
+
+
+def _web_command(client: Client) -> str:
+    """The command that starts the page for this TorchServe, whatever its ports."""
+    urls = " ".join(f"--{name}-url {client.url(name, '')}" for name in ("inference", "management"))
+    return f"maskrcnn web {urls} --key-file {client.home.key_file}"
+
+
+@serve.command()
+@at_home
+def stop(home: Home) -> None:
+    """Stop TorchServe and its workers."""
+    from serve_config.server import lifecycle
+
+    click.echo("TorchServe has stopped" if lifecycle.stop(home) else "TorchServe was not running")
+
+
+@serve.command()
+@json_option
+@at_home
+def status(home: Home, as_json: bool) -> int:
+    """Show versions, workers, queue, memory, GPU and the last errors.
+
+    The exit status is 1 if TorchServe is not healthy.
+    """
+    from serve_config import status
+
+    report = status.collect(home)
+    click.echo(status.as_json(report) if as_json else status.as_text(report))
+    return 0 if report.healthy else 1
+
+
+@serve.command()
+@click.option(
+    "--rate", type=click.FloatRange(0, min_open=True), required=True, metavar="R", help="Requests a second."
+)
+@click.option(
+    "--p95",
+    type=click.FloatRange(0, min_open=True),
+    required=True,
+    metavar="MS",
+    help="Milliseconds in which 95 % of the requests are to be answered.",
+)
+@click.option(
+    "--bench",
+    type=click.Path(path_type=Path),
+    default="reports/bench_http/bench_http.json",
+    show_default=True,
+    metavar="FILE",
+    help="The report of `make bench` to plan by.",
+)
+@json_option
+def plan(rate: float, p95: float, bench: Path, as_json: bool) -> None:
+    """Estimate how many machines a load needs, from what `make bench` measured."""
+    from serve_config import plan
+
+    measured = plan.read_measured(bench)
+    found = plan.plan(measured, rate, p95 / 1000)
+    click.echo(plan.as_json(measured, found) if as_json else plan.as_text(measured, found, rate, p95 / 1000))
+
+
+for command in serve_config.models.cli.COMMANDS:
+    serve.add_command(command)
+
+
+@click.command()
+@with_ports
+@at_home
+def doctor(home: Home, **ports: int) -> int:
+    """Check this machine for what is missing, and name the cure."""
+    from serve_config import doctor
+
+    return doctor.report(home.path, {name: ports[f"{name}_port"] for name in DEFAULT_PORTS})

@@ -1,309 +1,208 @@
-"""``make demo``: the whole chain by its own commands, from drawn photos to a page that shows masks.
+"""``make demo``: fine-tune, serve, swap and roll back by the commands that a user would type, then open the page.
 
-Every step runs a command that a user would type, printed before it runs; no other room is imported. What a
-step made stays in ``.demo/``, so a second run goes straight to serving. Ctrl-C at any time ends all that was started.
+Each command is printed before it runs. What it makes stays in ``.demo/``, so that a second run only serves. Ctrl-C ends
+everything that was started.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
-import os
 import shlex
 import shutil
 import signal
-import socket
-import struct
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from serve_config.server.interrupts import interrupts_wait
+import click
+
+from serve_config.errors import ServeError
+from serve_config.server.processes import delayed_interrupts
+from serve_config.server.properties import DEFAULT_PORTS, choose_ports
 
 HOME = Path(".demo")
-DATA = HOME / "data"
-STORE = HOME / "model_store"
-SERVE = HOME / "serve"
+DATA, STORE, SERVE = HOME / "data", HOME / "model_store", HOME / "serve"
 STARTER = Path("model_store/mobilenetv2_fpn_starter.safetensors")
-PORTS = {
-    "inference": 8080,
-    "management": 8081,
-    "metrics": 8082,
-    "grpc-inference": 7070,
-    "grpc-management": 7071,
-}
 WEB_PORT = 5000
 
-# Small pictures and few steps: two minutes on two cores. `python -m finetune train` without keys is the real recipe.
-SMALL = (
-    "FINETUNE.AUGMENT.CROP_SIZE 256 FINETUNE.AUGMENT.SCALE_MIN 0.8 FINETUNE.AUGMENT.SCALE_MAX 1.5 "
-    "INPUT.MIN_SIZE_TEST 256 MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE 64 DATALOADER.NUM_WORKERS 1 "
-    "FINETUNE.PATIENCE 0 SOLVER.CHECKPOINT_PERIOD 50 TEST.EVAL_PERIOD 50"
+# the smallest training that shows every step; `maskrcnn train` without these keys is the real recipe
+FEW_STEPS = (
+    "SOLVER.MAX_ITER 20 SOLVER.IMS_PER_BATCH 2 SOLVER.CHECKPOINT_PERIOD 20 TEST.EVAL_PERIOD 20 FINETUNE.PATIENCE 0 "
+    "FINETUNE.AUGMENT.CROP_SIZE 256 INPUT.MIN_SIZE_TEST 256 MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE 64 "
+    "DATALOADER.NUM_WORKERS 1"
 )
-TRAININGS = {
-    # the starter's widths, so that all of it fits
-    "mobilenetv2_fpn": f"{SMALL} SOLVER.MAX_ITER 50 MODEL.FPN.OUT_CHANNELS 128 MODEL.ROI_MASK_HEAD.CONV_DIM 128",
-    "vovnet19_fpn": f"{SMALL} SOLVER.MAX_ITER 50 SOLVER.IMS_PER_BATCH 2",
+INITIAL = {  # weights, and the keys that they need
+    "mobilenetv2_fpn": (str(STARTER), "MODEL.FPN.OUT_CHANNELS 128 MODEL.ROI_MASK_HEAD.CONV_DIM 128"),
+    "resnet50_fpn": ("coco", ""),
+    "resnet101_fpn": ("coco", ""),
+    "vovnet19_fpn": ("coco", ""),
 }
-NOTES = {"vovnet19_fpn": ", the second version, from random weights: too short to find anything yet"}
 
 
-class DemoError(Exception):
-    """A step did not do what it should have done. The message says which."""
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Run the demo. Exit status: 0 all went well, 1 a step failed, 130 Ctrl-C before the page was up."""
-    parser = argparse.ArgumentParser(prog="python -m serve_config.demo", description=__doc__)
-    parser.add_argument("--check", action="store_true", help="do not stay: exit 0 if all went well, else 1")
-    args = parser.parse_args(argv)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C
+@click.command()
+@click.option("--backbone", type=click.Choice(list(INITIAL)), default="mobilenetv2_fpn", show_default=True)
+@click.option("--check", is_flag=True, help="Do not stay: exit with 0 if all went well, else 1.")
+def demo(backbone: str, check: bool) -> None:
+    """Fine-tune, serve, swap and roll back on synthetic photos; then open the page until Ctrl-C."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # also where SIGINT is inherited ignored, as after `nohup`
+        signal.signal(number, signal.default_int_handler)
     started = time.monotonic()
-    try:
-        make()
-        with serving(any_ports=args.check) as page:
-            show(page)
-            print(f"\nAll done in {time.monotonic() - started:.0f} s.")
-            if not args.check:
-                stay(page)
-    except DemoError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\nStopped; what was made lies in .demo/ and will be used next time.")
-        return 130
-    return 0
+    make(backbone)
+    tuned = f"{backbone}.2"
+    with serving("starter", tuned, any_port=check) as page:
+        show("starter", tuned)
+        click.echo(f"\nAll done in {time.monotonic() - started:.0f} s.")
+        if not check:
+            stay(page)
 
 
-# --- what is made once ----------------------------------------------------------------------------------------------
-
-
-def make() -> None:
-    """Draw, train, evaluate, export: each only if its result is not there yet."""
+def make(backbone: str) -> None:
+    """Draw, train, evaluate, export; each step only if its result is not there."""
+    run, (weights, keys) = HOME / "runs" / backbone, INITIAL[backbone]
     if not (DATA / "dataset.json").exists():
-        step(
-            "Draw balloons with exact masks",
-            f"finetune data synthetic --root {DATA} --images 60 --size 480x360",
-        )
-    for backbone, keys in TRAININGS.items():
-        run = HOME / "runs" / backbone
-        if not finished(run):
-            options = f"--data {DATA} --weights {initial_weights(backbone)} --output {run}"
-            again = (run / "last.pth").exists()
-            step(
-                f"{'Go on to fine-tune' if again else 'Fine-tune'} {backbone}{NOTES.get(backbone, '')}",
-                f"finetune train {backbone} {options} " + ("--resume" if again else keys),
-            )
-        if not (run / "evaluation/test/report.json").exists():
-            step(
-                f"Evaluate {backbone} on photos that it has not seen",
-                f"finetune evaluate {run} --data {DATA} --split test",
-            )
-        if not archive(backbone).exists():
-            step(f"Package {backbone} for TorchServe", f"finetune export {run} --output {STORE}")
-
-
-def initial_weights(backbone: str) -> str:
-    """The starter checkpoint where it fits; nothing else is at hand without a download."""
-    return str(STARTER) if backbone == "mobilenetv2_fpn" and STARTER.exists() else "none"
+        step("Draw photos of balloons", f"data synthetic --root {DATA} --images 24 --size 320x240")
+    if not finished(run):
+        command = f"train {backbone} --data {DATA} --output {run}"
+        more = "--resume" if (run / "last.pth").exists() else f"--weights {weights} {FEW_STEPS} {keys}"
+        step(f"Fine-tune {backbone} for a few steps", f"{command} {more}")
+    if not (run / "evaluation/test/report.json").exists():
+        step("Evaluate it on photos that it has not seen", f"evaluate {run} --data {DATA} --split test")
+    for source, version in ((STARTER, "starter"), (run, f"{backbone}.2")):
+        if not (STORE / f"maskrcnn_{version}.mar").exists():
+            step(f"Package {version} for TorchServe", f"export {source} --version {version} --output {STORE}")
 
 
 def finished(run: Path) -> bool:
-    """Whether the run's training has reached its last step."""
-    with contextlib.suppress(OSError, ValueError):
+    """Whether a run's training has reached its last step."""
+    with contextlib.suppress(OSError, ValueError, KeyError):
         record = json.loads((run / "run.json").read_text(encoding="utf-8"))
-        return record["iterations"] == record["planned_iterations"]
+        return bool(record["iterations"] == record["planned_iterations"])
     return False
 
 
-def archive(backbone: str) -> Path:
-    """The archive of a backbone."""
-    return STORE / f"maskrcnn_{backbone}.mar"
-
-
-# --- what is served -------------------------------------------------------------------------------------------------
-
-
 @contextlib.contextmanager
-def serving(*, any_ports: bool) -> Iterator[str]:
-    """TorchServe with both backbones, and the page. Yields the page's URL; in the end nothing is left running."""
-    first, second = TRAININGS
-    free = any_ports or not all(is_free(port) for port in (*PORTS.values(), WEB_PORT))
-    ports = " ".join(f"--{name}-port {0 if free else port}" for name, port in PORTS.items())
-    start = f"serve_config start --home {SERVE} --model-store {STORE} --models {first} --fresh {ports}"
+def serving(first: str, second: str, *, any_port: bool) -> Iterator[str]:
+    """TorchServe with two versions, and the page. Yields the page's URL; nothing is left running at the end."""
     try:
-        step("Start TorchServe", start)
+        choose_ports({**DEFAULT_PORTS, "page": WEB_PORT})
+    except ServeError:
+        any_port = True
+    ports = " ".join(f"--{name.replace('_', '-')}-port 0" for name in DEFAULT_PORTS) if any_port else ""
+    start = f"serve start --home {SERVE} --model-store {STORE} --models {first} --models {second} {ports}"
+    stop = f"serve stop --home {SERVE}"
+    try:
+        step("Start TorchServe", start.strip())
     except KeyboardInterrupt:
-        run(f"serve_config stop --home {SERVE}")
+        step("Stop TorchServe", stop)
         raise
-    try:  # only now: a TorchServe that ran before is not ours to stop
-        step("Register a second backbone beside it", f"serve_config register {second} --home {SERVE}")
-        with page_server(0 if free else WEB_PORT) as page:
+    try:  # only now: a TorchServe that was running already is not ours to stop
+        with page_server(0 if any_port else WEB_PORT) as page:
             yield page
     finally:
-        step("Stop TorchServe", f"serve_config stop --home {SERVE}")
-
-
-def is_free(port: int) -> bool:
-    """Whether nobody listens on this port of ours."""
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) != 0
+        step("Stop TorchServe", stop)
 
 
 @contextlib.contextmanager
 def page_server(port: int) -> Iterator[str]:
     """The web client in a process of its own. Yields its URL."""
     ports = json.loads((SERVE / "state.json").read_text(encoding="utf-8"))["ports"]
-    command = (
-        f"web_client --port {port} --inference-url http://127.0.0.1:{ports['inference']} "
-        f"--management-url http://127.0.0.1:{ports['management']} --key-file {SERVE / 'key_file.json'}"
-    )
-    say("Start the page", command)
-    process = None
+    urls = " ".join(f"--{name}-url http://127.0.0.1:{ports[name]}" for name in ("inference", "management"))
+    with open(HOME / "web_client.log", "w", encoding="utf-8") as log:
+        process = launch(
+            "Start the page", f"web --port {port} {urls} --key-file {SERVE / 'key_file.json'}", log
+        )
     try:
-        with open(HOME / "web_client.log", "w", encoding="utf-8") as log, interrupts_wait():
-            process = subprocess.Popen(
-                python(command), stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True
-            )
         line = process.stdout.readline() if process.stdout else ""
         if "http://" not in line:
-            raise DemoError(f"the page did not start: see {HOME / 'web_client.log'}")
+            raise ServeError(f"the page did not start: see {HOME / 'web_client.log'}")
         yield line[line.index("http://") :].strip()
     finally:
-        if process:
-            process.send_signal(signal.SIGINT)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=10)
-            process.kill()
-            process.wait()
-            if process.stdout:
-                process.stdout.close()
+        end(process)
 
 
-def show(page: str) -> None:
-    """Send a picture to both backbones and through the page, print what comes back, write the overlay."""
-    import requests
+def show(first: str, second: str) -> None:
+    """Ask the default version, swap, roll back. Raises ServeError if another version than expected answers."""
+    image = image_with_most_balloons()
+    step("Send a photo", f"serve ask {image} --home {SERVE}")
+    step("Draw the masks", f"serve ask {image} --output overlay --to {HOME / 'overlay.png'} --home {SERVE}")
+    step("Make the fine-tuned version the default", f"serve swap {second} --home {SERVE}")
+    expect(second, image)
+    step("Go back", f"serve rollback --home {SERVE}")
+    expect(first, image)
 
-    picture = picture_with_most_balloons()
-    first, second = TRAININGS
-    answer = step("Send a picture", f"serve_config predict {picture} --home {SERVE}", capture=True)
-    print(answer, end="")
-    overlay = HOME / "overlay.png"
-    step(
-        "Write the overlay", f"serve_config predict {picture} --output overlay --to {overlay} --home {SERVE}"
-    )
-    width, height = png_size(overlay)
-    print(f"{overlay}: {width} × {height} pixels")
 
-    step("Swap the default", f"serve_config swap {second} --home {SERVE}")
-    version = predicted_version(picture)
-    if version != second:
-        raise DemoError(f"after the swap, {version} answered instead of {second}")
-    step("Swap back", f"serve_config rollback --home {SERVE}")
-    if predicted_version(picture) != first:
-        raise DemoError(f"after the rollback, {first} does not answer")
-
-    with requests.Session() as session:
-        session.trust_env = False  # a proxy of the environment does not lead to this machine
-        try:
-            files = {"image": (picture.name, picture.read_bytes())}
-            reply = session.post(f"{page}api/predict", files=files, timeout=60)
-            ready = session.get(f"{page}readyz", timeout=10)
-        except requests.RequestException as error:
-            raise DemoError(f"the page does not answer: {error}") from error
-    if reply.status_code != 200 or "instances" not in reply.json():
-        raise DemoError(f"the page answered {reply.status_code}: {reply.text[:200]}")
-    if ready.status_code != 200:
-        raise DemoError("the page says that it is not ready")
-    print(f"The page found {len(reply.json()['instances'])} balloons in the same picture.")
+def expect(version: str, image: Path) -> None:
+    """Raise ServeError unless ``version`` answers."""
+    process = launch("Who answers?", f"serve ask {image} --raw --home {SERVE}")
+    answer, _ = wait(process)
+    answered = json.loads(answer)["model"]["version"]
+    click.echo(answered)
+    if answered != version:
+        raise ServeError(f"{answered} answered instead of {version}: look at {SERVE / 'logs'}")
 
 
 def stay(page: str) -> None:
-    """Say where everything is, and wait for Ctrl-C."""
-    curl = run(f"serve_config curl {picture_with_most_balloons()} --home {SERVE}", capture=True)
-    print(f"\n  the page     {page}\n  the overlay  {HOME / 'overlay.png'}\n  by hand      {curl.strip()}")
-    print(f"  its state    {RUN} -m serve_config status --home {SERVE}\n\nCtrl-C stops it all.", flush=True)
+    """Print the addresses and wait for Ctrl-C."""
+    click.echo(f"\n  page     {page}\n  overlay  {HOME / 'overlay.png'}")
+    click.echo(
+        f"  status   maskrcnn serve status --home {SERVE}\n  curl     maskrcnn serve curl --home {SERVE}"
+    )
+    click.echo("\nCtrl-C stops everything.")
     with contextlib.suppress(KeyboardInterrupt):
         signal.pause()
-    print()
 
 
-def predicted_version(picture: Path) -> str:
-    """Which version answers a request to the default."""
-    answer = json.loads(run(f"serve_config predict {picture} --raw --home {SERVE}", capture=True))
-    return str(answer["model"]["version"])
-
-
-def picture_with_most_balloons() -> Path:
-    """The test picture that has the most to show."""
+def image_with_most_balloons() -> Path:
+    """The test photo with the most to see."""
     coco = json.loads((DATA / "test.json").read_text(encoding="utf-8"))
-    counts: dict[Any, int] = {}
-    for annotation in coco["annotations"]:
-        counts[annotation["image_id"]] = counts.get(annotation["image_id"], 0) + 1
-    best = max(coco["images"], key=lambda image: counts.get(image["id"], 0))
+    counts = Counter(annotation["image_id"] for annotation in coco["annotations"])
+    best = max(coco["images"], key=lambda image: counts[image["id"]])
     return DATA / str(best["file_name"])
-
-
-def png_size(path: Path) -> tuple[int, int]:
-    """Width and height from a PNG's header."""
-    header = path.read_bytes()[:24]
-    if not header.startswith(b"\x89PNG"):
-        raise DemoError(f"{path} is not a PNG")
-    width, height = struct.unpack(">II", header[16:24])
-    return width, height
 
 
 # --- commands -------------------------------------------------------------------------------------------------------
 
-RUN = os.path.relpath(sys.executable) if Path(sys.executable).is_relative_to(Path.cwd()) else sys.executable
+
+def step(title: str, command: str) -> None:
+    """Run a command of ours to its end. Raises ServeError if it fails."""
+    wait(launch(title, command, stdout=None))
 
 
-def python(command: str) -> list[str]:
-    """The words of ``python -m COMMAND``."""
-    return [sys.executable, "-m", *shlex.split(command)]
+def launch(title: str, command: str, stderr: object = None, stdout: int | None = -1) -> subprocess.Popen[str]:
+    """Announce a command of ours and start it, in a session of its own: Ctrl-C reaches it only through us."""
+    shown, width = f"  maskrcnn {command}", 3 * shutil.get_terminal_size().columns
+    click.echo(f"\n▸ {title}\n{shown if len(shown) <= width else shown[:width] + ' …'}")
+    words = [sys.executable, "-m", "maskrcnn", *shlex.split(command)]
+    with delayed_interrupts():
+        return subprocess.Popen(words, stdout=stdout, stderr=stderr, text=True, start_new_session=True)  # type: ignore[call-overload]
 
 
-def say(title: str, command: str) -> None:
-    """Announce a step and the command that does it."""
-    width = shutil.get_terminal_size().columns
-    shown = f"  python -m {command}"
-    print(f"\n▸ {title}\n{shown if len(shown) <= 3 * width else shown[: 3 * width] + ' …'}", flush=True)
-
-
-def step(title: str, command: str, *, capture: bool = False) -> str:
-    """Announce a step and run its command."""
-    say(title, command)
-    return run(command, capture=capture)
-
-
-def run(command: str, *, capture: bool = False) -> str:
-    """Run ``python -m COMMAND`` to its end, and return what it printed if that is captured.
-
-    Raises:
-        DemoError: it failed; its own words stand above.
-    """
-    process = None
+def wait(process: subprocess.Popen[str]) -> tuple[str, str]:
+    """What a process printed, once it has ended. Raises ServeError if it failed; ends it on Ctrl-C."""
     try:
-        with interrupts_wait():
-            process = subprocess.Popen(
-                python(command), stdout=subprocess.PIPE if capture else None, text=True
-            )
-        output, _ = process.communicate()
+        output = process.communicate()
     except KeyboardInterrupt:
-        if process:
-            process.send_signal(signal.SIGINT)  # from a terminal it has had one already, and takes two as one
-            process.wait()
+        end(process)
         raise
-    if process.returncode == 130:
-        raise KeyboardInterrupt
     if process.returncode:
-        raise DemoError(f"`python -m {command.split(' --')[0]}` failed, see above")
-    return output or ""
+        raise ServeError(f"a step failed with exit status {process.returncode}: see above")
+    return output
+
+
+def end(process: subprocess.Popen[str], patience: float = 30) -> None:
+    """Press Ctrl-C on a process and wait; kill it if that does not help."""
+    process.send_signal(signal.SIGINT)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(patience)
+    process.kill()
+    process.communicate()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from maskrcnn import run
+
+    sys.exit(run(demo, "python -m serve_config.demo"))

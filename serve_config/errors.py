@@ -1,5 +1,10 @@
-"""What goes wrong on the user's side, told in one sentence."""
+"""The room's error family."""
+
+try:
+    from click import ClickException
+except ModuleNotFoundError:  # `make doctor` runs before anything is installed
+    ClickException = Exception  # type: ignore[misc, assignment]
 
 
-class ServeError(Exception):
-    """Something that the user can mend; the message says what is wrong and what to do about it."""
+class ServeError(ClickException):
+    """Something the user can fix: one sentence says what is wrong and names the cure (exit status 1)."""

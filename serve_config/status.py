@@ -1,4 +1,4 @@
-"""What runs, in one screen: versions, workers, queue, memory, GPU, last errors."""
+"""What runs, on one screen: versions, workers, queue, memory, GPU, last errors."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from tabulate import tabulate
 
 from serve_config.errors import ServeError
 from serve_config.models.archives import read_archive
 from serve_config.models.client import Client
-from serve_config.models.management import default_version, versions
+from serve_config.models.management import Version, default_version, versions
 from serve_config.server import processes
 from serve_config.server.logs import LogError, read_tail, server_errors, worker_errors
 from serve_config.server.state import MODEL, Home, State
@@ -28,7 +29,7 @@ COUNTED = re.compile(
 
 @dataclass(frozen=True)
 class VersionStatus:
-    """``memory`` is the workers' resident memory in bytes, ``pending`` of ``capacity`` requests wait."""
+    """``memory`` is the workers' resident memory in bytes; ``pending`` of ``capacity`` requests are queued."""
 
     name: str
     default: bool
@@ -41,13 +42,29 @@ class VersionStatus:
     gpu: list[str]
     archive: str
 
+    @classmethod
+    def of(cls, version: Version, default: str | None) -> VersionStatus:
+        """TorchServe's description, with what the operating system says of its workers."""
+        pids = [int(worker["pid"]) for worker in version.workers if int(worker["pid"]) > 0]
+        return cls(
+            name=version.name,
+            default=version.name == default,
+            ready=version.ready,
+            workers=[str(worker["status"]) for worker in version.workers],
+            wanted_workers=version.wanted_workers,
+            pending=version.pending,
+            capacity=version.capacity,
+            memory=resident_memory(pids),
+            gpu=[str(worker["gpuUsage"]) for worker in version.workers if worker.get("gpu")],
+            archive=version.archive,
+        )
+
 
 @dataclass
 class Status:
     """Memory in bytes, ``uptime`` in seconds. ``problem`` says why ``healthy`` is false.
 
-    ``requests`` counts predictions since the start by the version in their URL; those without one are
-    "default".
+    ``requests`` counts predictions since the start by the version in their URL; "default" for those without one.
     """
 
     home: str
@@ -67,9 +84,7 @@ class Status:
 
 
 def collect(home: Home) -> Status:
-    """Look at the processes, ask TorchServe, read its logs. Raises ServeError only for an unreadable state
-    folder.
-    """
+    """Inspect the processes, ask TorchServe, read its logs. Raises ServeError only for a damaged state file."""
     state = State.load(home)
     memory = psutil.virtual_memory()
     status = Status(
@@ -79,46 +94,30 @@ def collect(home: Home) -> Status:
     process = processes.running(state)
     if process is None:
         ended = "ended without being stopped" if state.pid else "is not running"
-        status.problem = f"TorchServe {ended}: start it with `python -m serve_config start`"
-        if state.pid:
-            status.errors = last_errors(home)
+        status.problem = f"TorchServe {ended}: start it with `maskrcnn serve start`"
+        status.errors = last_errors(home) if state.pid else []
         return status
     status.pid, status.ports = process.pid, state.ports
-    status.uptime = time.clock_gettime(time.CLOCK_BOOTTIME) - state.created
+    status.uptime = time.time() - process.create_time()
     status.java_memory = resident_memory([process.pid])
     status.errors = last_errors(home)
     try:
         client = Client(home)
         default = default_version(client)
         status.requests = requests_by_version(client.metrics())
-        for version in versions(client):
-            pids = [int(worker["pid"]) for worker in version.workers if int(worker["pid"]) > 0]
-            status.versions.append(
-                VersionStatus(
-                    name=version.name,
-                    default=version.name == default,
-                    ready=version.ready,
-                    workers=[str(worker["status"]) for worker in version.workers],
-                    wanted_workers=version.wanted_workers,
-                    pending=version.pending,
-                    capacity=version.capacity,
-                    memory=resident_memory(pids),
-                    gpu=[str(worker["gpuUsage"]) for worker in version.workers if worker.get("gpu")],
-                    archive=version.archive,
-                )
-            )
+        status.versions = [VersionStatus.of(version, default) for version in versions(client)]
     except ServeError as error:
-        status.problem = f"its process lives, but it does not answer: {error}"
+        status.problem = f"TorchServe's process is running but does not answer: {error}"
         return status
     broken = [version.name for version in status.versions if not version.ready]
     if broken:
-        status.problem = f"{', '.join(broken)} has no READY worker: its last error is below"
+        status.problem = f"{', '.join(broken)} has too few READY workers: see the last errors"
     status.healthy = not broken
     return status
 
 
 def requests_by_version(metrics: str) -> dict[str, int]:
-    """From TorchServe's Prometheus page.
+    """Read the counts from TorchServe's Prometheus page.
 
     >>> requests_by_version('ts_inference_requests_total{model_name="m",model_version="v",hostname="h",} 3.0')
     {'v': 3}
@@ -134,7 +133,7 @@ def last_errors(home: Home) -> list[LogError]:
 
 
 def resident_memory(pids: list[int]) -> int:
-    """In bytes; processes that are gone count nothing."""
+    """In bytes; a process that has ended counts as 0."""
     total = 0
     for pid in pids:
         try:
@@ -147,113 +146,103 @@ def resident_memory(pids: list[int]) -> int:
 def gpus() -> list[str]:
     """One line per GPU, e.g. ``NVIDIA H200, 12 % busy, 3021 of 143771 MiB``; none without nvidia-smi."""
     query = "--query-gpu=name,utilization.gpu,memory.used,memory.total"
+    command = ["nvidia-smi", query, "--format=csv,noheader,nounits"]
     try:
-        answer = subprocess.run(
-            ["nvidia-smi", query, "--format=csv,noheader,nounits"], capture_output=True, text=True, timeout=20
-        )
-    except (OSError, subprocess.TimeoutExpired):
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
         return []
     lines = [[part.strip() for part in line.split(",")] for line in answer.stdout.splitlines()]
-    return [
-        f"{p[0]}, {p[1]} % busy, {p[2]} of {p[3]} MiB"
-        for p in lines
-        if len(p) == 4 and answer.returncode == 0
-    ]
+    return [f"{p[0]}, {p[1]} % busy, {p[2]} of {p[3]} MiB" for p in lines if len(p) == 4]
 
 
 def as_json(status: Status) -> str:
+    """The status as JSON."""
     return json.dumps(asdict(status), indent=2)
 
 
 def as_text(status: Status) -> str:
-    lines = []
-    if status.pid:
-        ports = ", ".join(f"{name.replace('_', ' ')} {port}" for name, port in status.ports.items())
-        lines += [
-            f"TorchServe   running for {duration(status.uptime)}, process {status.pid}, state in "
-            f"{status.home}",
-            f"ports        {ports} (loopback only)",
-        ]
-        workers = sum(version.memory for version in status.versions)
-        lines.append(
-            f"memory       Java {size(status.java_memory)}, workers {size(workers)}; "
-            f"{size(status.machine_memory_free)} of {size(status.machine_memory)} free"
-        )
-        lines += [f"GPU          {gpu}" for gpu in status.gpus or ["none"]]
-        counts = [f"{count} to {name}" for name, count in sorted(status.requests.items())]
-        lines.append(f"predictions  {', '.join(counts) or 'none yet'}")
-        if status.previous_defaults:
-            lines.append(f"rollback to  {status.previous_defaults[-1]}")
-        rows = [["VERSION", "", "WORKERS", "QUEUE", "MEMORY", "ARCHIVE"]]
-        rows += [
-            [
-                version.name,
-                "default" if version.default else "",
-                " ".join(version.workers) or "none",
-                f"{version.pending}/{version.capacity}",
-                size(version.memory),
-                version.archive,
-            ]
-            for version in status.versions
-        ]
-        lines += ["", *table(rows)] if status.versions else ["", "nothing is registered"]
+    """The status for a person to read."""
+    lines = [*_overview(status), ""] if status.pid else []
     if status.errors:
-        lines += ["", "last errors"]
-        lines += [
-            f"  {e.time[:19].replace('T', ' ')}  {e.version or 'server'}  {e.message[:160]}"
-            for e in status.errors
+        lines.append("last errors")
+        for error in status.errors:
+            when = error.time[:19].replace("T", " ")
+            lines.append(f"  {when}  {error.version or 'server'}  {error.message[:160]}")
+        lines.append("")
+    return "\n".join([*lines, "healthy" if status.healthy else status.problem])
+
+
+def _overview(status: Status) -> list[str]:
+    ports = ", ".join(f"{name.replace('_', ' ')} {port}" for name, port in status.ports.items())
+    workers = sum(version.memory for version in status.versions)
+    counts = [f"{count} to {name}" for name, count in sorted(status.requests.items())]
+    lines = [
+        f"TorchServe   running for {duration(status.uptime)}, process {status.pid}, state in {status.home}",
+        f"ports        {ports} (loopback only)",
+        f"memory       Java {size(status.java_memory)}, workers {size(workers)}; "
+        f"{size(status.machine_memory_free)} of {size(status.machine_memory)} free",
+        *(f"GPU          {gpu}" for gpu in status.gpus or ["none"]),
+        f"predictions  {', '.join(counts) or 'none yet'}",
+    ]
+    if status.previous_defaults:
+        lines.append(f"rollback to  {status.previous_defaults[-1]}")
+    if not status.versions:
+        return [*lines, "", "nothing is registered"]
+    rows = [
+        [
+            version.name,
+            "default" if version.default else "",
+            " ".join(version.workers) or "none",
+            f"{version.pending}/{version.capacity}",
+            size(version.memory),
+            version.archive,
         ]
-    lines += [""] if lines else []
-    lines.append("healthy" if status.healthy else status.problem)
-    return "\n".join(lines)
+        for version in status.versions
+    ]
+    return [*lines, "", table(["VERSION", "", "WORKERS", "QUEUE", "MEMORY", "ARCHIVE"], rows)]
 
 
 def models_table(client: Client, as_json: bool) -> str:
-    """Registered versions, then the archives in the store that could be registered. Raises ServeError."""
+    """The registered versions, then the other archives in the store. Raises ServeError."""
     store = Path(State.load(client.home).store)
     default = default_version(client)
     entries: list[dict[str, Any]] = []
     registered = {version.archive: version for version in versions(client)}
-    files = [*registered, *sorted(path.name for path in store.glob("*.mar") if path.name not in registered)]
-    for name in files:
-        version = registered.get(name)
+    for name in [*registered, *sorted({path.name for path in store.glob("*.mar")} - registered.keys())]:
         entry: dict[str, Any] = {"version": "?", "state": "in the store", "default": False, "archive": name}
         try:
             archive = read_archive(store / name)
             entry |= {"version": archive.version, "classes": archive.classes}
         except ServeError as error:
             entry["state"] = str(error)
-        if version:
+        if version := registered.get(name):
             state = "READY" if version.ready else "not ready"
             entry |= {"version": version.name, "state": state, "default": version.name == default}
         entries.append(entry)
     if as_json:
         return json.dumps({"model": MODEL, "store": str(store), "versions": entries}, indent=2)
-    rows = [["VERSION", "", "STATE", "CLASSES", "ARCHIVE"]]
-    for entry in entries:
-        classes = ", ".join(entry.get("classes") or [])
-        rows.append(
-            [
-                entry["version"],
-                "default" if entry["default"] else "",
-                entry["state"],
-                classes,
-                entry["archive"],
-            ]
-        )
-    return "\n".join(table(rows)) if entries else f"nothing is registered, and {store} holds no archive"
-
-
-def table(rows: list[list[str]]) -> list[str]:
-    """Columns of equal width, two spaces apart."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    if not entries:
+        return f"nothing is registered, and {store} holds no archive"
+    rows = [
+        [
+            entry["version"],
+            "default" if entry["default"] else "",
+            entry["state"],
+            ", ".join(entry.get("classes") or []),
+            entry["archive"],
+        ]
+        for entry in entries
     ]
+    return table(["VERSION", "", "STATE", "CLASSES", "ARCHIVE"], rows)
+
+
+def table(headers: list[str], rows: list[list[str]]) -> str:
+    """Columns of equal width, two spaces apart."""
+    return tabulate(rows, headers, tablefmt="plain", disable_numparse=True)
 
 
 def size(count: float) -> str:
-    """Bytes for eyes.
+    """Bytes for a person to read.
 
     >>> size(1536 * 1024**2)
     '1.5 GB'
@@ -262,7 +251,7 @@ def size(count: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Two units for eyes.
+    """Two units for a person to read.
 
     >>> duration(7384)
     '2 h 3 min'

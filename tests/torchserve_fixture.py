@@ -11,12 +11,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from maskrcnn import run
+from serve_config.cli import serve as serve_group
 from serve_config.models.client import Client
 from serve_config.server import lifecycle
 from serve_config.server.properties import DEFAULT_PORTS, Settings
 from serve_config.server.state import Home
 
 FREE_PORTS = dict.fromkeys(DEFAULT_PORTS, 0)
+FREE_PORT_OPTIONS = [f"--{name.replace('_', '-')}-port=0" for name in DEFAULT_PORTS]
+
+
+def serve(command: str, *arguments: str | Path, home: Home) -> int:
+    """``maskrcnn serve COMMAND`` in this process; returns the exit status."""
+    return run(serve_group, "maskrcnn serve", [command, "--home", str(home.path), *map(str, arguments)])
+
 
 TOY_HANDLER = '''
 import json, os, time
@@ -39,7 +48,7 @@ def handle(data, context):
 
 @dataclass(frozen=True)
 class RunningTorchServe:
-    """A TorchServe that answers. ``said`` is what `start` told."""
+    """A TorchServe that answers. ``said`` is what `start` reported."""
 
     home: Home
     store: Path
@@ -51,8 +60,7 @@ class RunningTorchServe:
 def running_torchserve(
     folder: Path, models: Sequence[Path | str] = (), store: Path | None = None, **settings: int
 ) -> Iterator[RunningTorchServe]:
-    """TorchServe on free ports with its state in ``folder/.serve``; stopped when the block ends, whatever
-    happens.
+    """TorchServe on free ports with its state in ``folder/.serve``; stopped when the block ends.
 
     ``models`` are archives (copied into the store) or versions that lie there already, the first becomes the
     default.
@@ -93,3 +101,12 @@ def toy_archive(
     command += ["--handler", work / "toy_handler.py", "--extra-files", work / "archive.json", *extra]
     subprocess.run(command, check=True, capture_output=True)
     return (work / "maskrcnn.mar").rename(folder / f"maskrcnn_{version}.mar")
+
+
+def fake_java(folder: Path, banner: str, status: int = 0) -> Path:
+    """A program that answers ``java -version`` with ``banner``."""
+    program = folder / "bin" / "java"
+    program.parent.mkdir(parents=True)
+    program.write_text(f"#!/bin/sh\necho '{banner}' >&2\nexit {status}\n")
+    program.chmod(0o755)
+    return program

@@ -1,7 +1,8 @@
-"""Model archives (``.mar``): read what they say about themselves, and bring them into the model store."""
+"""Model archives (``.mar``): read and verify them, and bring them into the model store."""
 
 from __future__ import annotations
 
+import contextlib
 import filecmp
 import json
 import os
@@ -9,20 +10,24 @@ import re
 import shutil
 import zipfile
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+import yaml
 
 from serve_config.errors import ServeError
 from serve_config.server.state import MODEL
 
-# for versions and file names: they go into URLs and paths
+CONFIG = "model-config.yaml"
+OVERRIDDEN = "overridden-"  # prefix of copies made for a registration
+# versions and file names become parts of URLs and paths
 SAFE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True)
 class Archive:
-    """``classes`` is None for an archive that does not tell its class names."""
+    """``classes`` is None for an archive that does not list its classes."""
 
     path: Path
     version: str
@@ -30,36 +35,23 @@ class Archive:
 
 
 def read_archive(path: Path) -> Archive:
-    """What an archive says about itself. Every byte is checked against the archive's own checksums.
+    """What an archive says about itself; its weights are not read (:func:`verify` does that).
 
-    Raises ServeError if it is missing, damaged, or no archive of this service.
+    Raises ServeError if it is missing, damaged, or not an archive of this service.
     """
-    if not path.is_file():
-        raise ServeError(f"there is no archive {path}: `python -m finetune export RUN` makes one")
-    try:
-        with zipfile.ZipFile(path) as file:
-            damaged = file.testzip()
-            if damaged:
-                raise ServeError(
-                    f"{path} is damaged ({damaged} does not match its checksum): export or copy it again"
-                )
+    with _opened(path) as file:
+        try:
             model = json.loads(file.read("MAR-INF/MANIFEST.json"))["model"]
             name, version = str(model["modelName"]), str(model["modelVersion"])
-            card: dict[str, Any] = (
-                json.loads(file.read("archive.json")) if "archive.json" in file.namelist() else {}
-            )
+            card = json.loads(file.read("archive.json")) if "archive.json" in file.namelist() else {}
             classes = card.get("classes")
-    except (KeyError, TypeError, AttributeError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ServeError(
-            f"{path} is a zip file but no TorchServe archive (MAR-INF/MANIFEST.json is missing or odd): "
-            "make one with `python -m finetune export RUN`"
-        ) from error
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        raise ServeError(f"{path} is damaged or not an archive ({error}): export or copy it again") from error
-    except OSError as error:
-        raise ServeError(f"{path} cannot be read ({error.strerror}): check its permissions") from error
+        except (KeyError, TypeError, AttributeError, json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise ServeError(
+                f"{path} is a zip file but not a TorchServe archive (MAR-INF/MANIFEST.json is missing or malformed): "
+                "make one with `maskrcnn export RUN`"
+            ) from error
     if name != MODEL:
-        raise ServeError(f"{path} holds the model {name!r}, and this service serves {MODEL!r} alone")
+        raise ServeError(f"{path} holds the model {name!r}, and this service serves only {MODEL!r}")
     if not SAFE_NAME.fullmatch(version):
         raise ServeError(
             f"{path} has the version {version!r}: export it with letters, digits, '.', '_' and '-' only"
@@ -67,53 +59,102 @@ def read_archive(path: Path) -> Archive:
     return Archive(path, version, classes)
 
 
+def verify(path: Path) -> None:
+    """Check every byte against the archive's own checksums. Raises ServeError."""
+    with _opened(path) as file:
+        if damaged := file.testzip():
+            raise ServeError(
+                f"{path} is damaged ({damaged} does not match its checksum): export or copy it again"
+            )
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
+    if not path.is_file():
+        raise ServeError(f"there is no archive {path}: make one with `maskrcnn export RUN`")
+    try:
+        with zipfile.ZipFile(path) as file:
+            yield file
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        raise ServeError(f"{path} is damaged or not an archive ({error}): export or copy it again") from error
+    except OSError as error:
+        raise ServeError(f"{path} cannot be read ({error.strerror}): check its permissions") from error
+
+
 def find_archive(name: str, store: Path) -> Path:
-    """The file meant by ``name``: a path, a file name in the store, or a version. Raises ServeError if there
-    is none.
-    """
+    """The file that ``name`` means: a path, a file name in the store, or a version. Raises ServeError."""
     if "://" in name:
-        raise ServeError(f"{name} is a URL: download the archive first, look at it, and register the file")
+        raise ServeError(f"{name} is a URL: download the archive, inspect it, and register the file")
     choices = [Path(name)]
     if SAFE_NAME.fullmatch(name):
         choices += [store / name, store / f"{MODEL}_{name}.mar"]
     for path in choices:
         if path.is_file():
             return path
-    known = (
-        ", ".join(sorted(path.stem.removeprefix(f"{MODEL}_") for path in store.glob("*.mar"))) or "nothing"
-    )
+    known = sorted(path.stem.removeprefix(f"{MODEL}_") for path in store.glob("*.mar"))
     raise ServeError(
-        f"there is no archive or version {name!r} (the model store {store} holds {known}): "
-        "`python -m finetune export RUN` makes one"
+        f"there is no archive or version {name!r} (the model store {store} holds {', '.join(known) or 'nothing'}): "
+        "make one with `maskrcnn export RUN`"
     )
 
 
 def bring_into_store(archive: Archive, store: Path) -> tuple[str, bool]:
     """The archive's file name in ``store``, and whether it had to be copied there.
 
-    TorchServe loads from its store alone. A file from elsewhere is copied under a temporary name and renamed;
-    another file that already has its name is left alone. Raises ServeError.
+    TorchServe loads only from its store. A file from elsewhere is copied under a temporary name and renamed;
+    a different file that already has its name is left alone. Raises ServeError.
     """
-    if (
-        archive.path.parent.resolve() == store
-        and not archive.path.is_symlink()
-        and SAFE_NAME.fullmatch(archive.path.name)
-    ):
+    inside = archive.path.parent.resolve() == store and not archive.path.is_symlink()
+    if inside and SAFE_NAME.fullmatch(archive.path.name):
         return archive.path.name, False
     target = store / f"{MODEL}_{archive.version}.mar"
     if target.exists():
         if filecmp.cmp(archive.path, target, shallow=False):
             return target.name, False
         raise ServeError(
-            f"the model store has another {target.name} already: export with another --version, or "
-            f"delete {target}"
+            f"the model store has another {target.name}: export with another --version, or delete {target}"
         )
-    temporary = store / f".{target.name}.{os.getpid()}"
-    try:
-        shutil.copyfile(archive.path, temporary)
-        temporary.replace(target)
-    except OSError as error:
-        raise ServeError(f"{archive.path} cannot be copied into {store} ({error.strerror})") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    with _copy(archive.path, store / f".{target.name}.{os.getpid()}") as copy:
+        copy.replace(target)
     return target.name, True
+
+
+@contextlib.contextmanager
+def with_overrides(path: Path, overrides: dict[str, int]) -> Iterator[str]:
+    """The name in the store by which to register ``path`` so that ``overrides`` win over its model-config.yaml.
+
+    TorchServe prefers an archive's keys to those of a request, and unpacks the archive when it is registered. So
+    where they differ it gets a copy with the wanted keys, which exists only inside the block. Raises ServeError.
+    """
+    with _opened(path) as file:
+        try:
+            own = yaml.safe_load(file.read(CONFIG)) if CONFIG in file.namelist() else {}
+        except yaml.YAMLError:
+            own = None
+    if not isinstance(own, dict):
+        raise ServeError(f"{path} has a malformed {CONFIG}: export it again")
+    if all(own.get(key, value) == value for key, value in overrides.items()):
+        yield path.name  # keys that it does not have come from config.properties
+        return
+    with _copy(path, path.with_name(f"{OVERRIDDEN}{os.getpid()}-{path.name}")) as copy:
+        with zipfile.ZipFile(copy, "a") as file:
+            file.filelist.remove(file.NameToInfo.pop(CONFIG))  # the new one takes its place
+            file.writestr(CONFIG, yaml.safe_dump(own | overrides))
+        yield copy.name
+
+
+def original_name(registered: str) -> str:
+    """The archive's own file name, whether or not it was registered by :func:`with_overrides`."""
+    return re.sub(rf"^{OVERRIDDEN}\d+-", "", registered)
+
+
+@contextlib.contextmanager
+def _copy(source: Path, target: Path) -> Iterator[Path]:
+    """A copy of ``source`` that is removed at the end unless it was renamed. Raises ServeError."""
+    try:
+        shutil.copyfile(source, target)
+        yield target
+    except OSError as error:
+        raise ServeError(f"{source} cannot be copied into {target.parent} ({error.strerror})") from error
+    finally:
+        target.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Send one picture to ``/predictions/maskrcnn`` and show what comes back; the same as a ``curl`` line."""
+"""Send one image to ``/predictions/maskrcnn`` and show the answer; the same as the ``curl`` line."""
 
 from __future__ import annotations
 
@@ -14,13 +14,11 @@ from serve_config.models.client import Client, Refused
 from serve_config.models.management import model_path, versions
 from serve_config.server.state import Home
 
-PICTURES = ("overlay", "splash", "labels")  # the outputs that are PNG
+PNG_OUTPUTS = ("overlay", "splash", "labels")
 
 
-def predict(
-    client: Client, image: Path, version: str | None, options: dict[str, str], timeout: float
-) -> bytes:
-    """The answer's body: JSON or PNG. Raises ServeError for an unreadable file and for every refusal."""
+def ask(client: Client, image: Path, version: str | None, options: dict[str, str], timeout: float) -> bytes:
+    """The answer's body, JSON or PNG. Raises ServeError if the file cannot be read or the request is refused."""
     try:
         data = image.read_bytes()
     except OSError as error:
@@ -40,7 +38,7 @@ def predict(
 
 
 def shorten(value: Any, limit: int = 40) -> Any:
-    """The same JSON with long texts (RLE counts, base64) cut, for eyes.
+    """Cut long strings (RLE counts, base64) in JSON that a person reads.
 
     >>> shorten({"counts": "x" * 50})
     {'counts': 'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx… (50 characters)'}
@@ -77,7 +75,7 @@ def write_file(target: Path, body: bytes) -> None:
 
 
 def curl_line(client: Client, home: Home, image: str, version: str | None) -> str:
-    """A line for any shell. The key goes through a pipe: neither this line nor curl's arguments show it."""
+    """A line for any shell. The key goes through a pipe, so neither this line nor curl's arguments show it."""
     python, folder = shlex.quote(os.path.relpath(sys.executable)), shlex.quote(os.path.relpath(home.path))
     if python.startswith("../"):
         python = shlex.quote(sys.executable)
@@ -89,6 +87,6 @@ def curl_line(client: Client, home: Home, image: str, version: str | None) -> st
 
 
 def header(client: Client) -> str:
-    """The header for ``curl --header @-``, with a key that is good now. Raises ServeError."""
+    """The authorization header for ``curl --header @-``, with a valid key. Raises ServeError."""
     client.json("inference", "GET", "/ping")  # renews the key if it has expired
     return f"Authorization: Bearer {client.read_key('inference')[0]}"

@@ -1,13 +1,15 @@
-"""HTTP to TorchServe, with the keys from its key file."""
+"""Talk HTTP to TorchServe, with the keys of its key file."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 import requests
+from urllib3.exceptions import MaxRetryError, NewConnectionError
 
 from serve_config.errors import ServeError
 from serve_config.server.properties import LOOPBACK
@@ -19,8 +21,8 @@ Kind = Literal["inference", "management"]
 class Client:
     """Talks to the TorchServe of one state folder.
 
-    Keys expire after an hour. They are renewed when that is near, or when TorchServe refuses one (renewing
-    makes the former key invalid at once, so it is not done without need).
+    Keys expire after an hour. A key is renewed shortly before that, or when TorchServe refuses it; not earlier,
+    because renewing invalidates the former key at once.
     """
 
     def __init__(self, home: Home, ports: dict[str, int] | None = None) -> None:
@@ -35,19 +37,19 @@ class Client:
     def request(
         self, kind: Kind, method: str, path: str, *, timeout: float = 60, **options: Any
     ) -> requests.Response:
-        """Any answer, whatever its status; ``timeout`` in seconds. Raises ServeError if there is none."""
+        """The answer, whatever its status; ``timeout`` in seconds. Raises ServeError if there is none."""
         key, expires = self.read_key(kind)
         if expires - datetime.now(UTC) < timedelta(seconds=30):
             key = self.renew_key(kind)
         response = self._send(method, self.url(kind, path), key, timeout, **options)
         if response.status_code == 400 and b"InvalidKeyException" in response.content:
-            newer, _ = self.read_key(kind)  # somebody else may have renewed it meanwhile
+            newer, _ = self.read_key(kind)  # another program may have renewed it
             key = newer if newer != key else self.renew_key(kind)
             response = self._send(method, self.url(kind, path), key, timeout, **options)
         return response
 
     def json(self, kind: Kind, method: str, path: str, *, timeout: float = 60, **options: Any) -> Any:
-        """The JSON of a good answer. Raises Refused for any other, ServeError if there is none."""
+        """The JSON of a successful answer. Raises Refused for any other, ServeError if there is none."""
         response = self.request(kind, method, path, timeout=timeout, **options)
         if not response.ok:
             raise Refused(response)
@@ -55,7 +57,7 @@ class Client:
             return response.json()
         except ValueError as error:
             raise ServeError(
-                f"TorchServe answered {method} {path} with something that is not JSON"
+                f"TorchServe's answer to {method} {path} is not JSON: look at its logs in {self.home.logs}"
             ) from error
 
     def metrics(self) -> str:
@@ -66,10 +68,9 @@ class Client:
         return response.text
 
     def read_key(self, kind: Literal["inference", "management", "API"]) -> tuple[str, datetime]:
-        """A key and when it expires (UTC). TorchServe rewrites the file in place, so a torn one is read
-        again.
+        """A key and when it expires (UTC). Raises ServeError.
 
-        Raises ServeError.
+        TorchServe rewrites the file in place, so a half-written one is read again.
         """
         for _ in range(20):
             try:
@@ -80,8 +81,8 @@ class Client:
                 raise ServeError(not_running(self.home)) from error
             except OSError as error:
                 raise ServeError(
-                    f"{self.home.key_file} cannot be read ({error.strerror}): run this as the user "
-                    "who started TorchServe"
+                    f"{self.home.key_file} cannot be read ({error.strerror}): run this as the user who started "
+                    "TorchServe"
                 ) from error
             except (ValueError, KeyError, TypeError):
                 time.sleep(0.05)
@@ -92,8 +93,7 @@ class Client:
         response = self._send("GET", self.url("management", f"/token?type={kind}"), key, 10)
         if not response.ok:
             raise ServeError(
-                f"TorchServe does not accept the keys in {self.home.key_file}, which belong to "
-                "another start of it: "
+                f"TorchServe refuses the keys in {self.home.key_file}, which are from an earlier start: "
                 "stop it and start it again"
             )
         return self.read_key(kind)[0]
@@ -105,9 +105,11 @@ class Client:
                 session.trust_env = False  # no proxy from the environment between us and 127.0.0.1
                 return session.request(method, url, headers=headers, timeout=(5, timeout), **options)
         except requests.Timeout as error:
-            raise ServeError(f"TorchServe did not answer within {timeout:.0f} s: look at `status`") from error
+            message = f"TorchServe did not answer within {timeout:.0f} s: look at `maskrcnn serve status`"
+            raise ServeError(message) from error
         except requests.RequestException as error:
-            if "Connection refused" in str(error):
+            cause = error.args[0] if error.args else None
+            if isinstance(cause, MaxRetryError) and isinstance(cause.reason, NewConnectionError):
                 raise ServeError(not_running(self.home)) from error
             raise ServeError(
                 "TorchServe closed the connection: it has ended, or the request is longer than the "
@@ -116,32 +118,23 @@ class Client:
 
 
 class Refused(ServeError):
-    """TorchServe answered with an error. ``status`` is the HTTP status, ``kind`` its exception's name, if it
-    gave one.
-    """
+    """TorchServe answered with an error: ``status`` over HTTP, and the name or code it gave, if any, as ``kind``."""
 
     def __init__(self, response: requests.Response) -> None:
         self.status = response.status_code
-        self.kind = ""
-        message = response.text.strip()
-        try:
+        self.kind, message = "", response.text.strip()
+        with contextlib.suppress(ValueError, AttributeError):
             body = response.json()
-            if isinstance(body.get("error"), dict):  # the handler's own errors
-                self.kind, message = (
-                    str(body["error"].get("code", "")),
-                    str(body["error"].get("message", message)),
-                )
-            else:  # TorchServe's
-                self.kind, message = str(body.get("type", "")), str(body.get("message", message))
-        except (ValueError, AttributeError):
-            pass
+            own = body.get("error")  # the handler's errors; TorchServe's have type and message
+            error = {"type": own.get("code"), **own} if isinstance(own, dict) else body
+            self.kind, message = str(error.get("type") or ""), str(error.get("message", message))
         super().__init__(
             f"the service refused ({self.status}): {' '.join(message.split())[:500] or 'no reason given'}"
         )
 
 
 def parse_instant(text: str) -> datetime:
-    """A Java Instant; it may have nanoseconds, more digits than Python reads.
+    """Parse a Java Instant; its nanoseconds are more digits than Python reads.
 
     >>> parse_instant("2026-01-31T12:00:00.123456789Z")
     datetime.datetime(2026, 1, 31, 12, 0, tzinfo=datetime.timezone.utc)
@@ -150,4 +143,5 @@ def parse_instant(text: str) -> datetime:
 
 
 def not_running(home: Home) -> str:
-    return f"no TorchServe answers for {home.path}: start it with `python -m serve_config start`"
+    """The message for a state folder whose TorchServe does not answer."""
+    return f"no TorchServe answers for {home.path}: start it with `maskrcnn serve start`"

@@ -1,7 +1,7 @@
-"""Bring archives into a model store over HTTPS, believing none before its SHA-256 is right.
+"""Download archives into a model store, each checked against its SHA-256.
 
-For machines that have no archives of their own, such as a pod: the list travels with the configuration, the
-archives lie in any web server or object store.
+For machines without archives of their own, such as pods: the list is part of the configuration, and the archives
+are on any web server or object store.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _LINE = re.compile(r"(?P<sha256>[0-9a-fA-F]{64})\s+\*?(?P<url>(https|http|file):
 
 @dataclass(frozen=True)
 class Wanted:
-    """One line of the list; ``name`` is the file's in the store."""
+    """One line of the list; ``name`` is the file name in the store."""
 
     sha256: str
     url: str
@@ -35,9 +35,9 @@ class Wanted:
 
 
 def read_list(source: str) -> list[Wanted]:
-    """The archives that a list names: ``SHA256  URL`` a line, as ``sha256sum`` writes them; ``#`` begins a comment.
+    """Parse a list of archives: a line ``SHA256  URL`` each, as ``sha256sum`` writes them; ``#`` begins a comment.
 
-    ``source`` is a file, or ``-`` for the standard input. Raises ServeError.
+    ``source`` is a file, or ``-`` for standard input. Raises ServeError.
     """
     try:
         text = sys.stdin.read() if source == "-" else Path(source).read_text(encoding="utf-8")
@@ -59,18 +59,16 @@ def read_list(source: str) -> list[Wanted]:
 
 
 def fetch(wanted: Wanted, store: Path, say: Say) -> Path:
-    """Download one archive unless the store has it; it gets its name only when its SHA-256 is right.
+    """Download one archive unless the store has it; it gets its name only if its SHA-256 is right.
 
-    Raises ServeError; the store is then as it was.
+    Raises ServeError; the store is then unchanged.
     """
     target = store / wanted.name
     if target.exists():
         with target.open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() == wanted.sha256:
                 return target
-        raise ServeError(
-            f"{target} is there already and has another SHA-256: give the new archive another name"
-        )
+        raise ServeError(f"{target} exists and has another SHA-256: give the new archive another name")
     say(f"fetching {wanted.url} …")
     temporary = store / f".{wanted.name}.part"
     digest = hashlib.sha256()
@@ -82,7 +80,8 @@ def fetch(wanted: Wanted, store: Path, say: Say) -> Path:
                 file.write(chunk)
         if digest.hexdigest() != wanted.sha256:
             raise ServeError(
-                f"{wanted.url} has the SHA-256 {digest.hexdigest()}, the list says {wanted.sha256}"
+                f"{wanted.url} has the SHA-256 {digest.hexdigest()}; the list says {wanted.sha256}: "
+                "correct the list, or upload the archive again"
             )
         temporary.replace(target)
     except (OSError, requests.RequestException) as error:

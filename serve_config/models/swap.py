@@ -1,16 +1,15 @@
 """Change the default version without losing a request, and go back.
 
-A swap is TorchServe's own set-default, made safe: the new version is registered and READY and has answered a
-probe before it gets the name. Requests that wait for the old version are answered by it. Whatever fails
-before the last step leaves the old default serving.
+A swap is TorchServe's own set-default, made safe: the new version must be registered and READY and must have
+answered a probe before it becomes the default. Requests already queued for the old version are answered by it. A
+failure before the last step leaves the old default serving.
 """
 
 from __future__ import annotations
 
 import contextlib
-import struct
+import io
 import time
-import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -30,6 +29,7 @@ from serve_config.models.management import (
     unregister,
     versions,
 )
+from serve_config.server.properties import ANSWER_TIMEOUT
 from serve_config.server.state import State
 
 LONGEST_HISTORY = 20
@@ -45,33 +45,15 @@ def swap(
     drain_timeout: float = 120.0,
     remember_old: bool = True,
 ) -> str | None:
-    """Make version ``name`` the default, registering it from the model store if needed. Returns the old
-    default.
+    """Make version ``name`` the default, registering it from the store if needed. Returns the old default.
 
-    With ``unregister_old`` the old version is taken down once it has answered everything; ``drain_timeout``
-    in seconds. Raises ServeError; then the old default serves on.
+    With ``unregister_old`` the old version is removed once it has answered everything; ``drain_timeout`` in
+    seconds. Raises ServeError; until the last step has succeeded, the old default goes on serving.
     """
     old = default_version(client)
     if name == old:
         raise ServeError(f"version {name} is the default already")
-    registered = {version.name for version in versions(client)}
-    state = State.load(client.home)
-    archive = None
-    if name not in registered or name in state.models:
-        path = (
-            Path(state.store) / state.models[name]
-            if name in state.models
-            else find_archive(name, Path(state.store))
-        )
-        archive = read_archive(path)
-        if archive.version != name:
-            raise ServeError(f"{path} holds version {archive.version}, not {name}: swap to {archive.version}")
-        refuse_other_classes(archive, client, allow_other_classes)
-    if name not in registered and archive is not None:
-        say(f"registering {name} …")
-        register(client, archive, say)
-    elif not next(version for version in versions(client) if version.name == name).ready:
-        raise ServeError(f"version {name} is registered but its workers are not READY: look at `status`")
+    _make_ready(client, name, say, allow_other_classes)
     probe(client, name)
     set_default(client, name)
     state = State.load(client.home)
@@ -86,16 +68,38 @@ def swap(
     return old
 
 
-def rollback(client: Client, say: Say) -> tuple[str, str | None]:
-    """Make the default before the last swap the default again. Returns it and the version it replaced.
+def _make_ready(client: Client, name: str, say: Say, allow_other_classes: bool) -> None:
+    """Register ``name`` unless it is registered. Raises ServeError unless it is READY with the right classes."""
+    registered = {version.name: version for version in versions(client)}
+    state = State.load(client.home)
+    store, known = Path(state.store), state.models.get(name)
+    if known or name not in registered:
+        archive = read_archive(store / known if known else find_archive(name, store))
+        if archive.version != name:
+            raise ServeError(
+                f"{archive.path} holds version {archive.version}, not {name}: swap to {archive.version}"
+            )
+        refuse_other_classes(archive, client, allow_other_classes)
+        if name not in registered:
+            say(f"registering {name} …")
+            register(client, archive, say)
+            return
+    if not registered[name].ready:
+        raise ServeError(
+            f"version {name} is registered but its workers are not READY: look at `maskrcnn serve status`"
+        )
 
-    Raises ServeError; then the present default serves on.
+
+def rollback(client: Client, say: Say) -> tuple[str, str | None]:
+    """Restore the default before the last swap. Returns it and the version it replaced.
+
+    Raises ServeError; then the present default goes on serving.
     """
     state = State.load(client.home)
     current = default_version(client)
     history = [name for name in state.history if name != current]
     if not history:
-        raise ServeError("there is nothing to roll back to: no swap was made since TorchServe was set up")
+        raise ServeError("there is nothing to roll back to: no swap has been made")
     old = swap(client, history[-1], say, allow_other_classes=True, remember_old=False)
     state = State.load(client.home)
     state.history = history[:-1]
@@ -104,27 +108,28 @@ def rollback(client: Client, say: Say) -> tuple[str, str | None]:
 
 
 def probe(client: Client, name: str) -> None:
-    """Send a small picture to a version. Raises ServeError unless it answers 200."""
+    """Send a small image to a version. Raises ServeError unless it answers 200."""
     try:
         send_probe(client, name)
     except Refused as refused:
         raise ServeError(
-            f"version {name} does not answer a probe picture, so nothing was switched; {refused}"
+            f"version {name} does not answer a probe image, so the default stays; {refused}"
         ) from refused
 
 
 def send_probe(client: Client, name: str) -> None:
-    """Raises Refused unless the version answers a small picture with 200."""
-    client.json("inference", "POST", model_path(name, "/predictions"), data=probe_png(), timeout=120)
+    """Raises Refused unless the version answers a small image with 200."""
+    client.json(
+        "inference", "POST", model_path(name, "/predictions"), data=probe_image(), timeout=ANSWER_TIMEOUT
+    )
 
 
 def drain(client: Client, name: str, timeout: float) -> None:
-    """Wait until a version has nothing left to answer, so that unregistering it (which kills its workers)
-    loses nothing.
+    """Wait until a version has answered everything: unregistering it kills its workers.
 
-    TorchServe tells how many requests wait, but not how many are being worked on. The queue is first in,
-    first out: once it is empty and a probe has come back, one worker is idle. With more workers their
-    processor time must stand still too. Raises ServeError if that does not happen within ``timeout`` seconds.
+    TorchServe reports how many requests are queued, but not how many are being answered. The queue is first in,
+    first out, so once it is empty and a probe has come back, one worker is idle. With several workers, their
+    processor time must stand still as well. Raises ServeError after ``timeout`` seconds.
     """
     deadline = time.monotonic() + timeout
     while True:
@@ -134,11 +139,9 @@ def drain(client: Client, name: str, timeout: float) -> None:
         if version.pending == 0:
             pids = [int(worker["pid"]) for worker in version.workers if worker["status"] == "READY"]
             if not pids:
-                return  # nobody is left who could be answering
-            with (
-                ThreadPoolExecutor(len(pids)) as pool,
-                contextlib.suppress(Refused),
-            ):  # a worker that dies is idle, too
+                return  # no worker is left to answer anything
+            # a worker that dies is idle, too
+            with ThreadPoolExecutor(len(pids)) as pool, contextlib.suppress(Refused):
                 list(pool.map(lambda _: send_probe(client, name), pids))
             before = processor_seconds(pids)
             time.sleep(0.5)
@@ -146,9 +149,8 @@ def drain(client: Client, name: str, timeout: float) -> None:
                 return
         if time.monotonic() > deadline:
             raise ServeError(
-                f"the switch is made, but version {name} still gets requests after {timeout:.0f} s "
-                "and stays registered: "
-                f"`unregister {name}` when it is quiet"
+                f"the default has changed, but version {name} still gets requests after {timeout:.0f} s and stays "
+                f"registered: run `unregister {name}` once it is idle"
             )
         time.sleep(0.2)
 
@@ -163,17 +165,10 @@ def processor_seconds(pids: list[int]) -> float:
     return total
 
 
-def probe_png(side: int = 64) -> bytes:
-    """A gray square as PNG, made by hand so that this package needs no imaging library."""
+def probe_image(side: int = 64) -> bytes:
+    """A gray square as PNG."""
+    from PIL import Image
 
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    rows = (b"\0" + b"\x80\x80\x80" * side) * side
-    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(rows))
-        + chunk(b"IEND", b"")
-    )
+    png = io.BytesIO()
+    Image.new("RGB", (side, side), (128, 128, 128)).save(png, "PNG")
+    return png.getvalue()

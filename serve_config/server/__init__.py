@@ -1,1 +1,1 @@
-"""TorchServe as a process: configuration, start, stop, state and logs."""
+"""TorchServe as a process: its configuration, start, stop, state and logs."""

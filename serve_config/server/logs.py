@@ -1,9 +1,10 @@
-"""Read TorchServe's logs for the one line that says why something failed."""
+"""Find in TorchServe's logs the one line that says why something failed."""
 
 from __future__ import annotations
 
 import os
 import re
+import time
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -18,13 +19,17 @@ WORKER = re.compile(rf"^W-\d+-{MODEL}_(?P<version>.+?)(?:-std(?:out|err))?$")
 # the last line of a traceback: "ValueError: the weights …"
 RAISED = re.compile(r"^[A-Za-z_][\w.]*(?:: .*)?$")
 
-# What TorchServe's worker raises in place of, or because of, the error before it.
+# What TorchServe's worker raises because of the error before it.
 AFTERMATH = re.compile(r"RuntimeError: \d{3} - |ModuleNotFoundError: No module named 'ts\.torch_handler\.")
 
-# What TorchServe says of a worker that ended before it was READY; then it starts it again, for minutes.
+# TorchServe's record of a worker that ended before it was READY; it restarts the worker for minutes.
 LOAD_FAILED = re.compile(r"Load model failed: |Retry worker: ")
+# TorchServe's record that it has read a worker's output to its end: what the worker raised is in model_log.log.
+OUTPUT_ENDED = re.compile(r"Stopped Scanner - W-.*-stdout$")
 
 TAIL_BYTES = 400_000
+SILENT_ATTEMPTS = 3  # a worker that ends so often without a word gives no reason
+LAST_WORDS_PATIENCE = 30.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -42,9 +47,7 @@ def log_size(path: Path) -> int:
 
 
 def read_tail(path: Path, since: int = 0) -> list[str]:
-    """The lines after byte ``since`` (from the beginning if the log was rotated meanwhile), at most the last
-    400 kB.
-    """
+    """The lines after byte ``since``, at most the last 400 kB; all of them if the log was rotated meanwhile."""
     try:
         with open(path, "rb") as file:
             size = file.seek(0, os.SEEK_END)
@@ -56,7 +59,7 @@ def read_tail(path: Path, since: int = 0) -> list[str]:
 
 
 def worker_errors(lines: list[str]) -> list[LogError]:
-    """What ended each traceback in model_log.log, without the errors that only follow from the one before."""
+    """The last line of each traceback in model_log.log, without errors that only follow from an earlier one."""
     errors: list[LogError] = []
     inside: set[str] = set()  # threads in the middle of a traceback
     for line in lines:
@@ -75,7 +78,7 @@ def worker_errors(lines: list[str]) -> list[LogError]:
 
 
 def server_errors(lines: list[str]) -> list[LogError]:
-    """The lines of level ERROR in ts_log.log; of one without a message, the Java exception in the line after."""
+    """The lines of level ERROR in ts_log.log; an empty one stands for the Java exception on the next line."""
     errors = []
     for line, after in zip_longest(lines, lines[1:], fillvalue=""):
         found = LINE.match(line)
@@ -87,7 +90,7 @@ def server_errors(lines: list[str]) -> list[LogError]:
 
 
 def last_worker_error(logs: Path, version: str, since: int = 0) -> str | None:
-    """The last thing that a worker of ``version`` raised, in one line, or None."""
+    """The last error that a worker of ``version`` raised, in one line, or None."""
     errors = [
         error for error in worker_errors(read_tail(logs / "model_log.log", since)) if error.version == version
     ]
@@ -95,10 +98,44 @@ def last_worker_error(logs: Path, version: str, since: int = 0) -> str | None:
 
 
 def load_failed(logs: Path, version: str, since: int = 0) -> bool:
-    """Whether ts_log.log tells that a worker of ``version`` could not load its model."""
+    """Whether ts_log.log records that a worker of ``version`` could not load its model."""
+    return _count(LOAD_FAILED, logs, version, since) > 0
+
+
+@dataclass(frozen=True)
+class Mark:
+    """Where the logs ended before something was tried, in bytes."""
+
+    server: int
+    workers: int
+
+    @classmethod
+    def now(cls, logs: Path) -> Mark:
+        return cls(log_size(logs / "ts_log.log"), log_size(logs / "model_log.log"))
+
+
+def last_words(logs: Path, version: str, mark: Mark, patience: float = LAST_WORDS_PATIENCE) -> str | None:
+    """Why a worker of ``version`` ended while it loaded, or None if it gave no reason.
+
+    TorchServe may close a worker's output before it has read it, so one silent end proves nothing. It restarts
+    the worker as long as the version is registered: read on until an attempt that has ended gives a reason,
+    ``SILENT_ATTEMPTS`` have ended without one, or ``patience`` seconds have passed.
+    """
+    deadline = time.monotonic() + patience
+    while True:
+        ended = _count(OUTPUT_ENDED, logs, version, mark.server)  # before the words, which are written first
+        why = last_worker_error(logs, version, mark.workers)
+        if (why and ended) or ended >= SILENT_ATTEMPTS or time.monotonic() > deadline:
+            return why
+        time.sleep(0.1)
+
+
+def _count(pattern: re.Pattern[str], logs: Path, version: str, since: int) -> int:
+    """The lines of ts_log.log about a worker of ``version`` whose message matches."""
+    count = 0
     for line in read_tail(logs / "ts_log.log", since):
         found = LINE.match(line)
         worker = WORKER.match(found["thread"]) if found else None
-        if found and worker and worker["version"] == version and LOAD_FAILED.match(found["message"]):
-            return True
-    return False
+        if found and worker and worker["version"] == version and pattern.match(found["message"]):
+            count += 1
+    return count

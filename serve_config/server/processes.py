@@ -1,4 +1,4 @@
-"""TorchServe's processes: the Java frontend and the workers that it starts, which share one session."""
+"""TorchServe's processes: the Java frontend and the workers that it starts. They share one session."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 
 from serve_config.server.properties import torchserve_home
-from serve_config.server.state import Home, State, boot_id
+from serve_config.server.state import Home, State
 
 ENTRY = "org.pytorch.serve.ModelServer"
 LOGGING = Path(__file__).parents[1] / "templates" / "log4j2.xml"
 
-# What would change TorchServe's configuration, or what a worker imports. A PYTHONPATH that names the
-# repository would put its `handler` and `finetune` before the archive's own copies.
+# Variables that would change TorchServe's configuration or what a worker imports: a PYTHONPATH with this
+# repository in it would put its `handler` and `finetune` before the archive's own copies.
 UNWANTED = ("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "LOG_LOCATION", "METRICS_LOCATION")
 UNWANTED_PREFIXES = ("TS_", "SERVE_")
 
@@ -33,15 +34,13 @@ def environment() -> dict[str, str]:
 
 
 def command(java: Path, home: Home, store: Path) -> list[str]:
-    """What ``torchserve --start`` would run. That program knows only one TorchServe per machine (one pid file
-    in /tmp).
-    """
+    """What ``torchserve --start`` would run; that program allows one TorchServe per machine (a pid file in /tmp)."""
     torchserve = torchserve_home()
     return [
         str(java),
         "-Xmx2g",
         "-XX:+ExitOnOutOfMemoryError",
-        "-XX:-UsePerfData",  # it would lie in /tmp
+        "-XX:-UsePerfData",  # they would be written to /tmp
         f"-Djava.io.tmpdir={home.tmp}",
         f"-Dmodel_server_home={torchserve}",
         f"-Dlog4j2.configurationFile={LOGGING.as_uri()}",
@@ -54,14 +53,17 @@ def command(java: Path, home: Home, store: Path) -> list[str]:
         str(home.config),
         "-s",
         str(store),
-        "-ncs",  # no snapshots: state.json remembers what was registered
+        "-ncs",  # no snapshots: state.json says what to restore
     ]
 
 
-def launch(java: Path, home: Home, store: Path) -> subprocess.Popen[bytes]:
-    """Start TorchServe in a session of its own, in the state folder (where it writes its keys and logs)."""
+_launched: dict[int, subprocess.Popen[bytes]] = {}  # our own children, so that `end` can reap them
+
+
+def launch(java: Path, home: Home, store: Path) -> psutil.Process:
+    """Start TorchServe in a session of its own, in the state folder, where it writes its keys and logs."""
     with open(home.logs / "console.log", "wb") as console:
-        return subprocess.Popen(
+        child = subprocess.Popen(
             command(java, home, store),
             cwd=home.path,
             env=environment(),
@@ -69,61 +71,69 @@ def launch(java: Path, home: Home, store: Path) -> subprocess.Popen[bytes]:
             stdout=console,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            umask=0o077,  # the key file is born private
+            umask=0o077,  # TorchServe creates the key file: for this user only
         )
+    _launched[child.pid] = child
+    return psutil.Process(child.pid)
+
+
+@contextlib.contextmanager
+def delayed_interrupts() -> Iterator[None]:
+    """Hold back Ctrl-C and SIGTERM until the block is over, then raise KeyboardInterrupt.
+
+    A ``Popen`` that is interrupted loses the process it has just started, and nobody could end it.
+    """
+    received: list[int] = []
+    former = {
+        number: signal.signal(number, lambda number, _frame: received.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+    if received:
+        raise KeyboardInterrupt
 
 
 def running(state: State) -> psutil.Process | None:
-    """The TorchServe that ``state`` tells of, if it still lives; a process that only has its number does not
-    count.
-    """
-    if not state.pid or state.boot != boot_id():
+    """The frontend recorded in ``state`` if it is alive; another process that reuses its number does not count."""
+    if not state.pid:
         return None
     try:
         process = psutil.Process(state.pid)
-        same = seconds_at_start(state.pid) == state.created and process.status() != psutil.STATUS_ZOMBIE
-        return process if same else None
-    except (psutil.NoSuchProcess, OSError):
+        # a second of tolerance: on Linux the creation time moves with the system clock
+        same = abs(process.create_time() - state.created) < 1
+        return process if same and process.status() != psutil.STATUS_ZOMBIE else None
+    except psutil.Error:
         return None
 
 
-def seconds_at_start(pid: int) -> float:
-    """When a process started, in seconds after boot; unlike a date it stays what it is when the clock is set.
-
-    Raises OSError if there is no such process.
-    """
-    after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()  # from field 3 of proc(5)
-    return int(after_name[22 - 3]) / os.sysconf("SC_CLK_TCK")
-
-
 def members(state: State) -> list[psutil.Process]:
-    """Every living process of TorchServe's session: also the workers that a dead frontend left behind."""
-    if not state.pid or state.boot != boot_id():
+    """Every living process of TorchServe's session, including workers whose frontend has died."""
+    if not state.pid:
         return []
-    if running(state) is None and psutil.pid_exists(state.pid) and not _is_zombie(state.pid):
-        return []  # the number was given to a stranger, which cannot happen while our session lives
+    with contextlib.suppress(psutil.Error):
+        frontend = psutil.Process(state.pid)
+        if running(state) is None and frontend.status() != psutil.STATUS_ZOMBIE:
+            return []  # the number now names another process, so our session is over
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(OSError, psutil.Error):
-            if os.getsid(process.pid) == state.pid and process.status() != psutil.STATUS_ZOMBIE:
+            # a worker is younger than its frontend: what is older belongs to another session of this number
+            ours = os.getsid(process.pid) == state.pid and process.create_time() > state.created - 1
+            if ours and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
     return found
 
 
-def _is_zombie(pid: int) -> bool:
-    try:
-        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
-    except psutil.Error:
-        return False
-
-
 def end(state: State, patience: float = 8.0) -> None:
-    """End the frontend, which ends its workers, then whatever is left of the session.
+    """End the frontend, which ends its workers; then end whatever is left of the session.
 
-    The frontend has ``patience`` seconds to do it in good order (it takes 2 to 3); the rest is killed.
+    The frontend has ``patience`` seconds to shut down in order (it takes 2 to 3); then it is killed.
     """
-    frontend = running(state)
-    if frontend:
+    if frontend := running(state):
         with contextlib.suppress(psutil.Error):
             frontend.terminate()
             frontend.wait(patience)
@@ -135,10 +145,5 @@ def end(state: State, patience: float = 8.0) -> None:
             with contextlib.suppress(psutil.Error):
                 process.send_signal(sign)
         psutil.wait_procs(left, timeout=wait)
-    _reap(state.pid)
-
-
-def _reap(pid: int) -> None:
-    """Take the exit status if the frontend was our own child, so that no zombie is left."""
-    with contextlib.suppress(OSError):
-        os.waitpid(pid, os.WNOHANG)
+    if child := _launched.pop(state.pid, None):
+        child.poll()  # leave no zombie

@@ -13,7 +13,7 @@ from serve_config.errors import ServeError
 from serve_config.server.state import PORT_NAMES
 
 TEMPLATE = Path(__file__).parents[1] / "templates" / "config.properties"
-OWN_METRICS = Path(__file__).parents[1] / "templates" / "metrics.yaml"
+METRICS = Path(__file__).parents[1] / "templates" / "metrics.yaml"
 LOOPBACK = "127.0.0.1"
 
 DEFAULT_PORTS = {
@@ -26,36 +26,54 @@ DEFAULT_PORTS = {
 
 MEBIBYTE = 1024 * 1024
 
+# The chain of timeouts, in seconds. Each waits longer than the one inside it, so that the inner one reports first:
+#   browser 160 > page 140 (both in web_client/config.py) > worker 120 (here)
+RESPONSE_TIMEOUT = 120  # a worker that has not answered for so long is restarted, and its request gets a 500
+ANSWER_TIMEOUT = 140  # how long our own commands wait for a prediction, as long as the page
+
 
 @dataclass(frozen=True)
 class Settings:
-    """What a user may choose. Everything else in the template is fixed. Sizes are bytes, times seconds."""
+    """What ``start`` lets a user choose; the rest of the template is fixed. Sizes in bytes, times in seconds.
+
+    ``workers`` and ``response_timeout`` win over an archive's model-config.yaml; None leaves them to the archive.
+    """
 
     ports: dict[str, int] = field(default_factory=lambda: dict(DEFAULT_PORTS))  # 0: any free one
     max_request_size: int = 32 * MEBIBYTE
     max_response_size: int = 64 * MEBIBYTE
     job_queue_size: int = 32
-    response_timeout: int = 60
     startup_timeout: int = 300
-    workers: int = 1
+    response_timeout: int | None = None
+    workers: int | None = None
+
+    @property
+    def overrides(self) -> dict[str, int]:
+        """The keys of model-config.yaml that the user has set."""
+        keys = {
+            "minWorkers": self.workers,
+            "maxWorkers": self.workers,
+            "responseTimeout": self.response_timeout,
+        }
+        return {key: value for key, value in keys.items() if value is not None}
 
 
 def render(settings: Settings, ports: dict[str, int], store: Path) -> str:
     """The text of config.properties.
 
     ``ports`` holds one port for each of PORT_NAMES, all different and none 0; ``store`` is absolute. Raises
-    ServeError for a port that cannot be.
+    ServeError for an invalid port.
     """
     for name in PORT_NAMES:
         if not 1 <= ports[name] <= 65535:
             raise ServeError(
-                f"the {name} port {ports[name]} cannot be: choose one from 1 to 65535, or 0 for any free one"
+                f"invalid {name} port {ports[name]}: expected 1 to 65535, or 0 for any free port"
             )
     for name, port in ports.items():
         twin = next((other for other in ports if other != name and ports[other] == port), None)
         if twin:
             raise ServeError(
-                f"the ports for {name} and {twin} are both {port}: choose another for one of them"
+                f"the ports for {name} and {twin} are both {port}: choose another one for {name}"
             )
     return string.Template(TEMPLATE.read_text()).substitute(
         {f"{name}_port": port for name, port in ports.items()},
@@ -64,20 +82,18 @@ def render(settings: Settings, ports: dict[str, int], store: Path) -> str:
         max_request_size=settings.max_request_size,
         max_response_size=settings.max_response_size,
         job_queue_size=settings.job_queue_size,
-        response_timeout=settings.response_timeout,
+        response_timeout=settings.response_timeout or RESPONSE_TIMEOUT,
         startup_timeout=settings.startup_timeout,
-        workers=settings.workers,
-        metrics_config=escape(str(metrics_config())),
+        workers=settings.workers or 1,
+        metrics_config=escape(str(METRICS)),
     )
 
 
 def allowed_urls(store: Path) -> str:
-    r"""A Java regular expression: ``file://`` URLs of archives that lie directly in ``store``, and nothing
-    else.
+    r"""A Java regular expression for ``file://`` URLs of archives directly in ``store``, and nothing else.
 
-    TorchServe downloads first and looks for ".." later, so the pattern itself must leave no room for it.
-    TorchServe splits the value at commas: characters that are special, to it or to the expression, are
-    written as ``\x{…}``.
+    TorchServe downloads before it looks for "..", so the pattern itself must not allow it. TorchServe splits
+    the value at commas, so every special character is written as ``\x{…}``.
 
     >>> allowed_urls(Path("/srv/store"))
     'file:///srv/store/[A-Za-z0-9_-][A-Za-z0-9._-]*[.]mar'
@@ -87,8 +103,7 @@ def allowed_urls(store: Path) -> str:
 
 
 def escape(value: str) -> str:
-    r"""A value as Java's Properties reads it back: backslashes doubled, and UTF-16 escapes, since it reads
-    Latin-1.
+    r"""Escape a value for a Java properties file, which is Latin-1: backslashes doubled, the rest as UTF-16 escapes.
 
     >>> escape("/größe/a\\b")
     '/gr\\u00f6\\u00dfe/a\\\\b'
@@ -96,11 +111,6 @@ def escape(value: str) -> str:
     units = value.replace("\\", "\\\\").encode("utf-16-be")
     codes = (int.from_bytes(units[i : i + 2]) for i in range(0, len(units), 2))
     return "".join(chr(code) if 32 <= code < 127 else f"\\u{code:04x}" for code in codes)
-
-
-def metrics_config() -> Path:
-    """The metrics that the handler declares, or else TorchServe's own list."""
-    return OWN_METRICS if OWN_METRICS.exists() else torchserve_home() / "ts" / "configs" / "metrics.yaml"
 
 
 def torchserve_home() -> Path:
@@ -117,28 +127,21 @@ def choose_ports(wanted: dict[str, int]) -> dict[str, int]:
     """``wanted`` with every 0 replaced by a free port. Raises ServeError naming a port that is taken."""
     sockets: list[socket.socket] = []
     chosen = dict(wanted)
-    try:  # all are held until the last is chosen, so that no two get the same
+    try:  # keep each socket open until the last port is chosen, so that no port is chosen twice
         for name, port in sorted(wanted.items(), key=lambda item: item[1], reverse=True):
-            listener = socket.socket()
-            sockets.append(listener)
-            # as TorchServe: TIME_WAIT does not count
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sockets.append(listener := socket.socket())
             try:
-                listener.bind((LOOPBACK, port))
+                bind(listener, port)
             except OverflowError as error:
-                raise ServeError(
-                    f"the {name} port {port} cannot be: choose one from 1 to 65535, or 0"
-                ) from error
+                raise ServeError(f"invalid {name} port {port}: expected 1 to 65535, or 0") from error
             except OSError as error:
                 if port in (other.getsockname()[1] for other in sockets[:-1]):
-                    continue  # two ports that are the same: render() names them
+                    continue  # the same port twice: render() names both
                 raise ServeError(
                     f"port {port} (TorchServe's {name.replace('_', ' ')}) cannot be used "
-                    f"({error.strerror}{owner(port)}): "
-                    "stop that program, or choose another port with "
+                    f"({error.strerror}{owner(port)}): stop that program, or choose another port with "
                     f"--{name.replace('_', '-')}-port (0 takes a free one)"
                 ) from error
-            listener.listen(1)
             chosen[name] = listener.getsockname()[1]
     finally:
         for listener in sockets:
@@ -146,8 +149,15 @@ def choose_ports(wanted: dict[str, int]) -> dict[str, int]:
     return chosen
 
 
+def bind(listener: socket.socket, port: int) -> None:
+    """Listen on a port of this machine, as TorchServe would. Raises OSError, or OverflowError for no port."""
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port in TIME_WAIT counts as free
+    listener.bind((LOOPBACK, port))
+    listener.listen(1)
+
+
 def owner(port: int) -> str:
-    """`` by NAME, process 1234`` for who listens on ``port``, or nothing where that may not be seen."""
+    """`` by NAME, process 1234`` for the program that listens on ``port``; empty where that cannot be seen."""
     try:
         import psutil
 
@@ -155,6 +165,6 @@ def owner(port: int) -> str:
             here = connection.laddr and connection.laddr.port == port
             if here and connection.status == psutil.CONN_LISTEN and connection.pid:
                 return f" by {psutil.Process(connection.pid).name()}, process {connection.pid}"
-    except Exception:  # noqa: S110, this only adorns a message; without rights or psutil there is none
+    except Exception:  # noqa: S110, it only improves a message; psutil or the rights may be missing
         pass
     return ""

@@ -1,14 +1,13 @@
-"""The state folder (``.serve/`` by default): what TorchServe was told, and what we must remember between two
-commands.
+"""The state folder (``.serve/`` by default): TorchServe's files, and what must be known from one command to the next.
 
 ::
 
-    config.properties   rendered from templates/config.properties at every start
-    key_file.json       TorchServe's keys, written by itself, mode 0600
-    state.json          this module's State
+    config.properties   rendered from templates/config.properties at each start
+    key_file.json       TorchServe's keys; TorchServe writes it, mode 0600
+    state.json          State, below
     logs/               TorchServe's logs
-    tmp/                unpacked archives and the workers' sockets; emptied at start and at stop
-    lock                held while a command changes something
+    tmp/                unpacked archives and the workers' sockets; emptied at each start and stop
+    lock                locked while a command changes something
 """
 
 from __future__ import annotations
@@ -61,7 +60,7 @@ class Home:
 
     @property
     def tmp(self) -> Path:
-        """Where archives are unpacked and workers listen; private to this user."""
+        """Where archives are unpacked and the workers' sockets lie; private to this user."""
         inside = self.path / "tmp"
         if len(os.fsencode(inside)) <= LONGEST_SOCKET_FOLDER:
             return inside
@@ -69,49 +68,48 @@ class Home:
         return Path(tempfile.gettempdir()) / f"serve-{digest}"
 
     def create(self) -> None:
-        """Make the folder, for this user only. Raises ServeError if that cannot be done."""
+        """Make the folder, for this user only. Raises ServeError if it cannot be made."""
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.path.chmod(0o700)
             self.logs.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
             raise ServeError(
-                f"the state folder {self.path} cannot be written ({error.strerror}): choose "
-                "another with --home"
+                f"the state folder {self.path} cannot be written ({error.strerror}): choose another with --home"
             ) from error
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Only one command at a time may change what runs. Raises ServeError if another one does."""
+        """Let one command at a time change what runs. Raises ServeError if another is at work."""
         self.create()
         with open(self.path / "lock", "w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise ServeError(
-                    f"another serve_config command is working on {self.path}: wait until it has finished"
+                    f"another command is changing {self.path}: wait until it has finished"
                 ) from error
             yield
 
 
 @dataclass
 class State:
-    """What must outlive a command.
+    """What one command leaves for the next.
 
-    ``pid``, ``created`` (seconds after boot) and ``boot`` together name one process beyond doubt;
-    ``pid`` is 0 when TorchServe was stopped. ``models`` maps each registered version to its archive's file
-    name in ``store``, in the order of registration; with ``default`` it is what the next ``start`` brings
-    back. ``history`` holds the earlier defaults, the latest last.
+    ``pid`` and ``created`` (Unix time) identify the process; ``pid`` is 0 after a stop. ``models`` maps each
+    registered version to its archive's file name in ``store``, in the order of registration; together with
+    ``default`` it is what the next ``start`` restores. ``history`` holds the earlier defaults, the latest last.
+    ``overrides`` are keys of model-config.yaml that a flag of ``start`` has set.
     """
 
     pid: int = 0
     created: float = 0.0
-    boot: str = ""
     ports: dict[str, int] = field(default_factory=dict)
     store: str = ""
     models: dict[str, str] = field(default_factory=dict)
     default: str | None = None
     history: list[str] = field(default_factory=list)
+    overrides: dict[str, int] = field(default_factory=dict)
 
     @classmethod
     def load(cls, home: Home) -> State:
@@ -122,8 +120,7 @@ class State:
             return cls()
         except (OSError, ValueError, TypeError) as error:
             raise ServeError(
-                f"{home.state_file} cannot be read: delete it; a TorchServe that still runs must "
-                "be ended by hand"
+                f"{home.state_file} cannot be read: delete it, and end by hand a TorchServe that still runs"
             ) from error
 
     def save(self, home: Home) -> None:
@@ -131,7 +128,7 @@ class State:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write ``text`` for this user only; a reader sees the old file or the new one, never a part."""
+    """Write ``text`` for this user only; a reader sees the old file or the new one, never part of one."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
@@ -139,13 +136,3 @@ def write_atomically(path: Path, text: str) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def boot_id() -> str:
-    """Changes with every boot of the machine, so that a process id of yesterday is not taken for one of
-    today.
-    """
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return ""

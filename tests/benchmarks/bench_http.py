@@ -143,7 +143,7 @@ def baseline(kind: str, run: Path) -> Iterator[str]:
 def capacity(
     model: str, where: dict[str, Any], seconds: list[float], rows: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """What ``serve_config plan`` reads (:class:`serve_config.capacity.Measured`): our one worker on all cores."""
+    """What ``maskrcnn serve plan`` reads (:class:`serve_config.plan.Measured`): our one worker on all cores."""
     (ours,) = [row for row in rows if row["server"] == OURS]
     return {
         "latency_ms": [value * 1000 for value in seconds],

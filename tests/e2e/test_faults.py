@@ -18,14 +18,13 @@ import requests
 from flask import Flask
 
 from finetune.cli import main as finetune
-from serve_config.cli import main as serve_config
 from serve_config.models.management import default_version, versions
 from serve_config.server import lifecycle as server_module
 from serve_config.server.properties import Settings
 from serve_config.server.state import State
 from tests.e2e.callers import Callers
 from tests.e2e.conftest import page_config
-from tests.torchserve_fixture import RunningTorchServe, running_torchserve, toy_archive
+from tests.torchserve_fixture import RunningTorchServe, running_torchserve, serve, toy_archive
 from tests.toy_models import write_run
 from tests.web_client.conftest import serving
 from tests.web_client.stub import balloon_picture
@@ -203,10 +202,9 @@ def test_an_archive_with_wrong_weights_is_refused_and_the_rest_serves_on(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     archive = repacked(real_archive, tmp_path / real_archive.name, change)
-    home = ["--home", str(server.home.path)]
     try:
         with Callers(lambda: by_page(page)) as callers:
-            assert serve_config(["register", str(archive), *home]) == 1
+            assert serve("register", archive, home=server.home) == 1
         assert cause in capsys.readouterr().err
     finally:
         (server.store / archive.name).unlink(missing_ok=True)
@@ -222,9 +220,8 @@ def test_the_unharmed_archive_is_taken(
     server: RunningTorchServe, page: str, real_archive: Path, tmp_path: Path
 ) -> None:
     """The control: what is refused above is refused for its fault alone."""
-    home = ["--home", str(server.home.path)]
     copy = shutil.copy(real_archive, tmp_path)
-    assert serve_config(["register", str(copy), *home]) == 0
+    assert serve("register", copy, home=server.home) == 0
     answer = requests.post(
         f"{page}/api/predict",
         files={"image": ("a.png", PICTURE)},
@@ -232,5 +229,5 @@ def test_the_unharmed_archive_is_taken(
         timeout=60,
     )
     assert answer.json()["model"]["version"] == "mobilenetv2_fpn"
-    assert serve_config(["unregister", "mobilenetv2_fpn", *home]) == 0
+    assert serve("unregister", "mobilenetv2_fpn", home=server.home) == 0
     (server.store / real_archive.name).unlink()

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from finetune.backbones import BACKBONES
-from serve_config.models.ask import predict
+from serve_config.models.ask import ask
 from serve_config.server import lifecycle
 from tests.torchserve_fixture import running_torchserve
 
@@ -57,7 +57,7 @@ def test_all_four_answer_a_real_photo(
     photo = sorted((balloon_photos / "val").glob("*.jpg"))[0]
     with running_torchserve(tmp_path, archives) as running:
         answers = {
-            backbone: json.loads(predict(running.client, photo, backbone, {"score_threshold": "0"}, 120))
+            backbone: json.loads(ask(running.client, photo, backbone, {"score_threshold": "0"}, 120))
             for backbone in BACKBONES
         }
         assert [answers[backbone]["model"]["version"] for backbone in BACKBONES] == list(BACKBONES)

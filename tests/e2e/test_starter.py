@@ -15,7 +15,7 @@ from pycocotools import mask as coco_mask
 from finetune.checkpoints.run import Run
 from finetune.cli import main as finetune
 from finetune.data.synthetic import draw_scene
-from serve_config.models.ask import predict
+from serve_config.models.ask import ask
 from tests.torchserve_fixture import running_torchserve
 
 ROOT = Path(__file__).parents[2]
@@ -56,7 +56,7 @@ def test_its_archive_finds_drawn_balloons(tmp_path: Path) -> None:
     picture = tmp_path / "scene.png"
     picture.write_bytes(buffer.getvalue())
     with running_torchserve(tmp_path, [tmp_path / "exported/maskrcnn_mobilenetv2_fpn.mar"]) as running:
-        answer = json.loads(predict(running.client, picture, None, {}, 120))
+        answer = json.loads(ask(running.client, picture, None, {}, 120))
     found = [coco_mask.decode(instance["mask"]).astype(bool) for instance in answer["instances"]]
     best = [max((_iou(mask, one) for one in found), default=0.0) for mask in truth]
     assert np.mean([iou > 0.5 for iou in best]) >= 0.5, best

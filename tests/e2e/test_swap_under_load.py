@@ -10,11 +10,10 @@ from pathlib import Path
 import pytest
 import requests
 
-from serve_config.cli import main as serve_config
 from serve_config.models.management import versions
 from serve_config.server.state import State
 from tests.e2e.callers import Callers
-from tests.torchserve_fixture import TOY_HANDLER, RunningTorchServe, running_torchserve, toy_archive
+from tests.torchserve_fixture import TOY_HANDLER, RunningTorchServe, running_torchserve, serve, toy_archive
 
 pytestmark = pytest.mark.e2e
 
@@ -37,7 +36,7 @@ def test_swaps_and_rollback_under_load_lose_nothing(tmp_path: Path) -> None:
 
     def switch(*command: str, to: str) -> None:
         begun = time.monotonic()
-        assert serve_config([*command, "--home", str(server.home.path)]) == 0
+        assert serve(*command, home=server.home) == 0
         switches.append((begun, time.monotonic(), to))
         time.sleep(0.5)
 

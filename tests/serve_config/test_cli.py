@@ -1,144 +1,154 @@
-"""The command line where no TorchServe runs."""
+"""The command line without a TorchServe."""
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import socket
 import subprocess
 import sys
-import time
+from datetime import date, timedelta
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from maskrcnn import run
 from serve_config import doctor, status
-from serve_config.cli import build_parser, main
+from serve_config.cli import serve as serve_group
 from serve_config.models import ask, swap
-from serve_config.server.properties import DEFAULT_PORTS
+from serve_config.server import properties
 from serve_config.server.state import Home, State
 from tests.serve_config.conftest import REPOSITORY
+from tests.torchserve_fixture import FREE_PORT_OPTIONS, fake_java
+from web_client import config as web_config
 
-COMMANDS = ["start", "stop", "status", "models", "register", "swap", "rollback", "unregister", "predict"]
-COMMANDS += ["fetch", "plan", "curl", "header", "doctor"]
 
-
-def run(*arguments: str | Path, python: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, *python, "-m", "serve_config", *arguments]
+def run_python(*arguments: str | Path, bare: bool = False) -> subprocess.CompletedProcess[str]:
+    """``python -m …``, without any package if ``bare``."""
+    command = [sys.executable, *(["-S"] if bare else []), "-m", *arguments]
     return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main([command, "--help"])
-    assert ended.value.code == 0
-    assert "--home DIR" in capsys.readouterr().out
+def command(*arguments: str) -> int:
+    """``maskrcnn serve …`` in this process."""
+    return run(serve_group, "maskrcnn serve", arguments)
 
 
-def test_help_lists_every_command_without_any_package() -> None:
-    started = time.monotonic()
-    answer = run("--help", python=("-S",))
-    assert time.monotonic() - started < 5
-    assert answer.returncode == 0
-    assert all(command in answer.stdout for command in COMMANDS)
+@pytest.mark.parametrize("name", serve_group.commands)
+def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(name, "--help") == 0
+    text = capsys.readouterr().out
+    assert "Usage: maskrcnn serve" in text
+    assert serve_group.commands[name].get_short_help_str()
+    assert ("--home DIR" in text) is (name not in ("fetch", "plan"))
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        [],
-        ["nonsense"],
-        ["swap"],
-        ["start", "--workers", "0"],
-        ["start", "--inference-port", "x"],
-        ["predict"],
-    ],
-)
-def test_wrong_usage_exits_2(arguments: list[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(arguments)
-    assert ended.value.code == 2
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, serve_config.cli; "
+        "print({'torch', 'requests', 'psutil', 'simpy', 'yaml', 'numpy', 'PIL'} & set(sys.modules))"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
+    assert answer.stdout.strip() == "set()", answer.stderr
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    "line",
     [
-        ["models"],
-        ["register", __file__],
-        ["swap", "alpha"],
-        ["rollback"],
-        ["unregister", "alpha"],
-        ["predict", __file__],
-        ["curl"],
-        ["header"],
+        "nonsense",
+        "swap",
+        "start --workers 0",
+        "start --response-timeout -1",
+        "start --inference-port x",
+        "ask",
+        "ask a.jpg --output overlay",
+        "ask a.jpg --score-threshold 2",
+        "start --inference-port 70000",
     ],
 )
-def test_without_torchserve_each_says_so_in_one_line(
-    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_wrong_usage_exits_2(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(*line.split()) == 2
+    assert "Error: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("line", ["models", "swap alpha", "rollback", "unregister alpha", "curl", "header"])
+def test_without_torchserve_each_says_how_to_start_it(
+    line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([*arguments, "--home", str(tmp_path / "home")]) == 1
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 1
-    assert lines[0].startswith("error: ")
-    assert "python -m" in lines[0] or "not an archive" in lines[0]
+    assert command(*line.split(), "--home", str(tmp_path / "home")) == 1
+    (message,) = capsys.readouterr().err.splitlines()
+    assert message.startswith("Error: ")
+    assert "maskrcnn serve start" in message
 
 
 def test_stop_and_status_without_torchserve(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     home = str(tmp_path / "home")
-    assert main(["stop", "--home", home]) == 0
+    assert command("stop", "--home", home) == 0
     assert "was not running" in capsys.readouterr().out
-    assert main(["status", "--home", home]) == 1
+    assert command("status", "--home", home) == 1
     assert "is not running: start it with" in capsys.readouterr().out
-    assert main(["status", "--json", "--home", home]) == 1
+    assert command("status", "--json", "--home", home) == 1
     assert json.loads(capsys.readouterr().out)["healthy"] is False
 
 
 def test_damaged_state_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "state.json").write_text("{")
-    assert main(["status", "--home", str(tmp_path)]) == 1
-    assert capsys.readouterr().err.startswith(f"error: {tmp_path / 'state.json'} cannot be read")
+    assert command("status", "--home", str(tmp_path)) == 1
+    assert capsys.readouterr().err.startswith(f"Error: {tmp_path / 'state.json'} cannot be read")
 
 
-@pytest.mark.parametrize(
-    "models", [["--models", "nope"], ["--models", "http://host/a.mar"], ["--models", __file__]]
-)
+@pytest.mark.parametrize("model", ["nope", "http://host/a.mar", __file__])
 def test_start_with_a_wrong_archive_starts_nothing(
-    models: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     home = Home.at(tmp_path / "home")
-    store = tmp_path / "store"
-    assert main(["start", *models, "--home", str(home.path), "--model-store", str(store)]) == 1
-    assert capsys.readouterr().err.startswith("error: ")
+    options = ["--home", str(home.path), "--model-store", str(tmp_path / "store")]
+    assert command("start", "--models", model, *options) == 1
+    assert capsys.readouterr().err.startswith("Error: ")
     assert State.load(home) == State()
     assert not home.config.exists()
 
 
-def test_missing_package_is_named_with_its_cure(tmp_path: Path) -> None:
-    answer = run("status", "--home", tmp_path, python=("-S",))
+def test_missing_package_is_named_with_its_cure() -> None:
+    answer = run_python("serve_config", "status", bare=True)
     assert (answer.returncode, answer.stdout) == (1, "")
-    assert "error: the Python package" in answer.stderr
-    assert "is missing: run `make install`" in answer.stderr
-    assert "Traceback" not in answer.stderr
+    assert answer.stderr == (
+        "Error: the Python package click is missing: run `make install`, and use .venv/bin/python\n"
+    )
 
 
-def test_ports_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ports_and_home_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SERVE_GRPC_INFERENCE_PORT", "1234")
     monkeypatch.setenv("SERVE_HOME", "elsewhere")
-    args = build_parser().parse_args(["start", "--metrics-port", "5"])
-    assert (args.grpc_inference_port, args.metrics_port, args.inference_port) == (1234, 5, 8080)
-    assert args.home == "elsewhere"
+    values = serve_group.commands["start"].make_context("start", ["--metrics-port", "5"]).params
+    ports = [values[f"{name}_port"] for name in ("grpc_inference", "metrics", "inference")]
+    assert ports == [1234, 5, 8080]
+    assert values["home"] == Home.at("elsewhere")
 
 
-def test_probe_picture_is_a_png() -> None:
-    cv2 = pytest.importorskip("cv2")
-    numpy = pytest.importorskip("numpy")
-    image = cv2.imdecode(numpy.frombuffer(swap.probe_png(32), numpy.uint8), cv2.IMREAD_COLOR)
-    assert image.shape == (32, 32, 3)
-    assert (image == 128).all()
+def test_a_port_of_the_environment_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SERVE_INFERENCE_PORT", "many")
+    assert command("start") == 2
 
 
-def test_answer_for_eyes_keeps_the_digest() -> None:
+def test_each_timeout_is_longer_than_the_one_inside_it() -> None:
+    """Browser > page > our own commands > worker: the inner one reports, the outer one still listens."""
+    (page,) = [setting.default for setting in web_config.SETTINGS if setting.name == "TIMEOUT"]
+    assert web_config.BROWSER_EXTRA > 0
+    assert float(page) > properties.RESPONSE_TIMEOUT
+    assert properties.ANSWER_TIMEOUT > properties.RESPONSE_TIMEOUT
+    (timeout,) = [option for option in serve_group.commands["ask"].params if option.name == "timeout"]
+    assert timeout.default == properties.ANSWER_TIMEOUT
+
+
+def test_probe_image_is_a_png() -> None:
+    image = Image.open(io.BytesIO(swap.probe_image(32)))
+    assert (image.format, image.size, image.getcolors()) == ("PNG", (32, 32), [(1024, (128, 128, 128))])
+
+
+def test_shortened_answer_keeps_the_digest() -> None:
     answer = {"weights_sha256": "a" * 64, "mask": {"counts": "b" * 64}}
     shown = json.loads(ask.show(json.dumps(answer).encode(), raw=False))
     assert shown["weights_sha256"] == "a" * 64
@@ -166,63 +176,84 @@ def test_gpus_as_nvidia_smi_tells(
 
 
 class TestDoctor:
-    def levels(self, findings: list[doctor.Finding]) -> dict[str, str]:
-        return {finding.subject: finding.level for finding in findings}
-
-    def test_bare_python_is_told_the_cure(self, tmp_path: Path) -> None:
+    def test_bare_python_lists_what_to_install(self, tmp_path: Path) -> None:
         bare = tmp_path / "python"
         bare.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S "$@"\n')
         bare.chmod(0o755)
-        findings = doctor.check_packages(bare)
-        for subject in ("torch", "torchvision", "detectron2", "TorchServe", "psutil", "requests"):
-            finding = next(finding for finding in findings if finding.subject == subject)
-            assert (finding.level, finding.cure) == ("missing", "run `make install`")
+        missing = {finding.subject: finding.cure for finding in doctor.check_packages(bare) if finding.cure}
+        packages = [
+            "torch",
+            "torchvision",
+            "detectron2",
+            "torchserve",
+            "torch-model-archiver",
+            "psutil",
+            "requests",
+            "click",
+        ]
+        assert missing == dict.fromkeys(packages, "run `make install`")
 
     def test_python_that_does_not_run(self, tmp_path: Path) -> None:
-        assert self.levels(doctor.check_packages(tmp_path / "python")) == {"packages": "missing"}
+        (finding,) = doctor.check_packages(tmp_path / "python")
+        assert (finding.level, finding.subject) == ("missing", "packages")
 
-    def test_runs_without_packages_and_looks_into_the_environment(self, tmp_path: Path) -> None:
-        answer = run("doctor", "--home", tmp_path, *free_ports(), python=("-S",))
-        assert "Traceback" not in answer.stderr
+    @pytest.mark.parametrize("bare", [True, False], ids=["without packages", "as a command"])
+    def test_runs(self, tmp_path: Path, bare: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("SERVE_HOME", str(tmp_path))
+        words = ["serve_config.doctor"] if bare else ["maskrcnn", "doctor", *FREE_PORT_OPTIONS]
+        answer = run_python(*words, bare=bare)
+        assert answer.stderr == ""
         assert answer.returncode == (1 if "missing " in answer.stdout else 0)
-        for subject in ("Python", "torch", "detectron2", "TorchServe", "Java", "disk", "memory", "GPU"):
-            assert any(line.split()[1] == subject for line in answer.stdout.splitlines() if line.strip()), (
-                subject
-            )
+        subjects = {line.split()[1] for line in answer.stdout.splitlines() if len(line.split()) > 1}
+        assert {"Python", "platform", "torch", "detectron2", "torchserve", "Java", "disk", "GPU"} <= subjects
 
-    def test_java_missing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.mark.parametrize(
+        ("days", "level", "text"),
+        [
+            (30, "ok", "21"),
+            (400, "warn", "more than a year old"),
+            (None, "warn", "unknown age"),
+            (-1, "missing", ""),
+        ],
+    )
+    def test_java_by_its_age(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, days: int | None, level: str, text: str
+    ) -> None:
         monkeypatch.delenv("JAVA_HOME", raising=False)
         monkeypatch.setenv("PATH", "/nonexistent")
-        monkeypatch.setattr(doctor, "project_python", lambda: tmp_path / "bin" / "python")
-        finding = doctor.check_java()
-        assert finding.level == "missing"
-        assert "make install" in finding.cure
+        today = date(2026, 6, 1)
+        if days != -1:
+            released = "" if days is None else f" {today - timedelta(days)}"
+            fake_java(tmp_path / "java", f'openjdk version "21.0.8"{released} LTS')
+            monkeypatch.setenv("JAVA_HOME", str(tmp_path / "java"))
+        finding = doctor.check_java(tmp_path / "bin" / "python", today)
+        assert finding.level == level
+        assert text in finding.text
+        assert bool(finding.cure) is (level != "ok")
+
+    @pytest.mark.parametrize(
+        ("name", "level"), [("Linux x86_64", "ok"), ("Linux aarch64", "warn"), ("Darwin arm64", "warn")]
+    )
+    def test_platform(self, name: str, level: str) -> None:
+        assert doctor.check_platform(name).level == level
 
     def test_port_in_use_is_a_warning_unless_it_is_ours(self, tmp_path: Path) -> None:
-        home = Home.at(tmp_path)
         with socket.socket() as listener:
             listener.bind(("127.0.0.1", 0))
             listener.listen()
             port = listener.getsockname()[1]
-            (finding,) = doctor.check_ports(home, {"management": port})
+            finding = doctor.check_port(tmp_path, "management", port)
             assert finding.level == "warn"
             assert f"process {os.getpid()}" in finding.text
             assert "--management-port" in finding.cure
-            State(ports={"management": port}).save(home)
-            (finding,) = doctor.check_ports(home, {"management": port})
-            assert finding.level == "ok"
-        (finding,) = doctor.check_ports(home, {"metrics": port})
-        assert finding.level == "ok"
+            State(ports={"management": port}).save(Home.at(tmp_path))
+            assert doctor.check_port(tmp_path, "management", port).level == "ok"
+        assert doctor.check_port(tmp_path / "none", "metrics", port).level == "ok"
 
     def test_full_disk_is_a_warning(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        usage = type("Usage", (), {"free": 1000})()
-        monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
+        monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000}))
         assert doctor.check_disk(tmp_path).level == "warn"
 
     def test_folder_without_rights_is_missing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("os.access", lambda *_: False)
-        assert doctor.check_state(Home.at(tmp_path)).level == "missing"
-
-
-def free_ports() -> list[str]:
-    return [f"--{name.replace('_', '-')}-port=0" for name in DEFAULT_PORTS]
+        assert doctor.check_state(tmp_path).level == "missing"

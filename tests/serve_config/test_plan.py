@@ -1,4 +1,4 @@
-"""``serve_config plan``: the simulation against queueing theory, and against a TorchServe under load."""
+"""``maskrcnn serve plan``: the simulation against queueing theory, and against a TorchServe under load."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from pathlib import Path
 
 import pytest
 
-from serve_config import capacity
-from serve_config.capacity import Measured, plan, poisson, predict, simulate
-from serve_config.cli import main
+from maskrcnn import run
+from serve_config import plan as plan_module
+from serve_config.cli import serve
 from serve_config.errors import ServeError
-from serve_config.plan import as_text, read_measured
+from serve_config.plan import Measured, as_text, plan, poisson, predict, read_measured, simulate
 from tests.torchserve_fixture import running_torchserve, toy_archive
 
 REQUESTS = 40_000
@@ -40,10 +40,10 @@ def erlang_c(workers: int, load: float) -> float:
     return last / (sum(terms) + last)
 
 
-@pytest.mark.parametrize(("workers", "utilisation"), [(1, 0.5), (3, 0.6), (8, 0.7)])
-def test_m_m_c(workers: int, utilisation: float) -> None:
+@pytest.mark.parametrize(("workers", "utilization"), [(1, 0.5), (3, 0.6), (8, 0.7)])
+def test_m_m_c(workers: int, utilization: float) -> None:
     """Poisson arrivals, exponential service of 1 s: mean wait C / (c - a) by Erlang's formula."""
-    load = workers * utilisation
+    load = workers * utilization
     runs = [
         simulate(poisson(load, REQUESTS, seed), exponential(1.0, 100 + seed), workers) for seed in range(3)
     ]
@@ -66,11 +66,11 @@ def test_the_same_waits_as_by_hand() -> None:
     assert found.mean_wait == pytest.approx(statistics.fmean(waits[2000:]))
 
 
-@pytest.mark.parametrize("utilisation", [0.4, 0.8])
-def test_m_d_1(utilisation: float) -> None:
+@pytest.mark.parametrize("utilization", [0.4, 0.8])
+def test_m_d_1(utilization: float) -> None:
     """Poisson arrivals, a service of exactly 1 s: mean wait ρ / (2 (1 - ρ)) (Pollaczek and Khinchine)."""
-    found = simulate(poisson(utilisation, REQUESTS, seed=2), itertools.repeat(1.0), 1)
-    assert found.mean_wait == pytest.approx(utilisation / (2 * (1 - utilisation)), rel=0.05)
+    found = simulate(poisson(utilization, REQUESTS, seed=2), itertools.repeat(1.0), 1)
+    assert found.mean_wait == pytest.approx(utilization / (2 * (1 - utilization)), rel=0.05)
 
 
 def test_m_m_1_k() -> None:
@@ -91,7 +91,7 @@ def test_plan_is_the_fewest_that_do() -> None:
     assert found.one_fewer is not None
     assert found.one_fewer.p95 > 0.6
     assert found.machines > 40 / 5, "the work alone needs that many"
-    assert found.utilisation == pytest.approx(40 / found.machines / 5)
+    assert found.utilization == pytest.approx(40 / found.machines / 5)
     assert plan(measured, rate=0.1, p95=0.6, requests=FEW).machines == 1
     assert plan(measured, rate=400, p95=0.6, requests=FEW).machines == pytest.approx(
         10 * found.machines, rel=0.1
@@ -122,16 +122,22 @@ def write(path: Path, **changes: object) -> Path:
 
 
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(capacity.plan.__kwdefaults__, "requests", FEW)
+    monkeypatch.setitem(plan_module.plan.__kwdefaults__, "requests", FEW)
     bench = write(tmp_path / "bench.json")
     arguments = ["plan", "--rate", "20", "--p95", "500", "--bench", str(bench)]
-    assert main(arguments) == 0
+    assert run(serve, "serve", arguments) == 0
     text = capsys.readouterr().out
     assert text == as_text(constant(), plan(constant(), 20, 0.5), 20, 0.5) + "\n"
     assert "one fewer" in text
-    assert main([*arguments, "--json"]) == 0
+    assert run(serve, "serve", [*arguments, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["cores"] == 2 * found["machines"] == 2 * found["workers"]
+
+
+@pytest.mark.parametrize("rate", ["inf", "nan", "0", "-1", "x"])
+def test_a_rate_that_is_none(tmp_path: Path, rate: str) -> None:
+    bench = str(write(tmp_path / "bench.json"))
+    assert run(serve, "serve", ["plan", f"--rate={rate}", "--p95", "500", "--bench", bench]) in (1, 2)
 
 
 @pytest.mark.parametrize(
@@ -185,7 +191,7 @@ def test_prediction_for_a_torchserve_under_load(tmp_path: Path) -> None:
     # the very arrivals that were sent, and the measured times in their order: what differs is not chance
     services = itertools.cycle(measured.service_times())
     same = simulate(poisson(rate, requests, seed=5), services, 2, 32)
-    found = sorted(seconds[int(requests * capacity.WARM_UP) :])
+    found = sorted(seconds[int(requests * plan_module.WARM_UP) :])
     p50, p95 = (found[int(len(found) * q)] for q in (0.5, 0.95))
     print(f"p50 {p50:.3f} s, predicted {same.p50 + measured.overhead:.3f}")
     print(f"p95 {p95:.3f} s, predicted {same.p95 + measured.overhead:.3f}")

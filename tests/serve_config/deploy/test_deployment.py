@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import configparser
 import re
 import shlex
@@ -12,11 +11,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import yaml
 
-import serve_config.cli
-import web_client.cli
+from serve_config.cli import serve
+from web_client.cli import web
 
 ROOT = Path(__file__).parents[3]
 DOCKER = ROOT / "serve_config/deploy/docker"
@@ -29,12 +29,13 @@ def compose() -> dict[str, Any]:
 
 
 def parses(command: list[str]) -> bool:
-    """Whether ``python -m MODULE …`` knows this command line."""
+    """Whether ``python -m MODULE …`` knows this command line; click raises where it does not."""
     assert command[1] == "-m", command
     module, arguments = command[2], command[3:]
     if module == "web_client":
-        return bool(web_client.cli.web.make_context(module, list(arguments)))
-    return isinstance(serve_config.cli.build_parser().parse_args(arguments), argparse.Namespace)
+        return bool(web.make_context(module, arguments))
+    name, subcommand, arguments = serve.resolve_command(click.Context(serve), arguments)
+    return bool(subcommand and subcommand.make_context(name, arguments))
 
 
 def test_hadolint_finds_nothing() -> None:

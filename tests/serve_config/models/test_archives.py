@@ -5,9 +5,17 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 from serve_config.errors import ServeError
-from serve_config.models.archives import bring_into_store, find_archive, read_archive
+from serve_config.models.archives import (
+    bring_into_store,
+    find_archive,
+    original_name,
+    read_archive,
+    verify,
+    with_overrides,
+)
 
 
 def archive(
@@ -66,22 +74,32 @@ def damage(path: Path, kind: str) -> Path:
         ("empty", "damaged or not an archive"),
         ("truncated", "damaged or not an archive"),
         ("flipped bit", "model.safetensors does not match its checksum"),
-        ("other zip", "no TorchServe archive"),
-        ("[]", "no TorchServe archive"),
-        ("{}", "no TorchServe archive"),
-        ('{"model": null}', "no TorchServe archive"),
-        ("\xff", "no TorchServe archive"),
-        ('{"model": {"modelName": "maskrcnn"}}', "no TorchServe archive"),
-        ("odd card", "no TorchServe archive"),
+        ("other zip", "not a TorchServe archive"),
+        ("[]", "not a TorchServe archive"),
+        ("{}", "not a TorchServe archive"),
+        ('{"model": null}', "not a TorchServe archive"),
+        ("\xff", "not a TorchServe archive"),
+        ('{"model": {"modelName": "maskrcnn"}}', "not a TorchServe archive"),
+        ("odd card", "not a TorchServe archive"),
     ],
 )
 def test_wrong_archive_says_why(tmp_path: Path, kind: str, message: str) -> None:
+    path = damage(archive(tmp_path / "a.mar"), kind)
+    check = verify if kind == "flipped bit" else read_archive
     with pytest.raises(ServeError, match=message):
-        read_archive(damage(archive(tmp_path / "a.mar"), kind))
+        check(path)
+
+
+def test_reading_the_card_does_not_read_the_weights(tmp_path: Path) -> None:
+    """`models` lists archives of hundreds of megabytes; `register` verifies."""
+    path = damage(archive(tmp_path / "a.mar", classes=["cat"]), "flipped bit")
+    assert read_archive(path).classes == ["cat"]
+    with pytest.raises(ServeError, match=r"model.safetensors does not match its checksum"):
+        verify(path)
 
 
 def test_missing_archive_says_how_to_make_one(tmp_path: Path) -> None:
-    with pytest.raises(ServeError, match=r"there is no archive .*finetune export"):
+    with pytest.raises(ServeError, match=r"there is no archive .*maskrcnn export"):
         read_archive(tmp_path / "a.mar")
 
 
@@ -142,7 +160,7 @@ class TestBringIntoStore:
     def test_other_file_of_that_name_is_left_alone(self, tmp_path: Path, store: Path) -> None:
         archive(store / "maskrcnn_v1.mar", classes=["a"])
         before = (store / "maskrcnn_v1.mar").read_bytes()
-        with pytest.raises(ServeError, match=r"has another maskrcnn_v1.mar already"):
+        with pytest.raises(ServeError, match=r"has another maskrcnn_v1.mar"):
             bring_into_store(read_archive(archive(tmp_path / "x.mar")), store)
         assert (store / "maskrcnn_v1.mar").read_bytes() == before
 
@@ -158,3 +176,45 @@ class TestBringIntoStore:
         with pytest.raises(ServeError, match="No space left"):
             bring_into_store(source, store)
         assert list(store.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("own", "overrides", "copied"),
+    [
+        ("minWorkers: 1\nresponseTimeout: 120\n", {"minWorkers": 2, "maxWorkers": 2}, True),
+        ("minWorkers: 2\n", {"minWorkers": 2}, False),
+        ("batchSize: 1\n", {"minWorkers": 2}, False),  # config.properties is enough where the key is absent
+        ("batchSize: 1\n", {}, False),
+        (None, {"minWorkers": 2}, False),
+    ],
+)
+def test_overrides_win_in_a_passing_copy(
+    store: Path, own: str | None, overrides: dict[str, int], copied: bool
+) -> None:
+    path = archive(store / "maskrcnn_v1.mar")
+    if own:
+        with zipfile.ZipFile(path, "a") as file:
+            file.writestr("model-config.yaml", own)
+    before = path.read_bytes()
+    with with_overrides(path, overrides) as name:
+        assert (name != path.name) is copied
+        assert original_name(name) == path.name
+        verify(store / name)
+        if copied:
+            with zipfile.ZipFile(store / name) as file:
+                config = yaml.safe_load(file.read("model-config.yaml"))
+            assert config == yaml.safe_load(own or "") | overrides
+    assert [file.name for file in store.iterdir()] == [path.name]
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("own", ["- a list", "a: [", "\t"])
+def test_malformed_config_is_refused(store: Path, own: str) -> None:
+    path = archive(store / "maskrcnn_v1.mar")
+    with zipfile.ZipFile(path, "a") as file:
+        file.writestr("model-config.yaml", own)
+    with (
+        pytest.raises(ServeError, match=r"malformed model-config.yaml"),
+        with_overrides(path, {"minWorkers": 2}),
+    ):
+        pass

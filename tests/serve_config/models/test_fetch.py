@@ -1,4 +1,4 @@
-"""``serve_config fetch``: an archive gets its name only if its SHA-256 is right."""
+"""``maskrcnn serve fetch``: an archive gets its name only if its SHA-256 is right."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from serve_config.cli import main
+from maskrcnn import run
+from serve_config.cli import serve
 from serve_config.errors import ServeError
 from serve_config.models.fetch import read_list
 
@@ -37,7 +38,7 @@ def site(tmp_path: Path) -> Iterator[str]:
 
 def fetch(tmp_path: Path, text: str) -> int:
     (tmp_path / "list.txt").write_text(text)
-    return main(["fetch", str(tmp_path / "list.txt"), "--to", str(tmp_path / "store")])
+    return run(serve, "serve", ["fetch", str(tmp_path / "list.txt"), "--to", str(tmp_path / "store")])
 
 
 def test_fetched_once(tmp_path: Path, site: str, capsys: pytest.CaptureFixture[str]) -> None:

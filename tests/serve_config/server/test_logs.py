@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
 
 from serve_config.server.logs import (
+    SILENT_ATTEMPTS,
+    Mark,
+    last_words,
     last_worker_error,
     load_failed,
     log_size,
@@ -97,3 +101,49 @@ def test_worker_that_cannot_load_is_noticed_once_and_for_its_own_version(tmp_pat
     assert load_failed(tmp_path, "a_b.2")
     assert not load_failed(tmp_path, "a_b")
     assert not load_failed(tmp_path, "a_b.2", since=log_size(log))
+
+
+class TestLastWords:
+    """A worker's error reaches the log seconds after TorchServe has noted its end, or not before a second attempt."""
+
+    ENDED = (
+        "2026-01-31T12:00:00,001 [INFO ] {0} org.pytorch.serve.wlm.WorkerLifeCycle - Stopped Scanner - {0}\n"
+    )
+
+    def append(self, path: Path, text: str) -> None:
+        with open(path, "a") as file:
+            file.write(text)
+
+    def test_words_that_come_late_are_waited_for(self, tmp_path: Path) -> None:
+        mark = Mark.now(tmp_path)
+        self.append(tmp_path / "ts_log.log", self.ENDED.format(OURS))  # the first attempt says nothing
+
+        def second_attempt() -> None:
+            self.append(tmp_path / "model_log.log", log_of(TWO_TRACEBACKS))
+            self.append(tmp_path / "ts_log.log", self.ENDED.format(OURS))
+
+        timer = threading.Timer(0.5, second_attempt)
+        timer.start()
+        assert last_words(tmp_path, "a_b.2", mark) == "safetensors_rust.SafetensorError: the cause"
+        timer.join()
+
+    def test_a_traceback_is_read_to_its_end(self, tmp_path: Path) -> None:
+        """The error that counts may follow from an earlier one: words count once the output has ended."""
+        self.append(tmp_path / "model_log.log", log_of(TWO_TRACEBACKS))
+        mark = Mark(0, 0)
+        assert last_words(tmp_path, "a_b.2", mark, patience=0.3) is not None, "but not for ever"
+        late = [(OURS, "    raise"), (OURS, "OSError: what it came to")]
+
+        def rest() -> None:
+            self.append(tmp_path / "model_log.log", log_of(late))
+            self.append(tmp_path / "ts_log.log", self.ENDED.format(OURS))
+
+        timer = threading.Timer(0.5, rest)
+        timer.start()
+        assert last_words(tmp_path, "a_b.2", mark) == "OSError: what it came to"
+        timer.join()
+
+    def test_a_worker_that_never_gives_a_reason_is_not_waited_for(self, tmp_path: Path) -> None:
+        lines = self.ENDED.format(OURS) * SILENT_ATTEMPTS + self.ENDED.format(OTHER)
+        self.append(tmp_path / "ts_log.log", lines)
+        assert last_words(tmp_path, "a_b.2", Mark(0, 0)) is None

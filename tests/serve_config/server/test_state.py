@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from subprocess import PIPE
 
+import psutil
 import pytest
 
 from serve_config.errors import ServeError
 from serve_config.server import processes
-from serve_config.server.state import LONGEST_SOCKET_FOLDER, Home, State, boot_id
+from serve_config.server.state import LONGEST_SOCKET_FOLDER, Home, State
 
 
 @pytest.fixture
@@ -24,7 +25,9 @@ def home(tmp_path: Path) -> Home:
 
 
 def test_state_comes_back_as_saved(home: Home) -> None:
-    state = State(1, 2.5, "boot", {"inference": 8080}, "/store", {"a": "maskrcnn_a.mar"}, "a", ["b"])
+    state = State(
+        1, 2.5, {"inference": 8080}, "/store", {"a": "maskrcnn_a.mar"}, "a", ["b"], {"minWorkers": 2}
+    )
     state.save(home)
     assert State.load(home) == state
     assert stat.S_IMODE(home.state_file.stat().st_mode) == 0o600
@@ -53,7 +56,7 @@ def test_home_that_cannot_be_made(tmp_path: Path) -> None:
 
 
 def test_second_command_is_told_to_wait(home: Home) -> None:
-    with home.lock(), pytest.raises(ServeError, match="another serve_config command"), home.lock():
+    with home.lock(), pytest.raises(ServeError, match="another command is changing"), home.lock():
         pass
     with home.lock():
         pass
@@ -76,7 +79,7 @@ def session() -> Iterator[Callable[[str], tuple[subprocess.Popen[bytes], State]]
         started.append(process)
         assert process.stdout is not None
         process.stdout.readline()
-        return process, State(process.pid, processes.seconds_at_start(process.pid), boot_id())
+        return process, State(process.pid, psutil.Process(process.pid).create_time())
 
     yield run
     for process in started:
@@ -99,13 +102,10 @@ class TestProcessIdentity:
         assert processes.running(state) is None
         assert processes.members(state) == []
 
-    @pytest.mark.parametrize("change", ["created", "boot"])
-    def test_stranger_with_the_same_number_is_left_alone(self, session: Session, change: str) -> None:
+    @pytest.mark.parametrize("seconds", [-100, 100])
+    def test_stranger_with_the_same_number_is_left_alone(self, session: Session, seconds: int) -> None:
         process, state = session("exec sleep 60")
-        if change == "created":
-            state.created -= 0.1
-        else:
-            state.boot = "an earlier one"
+        state.created += seconds
         assert processes.running(state) is None
         processes.end(state)
         assert process.poll() is None
@@ -136,3 +136,19 @@ def test_environment_cannot_configure_torchserve(monkeypatch: pytest.MonkeyPatch
     environment = processes.environment()
     assert environment["OMP_NUM_THREADS"] == "1"
     assert "x" not in environment.values()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupts_wait_for_the_end_of_the_block(number: signal.Signals) -> None:
+    former = signal.getsignal(number)
+    done = []
+
+    def interrupted_work() -> None:
+        with processes.delayed_interrupts():
+            os.kill(os.getpid(), number)
+            done.append("the block")
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted_work()
+    assert done == ["the block"]
+    assert signal.getsignal(number) is former
