@@ -16,11 +16,11 @@ help:  ## show this list
 
 # --- the chain, and its steps ---------------------------------------------------------------------------------------
 
-demo: install  ## the whole chain on drawn balloons: train, export, serve, predict, and the page; until Ctrl-C
-	@$(RUN) -m serve_config.demo
+demo: install  ## fine-tune, serve, swap and roll back on drawn photos, then the page; until Ctrl-C (BACKBONE=resnet50_fpn)
+	@$(RUN) -m serve_config.demo $(if $(BACKBONE),--backbone $(BACKBONE))
 
 demo-check: install  ## the same without staying: exit status 0 or 1
-	@$(RUN) -m serve_config.demo --check
+	@$(RUN) -m serve_config.demo --check $(if $(BACKBONE),--backbone $(BACKBONE))
 
 install: $(VENV)/.installed  ## make .venv (3 GB to download, 6 GB on disk)
 
@@ -34,7 +34,7 @@ web: install  ## start the page that shows the masks
 	@$(RUN) -m web_client
 
 doctor:  ## what is missing on this machine, and the cure
-	@$(if $(wildcard $(RUN)),$(RUN),$(or $(PYTHON),python3)) -m serve_config doctor
+	@$(if $(wildcard $(RUN)),$(RUN),$(or $(PYTHON),python3)) -m serve_config.doctor
 
 # A process for each room: with the native libraries of all of them (torch, OpenVINO, Ray) in one, a later fork has crashed.
 ROOMS ?= tests/test_*.py tests/finetune tests/handler tests/serve_config tests/web_client tests/benchmarks tests/e2e

@@ -42,14 +42,16 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def command(cwd: Path, module: str, *arguments: str | Path, **popen: object) -> Iterator[subprocess.Popen]:
+def command(
+    cwd: Path, module: str, *arguments: str | Path, restore: bool = True, **popen: object
+) -> Iterator[subprocess.Popen]:
     """``python -m MODULE ARGUMENTS`` in a process group of its own, as a terminal starts it. Afterwards none of
     its processes may be left, wherever they went: they all inherit a mark.
     """
     mark = uuid.uuid4().hex
     environment = os.environ | {MARK: mark, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
     # a shell that starts the tests in the background has SIGINT ignored, and children inherit that
-    words = ["env", "--default-signal=INT", sys.executable, "-m", module, *map(str, arguments)]
+    words = ["env", "--default-signal=INT"] * restore + [sys.executable, "-m", module, *map(str, arguments)]
     with subprocess.Popen(
         words, cwd=cwd, env=environment, start_new_session=True, stdout=-1, stderr=-2, text=True, **popen
     ) as process:
@@ -114,16 +116,16 @@ def test_ctrl_c_during_export_leaves_the_old_archive_and_nothing_else(
 
 
 def everything_made(folder: Path) -> None:
-    """What the demo would have made before it serves: pictures, and archives that need no torch."""
+    """What the demo makes before it serves: photos, and archives that need no torch."""
     make_synthetic(folder / "data", images=6, size=(96, 64))
     (folder / "model_store").mkdir()
-    for backbone in ("mobilenetv2_fpn", "vovnet19_fpn"):
-        report = folder / "runs" / backbone / "evaluation/test/report.json"
-        report.parent.mkdir(parents=True)
-        report.write_text("{}")
-        (folder / "runs" / backbone / "run.json").write_text('{"iterations": 1, "planned_iterations": 1}')
-        toy_archive(folder / "model_store", backbone)
-        shutil.rmtree(folder / "model_store" / f"parts_{backbone}")
+    report = folder / "runs/mobilenetv2_fpn/evaluation/test/report.json"
+    report.parent.mkdir(parents=True)
+    report.write_text("{}")
+    (folder / "runs/mobilenetv2_fpn/run.json").write_text('{"iterations": 1, "planned_iterations": 1}')
+    for version in ("starter", "mobilenetv2_fpn.2"):
+        toy_archive(folder / "model_store", version)
+        shutil.rmtree(folder / "model_store" / f"parts_{version}")
 
 
 @pytest.mark.e2e
@@ -132,7 +134,7 @@ def everything_made(folder: Path) -> None:
     [
         ("Start TorchServe", 0.0),
         ("Start TorchServe", 2.5),
-        ("Register a second", 0.5),
+        ("Send a photo", 0.0),
         ("Start the page", 0.3),
     ],
 )
@@ -149,10 +151,28 @@ def test_ctrl_c_while_the_demo_serves_leaves_no_process(tmp_path: Path, moment: 
     assert not (serve / "tmp").exists()
 
 
+@pytest.mark.e2e
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_demo_ends_by_a_signal_also_where_sigint_was_ignored(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    """As after `nohup make demo &`: the process inherits SIGINT ignored."""
+    everything_made(tmp_path / ".demo")
+    ignore = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)}
+    with command(tmp_path, "serve_config.demo", "--check", restore=False, **ignore) as process:
+        read_until(process, "Start TorchServe")
+        time.sleep(2)
+        process.send_signal(number)
+        said, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert "Traceback" not in said
+    assert not (tmp_path / ".demo/serve/tmp").exists()
+
+
 @pytest.mark.parametrize("later", [0.0, 1.5])
 def test_ctrl_c_while_the_demo_draws_leaves_no_half_data_set(tmp_path: Path, later: float) -> None:
     with command(tmp_path, "serve_config.demo", "--check") as process:
-        read_until(process, "python -m finetune data")
+        read_until(process, "maskrcnn data synthetic")
         time.sleep(later)
         said = press_ctrl_c(process)
     assert process.returncode == 130, said

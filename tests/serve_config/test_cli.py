@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -257,3 +258,35 @@ class TestDoctor:
     def test_folder_without_rights_is_missing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("os.access", lambda *_: False)
         assert doctor.check_state(tmp_path).level == "missing"
+
+
+class TestManual:
+    """README.md is the room's manual: it must not drift from the code."""
+
+    TEXT = (REPOSITORY / "serve_config/README.md").read_text()
+
+    def test_every_environment_variable_is_in_the_table_with_its_default(self) -> None:
+        options = [
+            option for each in serve_group.commands.values() for option in each.params if option.envvar
+        ]
+        rows = re.findall(r"^\| `(SERVE_\w+)` \| `(\S+)` \|", self.TEXT, re.M)
+        assert dict(rows) == {str(option.envvar): str(option.default) for option in options}
+
+    def test_every_command_is_there_and_no_other(self) -> None:
+        named = set(re.findall(r"maskrcnn serve ([a-z]+)", self.TEXT))
+        assert named == set(serve_group.commands)
+
+    def test_every_option_that_it_names_exists(self) -> None:
+        known = {
+            flag for each in serve_group.commands.values() for option in each.params for flag in option.opts
+        }
+        elsewhere = {"--help", "--version", "--batch-size", "--timeout", "--build", "--header", "--output"}
+        elsewhere |= {"--ray", "--ncs", "--model-store", "--disable-token-auth", "--start"}
+        assert set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", self.TEXT)) <= known | elsewhere
+
+    def test_every_metric_exists(self) -> None:
+        declared = (REPOSITORY / "serve_config/templates/metrics.yaml").read_text()
+        section = self.TEXT.partition("## Metrics")[2].partition("\n## ")[0]
+        metrics = re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`.*?) \|", section, re.M)))
+        assert len(metrics) >= 6
+        assert all(f"name: {name}," in declared for name in metrics)

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Swap the default version in every pod, without a new pod: seconds instead of minutes.
 #   serve_config/deploy/kubernetes/swap.sh VERSION [LIST]      LIST: lines `SHA256  https://…/NAME.mar`, fetched first
-# TorchServe's management API is on each pod's loopback address, so the one way in is `kubectl exec`, and who may do that
-# is for the cluster's roles to say. A pod that fails ends it, and the pods before it go back. New pods start with what
-# config/archives.txt says, its first line the default: change that as well. Run again, it leaves the pods that serve
-# VERSION already as they are.
+# TorchServe's management API listens on each pod's loopback address, so `kubectl exec` is the only way in, and the
+# cluster's roles decide who may use it. If a pod fails, the script stops and rolls back the pods before it. New pods
+# start with config/archives.txt, whose first line is the default: change that as well. A second run skips the pods that
+# already serve VERSION.
 set -euo pipefail
 
 version=${1:?usage: swap.sh VERSION [LIST]}
@@ -27,9 +27,9 @@ for pod in $pods; do
         swapped+=("$pod")
         continue
     fi
-    echo "error: $pod did not take $version; the pods before it go back" >&2
+    echo "error: $pod did not swap to $version; rolling back the pods before it" >&2
     for done in "${swapped[@]}"; do
-        in_pod "$done" rollback </dev/null || echo "error: $done did not go back" >&2
+        in_pod "$done" rollback </dev/null || echo "error: $done did not roll back" >&2
     done
     exit 1
 done
