@@ -22,7 +22,7 @@ import click
 
 from serve_config.errors import ServeError
 from serve_config.server.processes import delayed_interrupts
-from serve_config.server.properties import DEFAULT_PORTS, choose_ports
+from serve_config.server.properties import ANSWER_TIMEOUT, DEFAULT_PORTS, choose_ports
 
 HOME = Path(".demo")
 DATA, STORE, SERVE = HOME / "data", HOME / "model_store", HOME / "serve"
@@ -55,6 +55,7 @@ def demo(backbone: str, check: bool) -> None:
     tuned = f"{backbone}.2"
     with serving("starter", tuned, any_port=check) as page:
         show("starter", tuned)
+        ask_page(page)
         click.echo(f"\nAll done in {time.monotonic() - started:.0f} s.")
         if not check:
             stay(page)
@@ -127,12 +128,29 @@ def page_server(port: int) -> Iterator[str]:
 def show(first: str, second: str) -> None:
     """Ask the default version, swap, roll back. Raises ServeError if another version than expected answers."""
     image = image_with_most_balloons()
-    step("Send a photo", f"serve ask {image} --home {SERVE}")
+    step("Send a photo", f"serve ask {image} --max-detections 1 --home {SERVE}")
     step("Draw the masks", f"serve ask {image} --output overlay --to {HOME / 'overlay.png'} --home {SERVE}")
     step("Make the fine-tuned version the default", f"serve swap {second} --home {SERVE}")
     expect(second, image)
     step("Go back", f"serve rollback --home {SERVE}")
     expect(first, image)
+
+
+def ask_page(page: str) -> None:
+    """Send the photo through the page's API. Raises ServeError unless it is answered."""
+    import requests
+
+    image = image_with_most_balloons()
+    with requests.Session() as session:
+        session.trust_env = False  # no proxy from the environment between us and 127.0.0.1
+        try:
+            answer = session.post(
+                f"{page}api/predict", files={"image": image.read_bytes()}, timeout=ANSWER_TIMEOUT
+            )
+            answer.raise_for_status()
+        except requests.RequestException as error:
+            raise ServeError(f"the page does not answer ({error}): see {HOME / 'web_client.log'}") from error
+    click.echo(f"\nThrough the page: {len(answer.json()['instances'])} instances in {image}")
 
 
 def expect(version: str, image: Path) -> None:
