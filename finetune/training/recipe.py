@@ -34,7 +34,7 @@ from finetune.evaluation.plots import draw_training_curves
 from finetune.files import locked, read_json, write_atomically, write_json
 from finetune.training import optim
 from finetune.training.dataloader import TrainingBatches, training_loader
-from finetune.training.launch import stop_signals
+from finetune.training.interrupts import stop_signals
 from finetune.training.machine import describe_machine, package_versions
 from finetune.training.progress import Metrics, Progress
 from finetune.training.teacher import Teacher
