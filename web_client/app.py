@@ -7,10 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from flask import Flask
-from flask_limiter import Limiter
-from flask_limiter.util import get_remote_address
 
-from web_client import api, config, errors, middleware, routes
+from web_client import access, api, config, errors, middleware, routes
 from web_client.keys import KeyFile
 from web_client.torchserve import TorchServe
 from web_client.uploads import MemoryRequest
@@ -26,6 +24,7 @@ def create_app(settings: Mapping[str, Any] | None = None) -> Flask:
 
     Raises:
         click.BadParameter: a setting's value is not valid.
+        WebClientError: the token file cannot be trusted.
     """
     app = Flask(__name__)
     app.request_class = MemoryRequest
@@ -46,16 +45,5 @@ def create_app(settings: Mapping[str, Any] | None = None) -> Flask:
     errors.register(app)
     for module in (routes, api):
         app.register_blueprint(module.blueprint)
-    _limit_rate(app)
+    access.register(app)
     return app
-
-
-def _limit_rate(app: Flask) -> None:
-    """Count each visitor's pictures in this process's memory; other requests are free."""
-    limiter = Limiter(get_remote_address, app=app, storage_uri="memory://", headers_enabled=True)
-    if app.config["RATE_LIMIT"] == config.NO_LIMIT:
-        return
-    # One limit for both ways of sending a picture, so that they share the count.
-    shared = limiter.shared_limit(app.config["RATE_LIMIT"], scope="pictures")
-    for endpoint in ("api.predict", "routes.result"):
-        app.view_functions[endpoint] = shared(app.view_functions[endpoint])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -16,6 +17,8 @@ EPILOG = """\b
 Examples:
   maskrcnn web
   maskrcnn web --port 8000 --rate-limit "20 per minute"
+  maskrcnn web token add anna --days 90
+  maskrcnn web --host 0.0.0.0 --token-file .serve/tokens.json
   NGROK_AUTHTOKEN=... maskrcnn web --public
 
 Ctrl-C or SIGTERM stops it; requests in progress get five more seconds.
@@ -39,11 +42,17 @@ def _settings_as_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-@click.command(epilog=EPILOG)
+@click.group(epilog=EPILOG, invoke_without_command=True)
 @_settings_as_options
 @click.option("--public", is_flag=True, help="Also open a public address with ngrok; needs NGROK_AUTHTOKEN.")
-def web(public: bool, **settings: Any) -> None:
+@click.pass_context
+def web(context: click.Context, public: bool, **settings: Any) -> None:
     """Serve the page and the public API in front of TorchServe."""
+    if context.invoked_subcommand is None:
+        _serve(public, settings)
+
+
+def _serve(public: bool, settings: dict[str, Any]) -> None:
     from web_client.app import create_app
     from web_client.server import address, create_server
 
@@ -68,6 +77,7 @@ def web(public: bool, **settings: Any) -> None:
     }
     try:
         click.echo(f"http://{'[' + host + ']' if ':' in host else host}:{port}/")
+        click.echo(_who_is_served(settings), err=True)
         server.run()  # returns after Ctrl-C or SIGTERM
     finally:
         for number, handler in former.items():
@@ -77,6 +87,12 @@ def web(public: bool, **settings: Any) -> None:
         server.close()
     if not terminated:
         raise KeyboardInterrupt
+
+
+def _who_is_served(settings: dict[str, Any]) -> str:
+    if settings["TOKEN_FILE"]:
+        return f"Tokens: on. Only callers with a token of {settings['TOKEN_FILE']} are served."
+    return "Tokens: off. Everybody who reaches this address is served (see `maskrcnn web token --help`)."
 
 
 def _open_tunnel(port: int) -> Callable[[], None] | None:
@@ -91,3 +107,66 @@ def _open_tunnel(port: int) -> Callable[[], None] | None:
         return None
     click.echo(f"Public address: {url}", err=True)
     return close
+
+
+_file = click.option(
+    "--file",
+    type=click.Path(path_type=Path),
+    default=Path(".serve/tokens.json"),
+    envvar="WEB_CLIENT_TOKEN_FILE",
+    show_default=True,
+    show_envvar=True,
+    help="The token file; `maskrcnn web --token-file` takes the same.",
+)
+
+
+@web.group()
+def token() -> None:
+    """Make, list and revoke the tokens that callers must show.
+
+    A running server sees each change at once.
+    """
+
+
+@token.command()
+@click.argument("name")
+@click.option(
+    "--days",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Expire after this many days [default: never].",
+)
+@click.option(
+    "--rate-limit",
+    metavar="LIMIT",
+    help="This token's own limit, such as '600 per minute' [default: the server's].",
+)
+@_file
+def add(name: str, days: float | None, rate_limit: str | None, file: Path) -> None:
+    """Make a token for NAME and print it, once: only its hash is kept."""
+    if rate_limit is not None:
+        rate_limit = config.RATE_LIMIT_TYPE.convert(rate_limit, None, None)
+    from web_client.tokens import TokenFile
+
+    click.echo(TokenFile(file).add(name, days, rate_limit))
+
+
+@token.command("list")
+@_file
+def list_(file: Path) -> None:
+    """Print name, expiry and limit of each token."""
+    from web_client.tokens import TokenFile
+
+    for entry in TokenFile(file).all():
+        expires = f"expired {entry.expires}" if entry.is_expired else f"until {entry.expires or 'revoked'}"
+        click.echo(f"{entry.name:24} {expires:34} {entry.rate_limit or ''}".rstrip())
+
+
+@token.command()
+@click.argument("name")
+@_file
+def revoke(name: str, file: Path) -> None:
+    """Remove the token of NAME."""
+    from web_client.tokens import TokenFile
+
+    TokenFile(file).revoke(name)
+    click.echo(file)

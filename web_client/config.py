@@ -100,6 +100,7 @@ class Setting:
 
 _COUNT = click.IntRange(min=1)
 _ADDRESS = _Checked("url", _url)
+RATE_LIMIT_TYPE = _Checked("limit", _rate_limit)
 SETTINGS = (
     Setting("HOST", _Checked("address", _text), "127.0.0.1", "Address to listen on."),
     Setting("PORT", click.IntRange(0, 65535), 5000, "Port to listen on; 0 picks a free one."),
@@ -114,8 +115,10 @@ SETTINGS = (
             f"TorchServe's response timeout (120). The browser waits {BROWSER_EXTRA:.0f} seconds longer."),
     Setting("TRUSTED_PROXY", _Checked("address", _proxy), "", "IP address of the reverse proxy whose "
             "X-Forwarded-For header names the visitor; * trusts every proxy."),
-    Setting("RATE_LIMIT", _Checked("limit", _rate_limit), "60 per minute",
-            f"Pictures per visitor; {NO_LIMIT} removes the limit."),
+    Setting("RATE_LIMIT", RATE_LIMIT_TYPE, "60 per minute",
+            f"Pictures per visitor or token; {NO_LIMIT} removes the limit."),
+    Setting("TOKEN_FILE", _Checked("path", str), "", "File of the tokens that callers must show (`maskrcnn web token "
+            "add` makes it); without one, everybody who reaches the address is served."),
     # Must exceed TorchServe's job queue (32), so that a full queue surfaces as a 503 instead of waiting here.
     Setting("THREADS", _COUNT, 48, "Requests handled at the same time."),
 )  # fmt: skip

@@ -101,6 +101,8 @@ def respond(error: ApiError) -> Response:
     wants_page = not request.path.startswith("/api/") and accepts["text/html"] > accepts["application/json"]
     body = render_template("index.html", error=error) if wants_page else jsonify(error.as_dict())
     response = make_response(body, error.status)
+    if error.status == 401:
+        response.headers["WWW-Authenticate"] = "Bearer"
     if error.retry_after is not None:
         response.headers["Retry-After"] = str(error.retry_after)
     return response

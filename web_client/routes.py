@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from flask import Blueprint, Response, abort, current_app, g, jsonify, render_template, request
 
-from web_client.api import requested_version, torchserve, uploaded_picture
+from web_client.api import requested_version, torchserve, uploaded_pictures
 from web_client.config import BROWSER_EXTRA
 from web_client.errors import ApiError, unexpected_answer
 from web_client.uploads import Picture, check_picture
@@ -30,6 +30,7 @@ def page_values() -> dict[str, object]:
         "samples": SAMPLES,
         "modules": MODULES,
         "versions": [entry["version"] for entry in torchserve().last_versions() if entry["ready"]],
+        "tokens": bool(current_app.config["TOKEN_FILE"]),
         "browser_timeout_ms": round(1000 * (current_app.config["TIMEOUT"] + BROWSER_EXTRA)),
     }
 
@@ -42,7 +43,7 @@ def index() -> str:
 @blueprint.post("/")
 def result() -> str:
     """The form without JavaScript: the masks as SVG over the picture, and the numbers beside it."""
-    picture = _sample(request.form["sample"]) if request.form.get("sample") else uploaded_picture()
+    picture = _sample(request.form["sample"]) if request.form.get("sample") else uploaded_pictures(1)[0]
     threshold = request.form.get("score_threshold") or "0.5"
     options = {"score_threshold": threshold, "mask_format": "polygon"}
     response = torchserve().predict(picture, requested_version(), options, g.request_id)

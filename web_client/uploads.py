@@ -13,6 +13,7 @@ from web_client.errors import ApiError, too_many_bytes
 
 # The formats that the model decodes; the list keeps Pillow's rarer, less tested readers out of reach.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+MAX_PICTURES = 8  # in one request; together they may be as large as one
 
 
 class MemoryRequest(Request):
@@ -31,20 +32,26 @@ class Picture:
     media_type: str
 
 
-def read_picture(request: Request, max_bytes: int, max_pixels: int) -> Picture:
-    """The ``image`` field of a multipart request; raises ApiError if it is missing, empty, too large or not a
-    picture."""
-    file = request.files.get("image")
-    if file is None:
-        if request.mimetype != "multipart/form-data":
-            message = "Send the picture as a form (multipart/form-data), in a field named image."
-            raise ApiError(415, "unsupported_media_type", message, "image")
+def read_pictures(request: Request, max_bytes: int, max_pixels: int, most: int) -> list[Picture]:
+    """The ``image`` fields of a multipart request, at least one; raises ApiError if one is missing, empty, too large
+    or not a picture."""
+    files = request.files.getlist("image")
+    if not files and request.mimetype != "multipart/form-data":
+        message = "Send the picture as a form (multipart/form-data), in a field named image."
+        raise ApiError(415, "unsupported_media_type", message, "image")
+    # a browser's form without a chosen file sends an empty part without a name
+    chosen = [(file.filename, data) for file in files if (data := file.read()) or file.filename]
+    if not chosen:
         raise ApiError(400, "missing_image", "No picture came with this request. Choose one first.", "image")
-    data = file.read()
-    name = PurePath(file.filename or "").name or "picture"
-    if not data and not file.filename:
-        raise ApiError(400, "missing_image", "No picture came with this request. Choose one first.", "image")
-    return check_picture(data, name, max_bytes, max_pixels)
+    if len(chosen) > most:
+        message = (
+            f"At most {most} picture{'s' * (most > 1)} can be sent at once, and these are {len(chosen)}."
+        )
+        raise ApiError(400, "too_many_pictures", message, "image")
+    return [
+        check_picture(data, PurePath(name or "").name or "picture", max_bytes, max_pixels)
+        for name, data in chosen
+    ]
 
 
 def check_picture(data: bytes, name: str, max_bytes: int, max_pixels: int) -> Picture:

@@ -86,7 +86,7 @@ def page(chromium: Browser, base_url: str) -> Iterator[Page]:
 def send(page: Page, *files: Path, by: str | None = None) -> dict[str, Any]:
     """Choose files, wait until the last is drawn, and return the reply to the first."""
     selector = by or ("#file" if page.locator("#upload").is_visible() else "#add")
-    with page.expect_response("**/api/predict") as waiting:
+    with page.expect_response("**/api/v1/predict") as waiting:
         page.set_input_files(selector, [str(path) for path in files])
     reply: dict[str, Any] = waiting.value.json()
     settled(page)
@@ -95,7 +95,7 @@ def send(page: Page, *files: Path, by: str | None = None) -> dict[str, Any]:
 
 def sample(page: Page, name: str = "street") -> dict[str, Any]:
     """Click on a sample picture and return the reply."""
-    with page.expect_response("**/api/predict") as waiting:
+    with page.expect_response("**/api/v1/predict") as waiting:
         page.locator(f"#upload [value={name}]").click()
     reply: dict[str, Any] = waiting.value.json()
     settled(page)

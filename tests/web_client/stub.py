@@ -23,6 +23,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 from pycocotools import mask as coco_mask
 
+from handler.api.errors import RequestError
+from handler.api.options import FormText, parse_options
+
 VERSIONS = {"mobilenetv2_fpn": 62.1, "resnet50_fpn": 77.6}
 INVALID_KEY = {
     "code": 400,
@@ -243,6 +246,8 @@ def _handler(stub: Stub) -> type[BaseHTTPRequestHandler]:
                 self.answer(*_torchserve(404, "ModelVersionNotFoundException", f"{version} /srv/x"))
             elif mode in FAILURES:
                 self.answer(*FAILURES[mode])
+            elif refusal := _option_error(options):
+                self.answer(*refusal)
             elif mode == "break":
                 self.close_connection = True
                 self.connection.close()
@@ -271,6 +276,15 @@ def _handler(stub: Stub) -> type[BaseHTTPRequestHandler]:
 def _torchserve(status: int, kind: str, message: str) -> tuple[int, Any, str]:
     """An error of TorchServe itself."""
     return status, {"code": status, "type": kind, "message": message}, "application/json"
+
+
+def _option_error(options: dict[str, str]) -> tuple[int, Any, str] | None:
+    """What the real handler answers to options that it cannot read."""
+    try:
+        parse_options({name: FormText(value) for name, value in options.items()}, ["balloon"])
+    except RequestError as error:
+        return error.status, error.body(), "application/json"
+    return None
 
 
 def _handler_error(status: int, code: str, message: str) -> tuple[int, Any, str]:

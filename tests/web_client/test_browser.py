@@ -88,7 +88,7 @@ class TestPictureIn:
                 say(ClipboardEvent, "paste");
             }
         }"""
-        with page.expect_response("**/api/predict") as waiting:
+        with page.expect_response("**/api/v1/predict") as waiting:
             page.evaluate(script, [event, list(picture.read_bytes())])
         assert waiting.value.json()["image"]["width"] == 400
         settled(page)
@@ -99,7 +99,7 @@ class TestPictureIn:
         path.write_bytes(balloon_picture(3000, 2000, [(1000, 1000, 400)], kind="JPEG"))
         assert send(page, path)["image"] == {"width": 2048, "height": 1365}
         assert "Sent at 2048 × 1365, scaled down from 3000 × 2000" in page.locator("#sent").inner_text()
-        with page.expect_response("**/api/predict") as waiting:
+        with page.expect_response("**/api/v1/predict") as waiting:
             page.uncheck("#scale")
         assert waiting.value.json()["image"] == {"width": 3000, "height": 2000}
         settled(page)
@@ -275,7 +275,7 @@ class TestModels:
         options = page.locator("#version option").all_inner_texts()
         assert len(options) >= 2
         other = page.locator("#version option:not(:checked)").first.get_attribute("value")
-        with page.expect_response("**/api/predict") as waiting:
+        with page.expect_response("**/api/v1/predict") as waiting:
             page.select_option("#version", other)
         settled(page)
         assert waiting.value.json()["model"]["version"] == other != first["model"]["version"]
@@ -286,7 +286,7 @@ class TestModels:
 
     def test_two_models_side_by_side(self, page: Page) -> None:
         first = sample(page)
-        with page.expect_response("**/api/predict") as waiting:
+        with page.expect_response("**/api/v1/predict") as waiting:
             page.check("#compare")
         second = waiting.value.json()
         settled(page)
@@ -444,7 +444,7 @@ def test_keyboard_alone(page: Page) -> None:
         if page.evaluate("document.activeElement.value") == "street":
             break
         page.keyboard.press("Tab")
-    with page.expect_response("**/api/predict") as waiting:
+    with page.expect_response("**/api/v1/predict") as waiting:
         page.keyboard.press("Enter")
     reply = waiting.value.json()
     settled(page)

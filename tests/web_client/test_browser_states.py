@@ -15,8 +15,11 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, Route
 
 from tests.web_client import browser
-from tests.web_client.browser import frames, masks_of, send, settled, until, visit
+from tests.web_client.browser import frames, masks_of, sample, send, settled, until, visit
+from tests.web_client.conftest import serving, stub_config
 from tests.web_client.stub import Stub, balloon_picture, instance
+from web_client.app import create_app
+from web_client.tokens import TokenFile
 
 pytestmark = pytest.mark.browser
 chromium, stub_site, base_url = browser.chromium, browser.stub_site, browser.base_url
@@ -88,7 +91,7 @@ class TestWaiting:
             }, 30);
         })"""
         page.evaluate(f"void (window.measured = ({script})())")
-        with page.expect_response("**/api/predict"):
+        with page.expect_response("**/api/v1/predict"):
             page.set_input_files(
                 "#file", {"name": "noise.png", "mimeType": "image/png", "buffer": noisy(200)}
             )
@@ -234,7 +237,7 @@ class TestTrouble:
             asked.append(time.monotonic())
             route.fulfill(status=503, json={"error": {"message": "Down."}})
 
-        page.route("**/api/models", refuse)
+        page.route("**/api/v1/models", refuse)
         page.goto(base_url)
         for number in range(1, 6):  # the first look, and four returns to the tab
             until(page, "document.querySelector('#service-status').textContent === 'Down.'")
@@ -258,7 +261,7 @@ class TestTrouble:
             page,
             "[...document.querySelector('#version').options].some(option => option.value === 'vovnet19_fpn')",
         )
-        with page.expect_response("**/api/predict") as waiting:
+        with page.expect_response("**/api/v1/predict") as waiting:
             page.select_option("#version", "vovnet19_fpn")
         assert waiting.value.status == 200
 
@@ -364,7 +367,7 @@ def test_what_is_counted_is_exact_after_every_step(page: Page, stub: Stub) -> No
     """The page keeps union counts by score; they must equal those of the masks."""
     data, found = crowd(300, 200, 40)
     stub.answers[data] = found
-    with page.expect_response("**/api/predict") as waiting:
+    with page.expect_response("**/api/v1/predict") as waiting:
         page.set_input_files("#file", {"name": "crowd.png", "mimeType": "image/png", "buffer": data})
     reply = waiting.value.json()
     settled(page)
@@ -417,13 +420,13 @@ class TestWhileAPhotoIsScaled:
         context.add_init_script(hold("HTMLCanvasElement.prototype.toBlob", "window.released"))
         page = context.new_page()
         asked = []
-        page.route("**/api/models", lambda route: asked.append(route))
+        page.route("**/api/v1/models", lambda route: asked.append(route))
         page.goto(base_url)
         page.set_input_files("#file", large)
         until(page, "document.querySelector('.progress p')?.textContent.startsWith('Waiting')")
         asked[0].continue_()
         page.wait_for_selector("#service-status[data-state=good]", state="attached")
-        with page.expect_response("**/api/predict"):
+        with page.expect_response("**/api/v1/predict"):
             page.evaluate("window.release()")
         settled(page)
         assert int(page.locator("#count").inner_text()) > 0
@@ -453,3 +456,26 @@ def hold(function: str, promise: str) -> str:
         const original = {function};
         {function} = function (...given) {{ {promise}.then(() => original.apply(this, given)); }};
     """
+
+
+def test_the_page_asks_for_a_token_once(
+    chromium: Browser, tmp_path: Path, stub_site: tuple[str, Stub]
+) -> None:
+    tokens = TokenFile(tmp_path / "tokens.json")
+    secret = tokens.add("visitor")
+    with serving(create_app(stub_config(stub_site[1]) | {"TOKEN_FILE": str(tokens.path)})) as url:
+        context = chromium.new_context(viewport={"width": 1440, "height": 900})
+        page = context.new_page()
+        page.set_default_timeout(15_000)
+        page.goto(url)
+        until(page, "document.querySelector('#service-status').textContent.includes('Enter your token')")
+        page.fill("#token", "wrong")
+        page.locator("#token").blur()
+        until(page, "document.querySelector('#service-status').textContent.includes('not valid')")
+        page.fill("#token", secret)
+        page.locator("#token").blur()
+        assert sample(page)["instances"]
+        page.reload()
+        page.wait_for_selector("#service-status[data-state=good]", state="attached")
+        assert sample(page)["instances"]
+        context.close()

@@ -6,6 +6,7 @@ import { Viewer } from "./viewer.js";
 import { busy, cancel, newRequest, start } from "./client.js";
 import { showThumbnails } from "./thumbnails.js";
 import { curl, save, makeFile } from "./download.js";
+import { rememberToken } from "./token.js";
 import { $, objects, announce, announceError } from "./dom.js";
 
 document.documentElement.classList.add("js");
@@ -189,6 +190,7 @@ function compareWith(version) {
 }
 
 watchSources(addPictures);
+rememberToken(() => findModels(useModels));
 findModels(useModels);
 document.addEventListener("visibilitychange", () => document.hidden || findModels(useModels));
 

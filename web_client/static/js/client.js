@@ -1,5 +1,6 @@
 // Prediction requests. Each keeps its own response, so a late one cannot end up with another picture.
 import { Prediction } from "./prediction.js";
+import { authorization } from "./token.js";
 
 const PARALLEL = 2; // the model works on one at a time anyway
 const LOW_THRESHOLD = "0.05"; // ask for nearly everything: the slider then filters in the browser
@@ -45,7 +46,7 @@ export function formFields({ version }) {
   return { score_threshold: LOW_THRESHOLD, version };
 }
 
-/** A form for /api/predict. */
+/** A form for /api/v1/predict. */
 export function form(picture, fields) {
   const form = new FormData();
   for (const [name, value] of Object.entries(fields)) form.append(name, value);
@@ -84,7 +85,8 @@ async function predict(request, changed) {
 function post(request, enter) {
   return new Promise((done, failed) => {
     const xhr = (request.xhr = new XMLHttpRequest());
-    xhr.open("POST", "/api/predict");
+    xhr.open("POST", "/api/v1/predict");
+    for (const [name, value] of Object.entries(authorization())) xhr.setRequestHeader(name, value);
     xhr.upload.onprogress = (event) => {
       request.progress = event.lengthComputable ? event.loaded / event.total : 0;
       if (request.phase === "uploading") enter("uploading");

@@ -1,6 +1,7 @@
 // Files to download: images at the size of the photo, data at the size that was sent to the model.
 import { canvas, lineWidth, paint, photoLayers, sprite } from "./render.js";
 import { form, formFields } from "./client.js";
+import { authorization } from "./token.js";
 import { zip } from "./zip.js";
 
 const stem = (request) => request.picture.name.replace(/\.[^.]*$/, "") || "picture";
@@ -42,7 +43,7 @@ async function view(request, { threshold, opacity }, kind) {
 async function labels({ picture, version }, { threshold }) {
   const body = form(picture, { version, score_threshold: threshold, output: "labels" });
   const signal = AbortSignal.timeout(Number(document.body.dataset.timeoutMs));
-  const response = await fetch("/api/predict", { method: "POST", body, signal });
+  const response = await fetch("/api/v1/predict", { method: "POST", body, signal, headers: authorization() });
   if (!response.ok) throw new Error((await response.json()).error.message);
   return ["labels.png", await response.blob()];
 }
@@ -83,5 +84,6 @@ export function curl(request) {
   const quote = (text) => `'${text.replaceAll("'", "'\\''")}'`;
   const file = request.picture.name.replace(/[\\"]/g, "\\$&"); // curl unquotes "…" in -F itself
   const parts = [`image=@"${file}"`, ...Object.entries(formFields(request)).map(([name, value]) => `${name}=${value}`)];
-  return `curl ${parts.map((part) => `-F ${quote(part)}`).join(" ")} ${quote(new URL("/api/predict", location.href).href)}`;
+  const token = authorization().Authorization ? ' -H "Authorization: Bearer $TOKEN"' : "";
+  return `curl${token} ${parts.map((part) => `-F ${quote(part)}`).join(" ")} ${quote(new URL("/api/v1/predict", location.href).href)}`;
 }

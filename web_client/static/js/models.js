@@ -1,5 +1,6 @@
 // The model versions that are ready, and the two lists to choose from.
 import { $, make } from "./dom.js";
+import { authorization } from "./token.js";
 
 const RETRY_MS = 5000;
 
@@ -10,11 +11,20 @@ let pending = false;
 export async function findModels(found) {
   if (pending) return;
   clearTimeout(timer);
-  pending = true;
   const status = $("service-status");
+  if ($("token") && !$("token").value) {
+    status.textContent = "Enter your token to begin.";
+    return;
+  }
+  pending = true;
   try {
-    const response = await fetch("/api/models");
+    const response = await fetch("/api/v1/models", { headers: authorization() });
     const { models, error } = await response.json();
+    if (response.status === 401) {
+      status.textContent = "This token is not valid.";
+      status.dataset.state = "bad";
+      return; // trying again with the same token would only count as another failure
+    }
     if (!response.ok) throw new Error(error.message);
     if (!models.length) throw new Error("No model is ready yet. This page keeps checking.");
     status.textContent = models.length === 1 ? `${models[0].version} is ready` : `${models.length} models are ready`;

@@ -1,0 +1,245 @@
+"""A Python client for the public API. It needs only requests and numpy.
+
+::
+
+    from web_client.client import Client
+
+    client = Client("http://127.0.0.1:5000", token="mrcnn_…")
+    prediction = client.predict("photo.jpg", score_threshold=0.7)
+    for instance in prediction.instances:
+        print(instance.class_name, instance.score, instance.mask.sum())
+
+    for path, prediction in client.predict_many(Path("photos").glob("*.jpg")):
+        ...
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import requests
+from requests.adapters import HTTPAdapter
+
+API = "/api/v1"
+RETRIED = (429, 502, 503, 504)
+DEFAULT_WAIT = 2.0  # seconds, where the server gives no Retry-After
+
+
+class ClientError(Exception):
+    """The server refused a request or could not be reached.
+
+    Attributes:
+        status: the HTTP status; 0 if there was no answer.
+        code: the server's name for the error, such as ``image_too_large``.
+        field: the form field at fault, if any.
+    """
+
+    def __init__(
+        self, message: str, status: int = 0, code: str = "unreachable", field: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.field = field
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One object.
+
+    Attributes:
+        box: x1, y1, x2, y2 in pixels.
+        area: of the mask, in pixels.
+        mask: (H, W) bool, of the whole picture; None with ``mask_format="none"``.
+    """
+
+    id: int
+    class_id: int
+    class_name: str
+    score: float
+    box: tuple[float, float, float, float]
+    area: int
+    mask: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The objects of one picture, by falling score; ``document`` is the server's JSON."""
+
+    version: str
+    width: int
+    height: int
+    instances: list[Instance]
+    mask_fraction: float
+    document: Mapping[str, Any]
+
+
+class Client:
+    """A connection pool for one server; several threads may use it.
+
+    Args:
+        url: the server's address, such as ``https://masks.example.com``.
+        token: what `maskrcnn web token add` printed, if the server asks for one.
+        timeout: seconds to wait for one answer.
+        patience: seconds to spend on one picture, tries and waits together.
+    """
+
+    def __init__(
+        self, url: str, token: str | None = None, *, timeout: float = 160.0, patience: float = 300.0
+    ) -> None:
+        self.url = url.rstrip("/")
+        self.timeout = timeout
+        self.patience = patience
+        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._local = threading.local()  # requests.Session is not safe for several threads
+
+    def predict(self, image: str | Path | bytes, *, version: str | None = None, **options: Any) -> Prediction:
+        """Find the objects in one picture.
+
+        Args:
+            image: a path, or the file's bytes.
+            version: a model version; default: the server's.
+            options: ``score_threshold``, ``max_detections``, ``classes`` (names or ids), ``mask_format`` (``rle`` or
+                ``none``).
+
+        Raises:
+            ClientError: refused, or not answered within ``patience``.
+            OSError: the file cannot be read.
+        """
+        if options.get("mask_format", "rle") not in ("rle", "none") or "output" in options:
+            raise ValueError("this client reads mask_format rle and none: use requests for the other formats")
+        data = image if isinstance(image, bytes) else Path(image).read_bytes()
+        name = "image" if isinstance(image, bytes) else Path(image).name
+        fields = {
+            key: _field(value) for key, value in {"version": version, **options}.items() if value is not None
+        }
+        return _prediction(self._send("POST", "/predict", data=fields, files={"image": (name, data)}))
+
+    def predict_many(
+        self, images: Iterable[str | Path], *, workers: int = 8, **options: Any
+    ) -> Iterator[tuple[str | Path, Prediction | ClientError]]:
+        """Predict several files at once; yields each with its prediction or error, in the order given."""
+
+        def one(path: str | Path) -> tuple[str | Path, Prediction | ClientError]:
+            try:
+                return path, self.predict(path, **options)
+            except ClientError as error:
+                return path, error
+
+        with ThreadPoolExecutor(workers) as pool:
+            yield from pool.map(one, images)
+
+    def models(self) -> list[dict[str, Any]]:
+        """The versions that are ready, each with its classes and limits."""
+        models: list[dict[str, Any]] = self._send("GET", "/models")["models"]
+        return models
+
+    def _send(self, method: str, path: str, **kwargs: Any) -> Any:
+        """The JSON of the answer; waits and tries again where the server says that this helps."""
+        deadline = time.monotonic() + self.patience
+        while True:
+            error, wait = self._try(method, path, kwargs)
+            if isinstance(error, requests.Response):
+                return error.json()
+            if wait is None or time.monotonic() + wait > deadline:
+                raise error
+            time.sleep(wait)
+
+    def _try(
+        self, method: str, path: str, kwargs: dict[str, Any]
+    ) -> tuple[requests.Response | ClientError, float | None]:
+        """A 200; or the error, and the seconds after which another try makes sense."""
+        try:
+            response = self._session().request(
+                method, self.url + API + path, headers=self._headers, timeout=self.timeout, **kwargs
+            )
+        except requests.ConnectionError:
+            return ClientError(f"the server at {self.url} cannot be reached"), DEFAULT_WAIT
+        except requests.Timeout:
+            return ClientError(f"the server at {self.url} did not answer within {self.timeout:g} s"), None
+        if response.status_code == 200 and response.headers["Content-Type"].startswith("application/json"):
+            return response, None
+        try:
+            body = response.json()["error"]
+            error = ClientError(body["message"], response.status_code, body["code"], body["field"])
+        except (ValueError, KeyError, TypeError):
+            error = ClientError(
+                f"the server at {self.url} does not speak version 1 of this API",
+                response.status_code,
+                "not_this_api",
+            )
+            return error, None
+        if response.status_code not in RETRIED:
+            return error, None
+        return error, float(response.headers.get("Retry-After", DEFAULT_WAIT))
+
+    def _session(self) -> requests.Session:
+        if not hasattr(self._local, "session"):
+            self._local.session = requests.Session()
+            for scheme in ("http://", "https://"):
+                self._local.session.mount(scheme, HTTPAdapter(pool_maxsize=1))
+        session: requests.Session = self._local.session
+        return session
+
+
+def _field(value: Any) -> str:
+    return (
+        value
+        if isinstance(value, str)
+        else ",".join(map(str, value))
+        if isinstance(value, list | tuple)
+        else str(value)
+    )
+
+
+def _prediction(document: Mapping[str, Any]) -> Prediction:
+    instances = [
+        Instance(
+            **{name: entry[name] for name in ("id", "class_id", "class_name", "score", "area")},
+            box=tuple(entry["box"]),
+            mask=decode_rle(entry["mask"]) if entry.get("mask") else None,
+        )
+        for entry in document["instances"]
+    ]
+    image = document["image"]
+    return Prediction(
+        document["model"]["version"],
+        image["width"],
+        image["height"],
+        instances,
+        document["mask_fraction"],
+        document,
+    )
+
+
+def decode_rle(rle: Mapping[str, Any]) -> np.ndarray:
+    """COCO's compressed run lengths (``{"size": [H, W], "counts": "…"}``) → (H, W) bool.
+
+    The counts alternate between background and object, column by column, beginning with background. Each is written
+    in base 32, lowest digit first, as characters from 48 on: 5 bits, and a sixth that says that more follow. From the
+    third count on, the difference from the count before last is written (pycocotools' ``rleFrString``).
+    """
+    height, width = rle["size"]
+    counts: list[int] = []
+    value = shift = 0
+    for character in rle["counts"]:
+        digit = ord(character) - 48
+        value |= (digit & 31) << shift
+        shift += 5
+        if digit & 32:
+            continue
+        if digit & 16:  # negative
+            value -= 1 << shift
+        if len(counts) > 2:
+            value += counts[-2]
+        counts.append(value)
+        value = shift = 0
+    inside = np.arange(len(counts)) % 2 == 1
+    return np.repeat(inside, counts).reshape(width, height).T
