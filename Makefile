@@ -107,7 +107,10 @@ $(VENV)/.installed: requirements.txt requirements-detectron2.txt
 	@# any Python when told so, and then asks for a target folder. Its stray package `tools` is not wanted.
 	@site=$$($(RUN) -c 'import sysconfig; print(sysconfig.get_path("purelib"))') && \
 	  $(PIP) --quiet --only-binary=:all: --python-version 3.10 --implementation cp --abi none --platform any \
-	    --upgrade --target $$site -r requirements-detectron2.txt && rm -rf $$site/tools
+	    --upgrade --target $$site -r requirements-detectron2.txt && rm -rf $$site/tools && \
+	  printf '%s\n' "$(CURDIR)" >$$site/maskrcnn.pth
+	@printf '%s\n' '#!/bin/sh' 'exec "$(CURDIR)/$(RUN)" -m maskrcnn "$$@"' >$(VENV)/bin/maskrcnn
+	@chmod +x $(VENV)/bin/maskrcnn
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt requirements-kserve.txt
