@@ -106,8 +106,8 @@ def test_again_draws_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         (("--size", "32x32"), 1, "out of bounds"),
         (("--size", "9000x9000"), 1, "out of bounds"),
         (("--size", "big"), 2, "not a size such as 640x480"),
-        (("--images", "many"), 2, "invalid int value"),
-        (("--seed=-1",), 2, "is not a whole number from 0"),
+        (("--images", "many"), 2, "is not a valid integer"),
+        (("--seed=-1",), 2, "is not in the range"),
     ],
 )
 def test_bad_options(
