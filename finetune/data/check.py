@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from finetune.data.dataset import SPLITS, read_card, read_json
+from finetune.data.dataset import SPLITS, read_card
 from finetune.data.masks import polygon_area, to_rle
 from finetune.data.photos import open_photo, photo_path, upright_size
 from finetune.errors import UserError
+from finetune.files import read_json
 
 SMALL, MEDIUM = 32**2, 96**2  # upper bounds of COCO's size classes, in pixels of mask
 SHOWN = 30  # at most so many errors, and warnings, are printed

@@ -12,7 +12,6 @@ Photos stand upright (no EXIF orientation); ids of images and annotations are un
 """
 
 import json
-import os
 import re
 import shutil
 import tempfile
@@ -24,6 +23,7 @@ from typing import Any
 from finetune.data.masks import Segmentation, box_and_area
 from finetune.data.photos import copy_upright
 from finetune.errors import UserError
+from finetune.files import read_json, replace_folder
 
 SPLITS = ("train", "val", "test")
 
@@ -52,22 +52,6 @@ class Photo:
 # --- reading ------------------------------------------------------------------------------------------------
 
 
-def read_json(path: Path) -> Any:
-    """Parse a JSON file.
-
-    Raises:
-        UserError: it is missing or not JSON.
-    """
-    try:
-        return json.loads(path.read_bytes())
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-        raise UserError(f"{path} is not there: check the path") from None
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}): check its permissions") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not valid JSON ({error}): export it again") from None
-
-
 def read_card(root: Path | str) -> dict[str, Any]:
     """The contents of ``dataset.json``.
 
@@ -76,7 +60,7 @@ def read_card(root: Path | str) -> dict[str, Any]:
     """
     root = Path(root)
     if not (root / "dataset.json").is_file():
-        made = "make one with `python -m finetune data balloon|synthetic|via|coco`"
+        made = "make one with `maskrcnn data balloon|synthetic|via|coco`"
         raise UserError(f"{root} holds no data set (no dataset.json): {made}")
     card = read_json(root / "dataset.json")
     classes = card.get("classes") if isinstance(card, dict) else None
@@ -154,7 +138,7 @@ def load_split(root: Path | str, split: str) -> list[dict[str, Any]]:
                 }
             )
     except (KeyError, TypeError, ValueError) as error:
-        cure = f"run `python -m finetune data check {root}`"
+        cure = f"run `maskrcnn data check {root}`"
         raise UserError(
             f"{path} does not fit its data set ({type(error).__name__}: {error}): {cure}"
         ) from None
@@ -264,7 +248,7 @@ def write_dataset(
             raise UserError("the data set has no photos to train on: annotate some, or check the paths")
         card = {"name": name, "classes": list(classes), "source": source, "splits": counts}
         (partial / "dataset.json").write_text(json.dumps(card, indent=2) + "\n")
-        _swap_in(partial, root)
+        replace_folder(partial, root)
         return card
     except OSError as error:
         raise UserError(
@@ -283,17 +267,3 @@ def _free_name(name: str, taken: set[str]) -> str:
         free = f"{path.stem.lstrip('.')}_{number}{path.suffix}"
     taken.add(free.lower())
     return free
-
-
-def _swap_in(partial: Path, root: Path) -> None:
-    """Put the finished folder in place; an old one is moved aside first and removed last."""
-    old = partial.with_suffix(".old")
-    if root.exists():
-        os.replace(root, old)
-    try:
-        os.replace(partial, root)
-    except OSError:
-        if old.exists():
-            os.replace(old, root)
-        raise
-    shutil.rmtree(old, ignore_errors=True)

@@ -12,11 +12,9 @@ import numpy as np
 from tqdm import tqdm
 
 from finetune.data.dataset import Instance, Photo, already_made, write_dataset
-from finetune.data.drawing.scene import draw_scene
+from finetune.data.drawing import draw_scene
 from finetune.data.masks import encode_mask
 from finetune.errors import UserError
-
-__all__ = ["draw_scene", "make_synthetic"]
 
 EMPTY_EVERY = 15  # of the training pictures one in so many shows no balloon
 

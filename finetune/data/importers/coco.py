@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from finetune.data.dataset import Instance, Photo, already_made, read_json, write_dataset
+from finetune.data.dataset import Instance, Photo, already_made, write_dataset
 from finetune.data.masks import Segmentation, box_and_area, clean_polygon, encode_mask, to_rle
 from finetune.data.photos import open_photo, orientation_of, photo_path, upright_size
 from finetune.data.split import plan_splits
 from finetune.errors import UserError
-from finetune.files import sha256_of
+from finetune.files import read_json, sha256_of
 
 
 @dataclass(frozen=True)

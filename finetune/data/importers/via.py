@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from finetune.data.dataset import SPLITS, Instance, Photo, already_made, read_json, write_dataset
+from finetune.data.dataset import SPLITS, Instance, Photo, already_made, write_dataset
 from finetune.data.masks import MAX_COORDINATE, box_and_area, clean_polygon
 from finetune.data.photos import open_photo, photo_path, upright_size
 from finetune.data.split import plan_splits
 from finetune.errors import UserError
-from finetune.files import sha256_of
+from finetune.files import read_json, sha256_of
 
 CURVE_POINTS = 90  # of a circle or ellipse: its area comes out 0.08 % too small
 
