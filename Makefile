@@ -36,17 +36,13 @@ web: install  ## start the page that shows the masks
 doctor:  ## what is missing on this machine, and the cure
 	@$(if $(wildcard $(RUN)),$(RUN),$(or $(PYTHON),python3)) -m serve_config.doctor
 
-# A process for each room: with the native libraries of all of them (torch, OpenVINO, Ray) in one, a later fork has crashed.
-ROOMS ?= tests/test_*.py tests/finetune tests/handler tests/serve_config tests/web_client tests/benchmarks tests/e2e
-each_room = status=0; for room in $(ROOMS); do echo "── $$room"; $(RUN) -m pytest -q $(1) $(ARGS) $$room || status=1; done; exit $$status
-
 # --- development ----------------------------------------------------------------------------------------------------
 
 test: install-dev  ## the tests (those that need real photos want BALLOON_DATA=folder)
-	@$(call each_room,-m "not slow")
+	@$(RUN) -m pytest -q -n $(or $(JOBS),2) --dist loadfile -m "not slow" $(ARGS) tests
 
 test-slow: install-dev install-batch  ## the slow tests as well
-	@$(call each_room,)
+	@$(RUN) -m pytest -q -n $(or $(JOBS),2) --dist loadfile $(ARGS) tests
 
 bench: install-dev  ## measure: speed in process and over HTTP (TRAINED=run or checkpoint: and accuracy of each precision)
 	@$(RUN) -m tests.benchmarks.bench_predictor
@@ -72,7 +68,7 @@ audit: install-dev  ## known vulnerabilities of the pinned packages, and the bil
 
 install-dev: $(VENV)/.installed-dev  ## what the tests and checks need as well
 
-install-batch: $(VENV)/.installed-batch  ## what `python -m handler.predict` needs as well (Ray Data)
+install-batch: $(VENV)/.installed-batch  ## what `maskrcnn predict --ray` and `--format parquet` need as well
 
 lint: install-dev  ## lint, format and types
 	@$(RUN) -m ruff check .

@@ -7,10 +7,13 @@ the functions that need them, so ``maskrcnn --help`` answers at once.
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib import import_module
 
 import click
+
+__version__ = "0.2.0"
 
 SECTIONS = {
     "From photos to an archive": {
@@ -64,7 +67,7 @@ class _LazyGroup(click.Group):
 
 
 @click.group(cls=_LazyGroup, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="detectron2-maskrcnn-service", message="%(version)s")
+@click.version_option(__version__, message="%(version)s")
 def maskrcnn() -> None:
     """Fine-tune Mask R-CNN on your photos, serve it, and see the masks."""
 
@@ -74,6 +77,8 @@ def run(command: click.Command, prog_name: str, args: Sequence[str] | None = Non
 
     Every entry point goes through here: ``maskrcnn``, and ``python -m`` of each room.
     """
+    # fvcore, which Detectron2 needs, calls what torch 2.14 deprecates: nothing that the user could change
+    warnings.filterwarnings("ignore", "`torch.jit", FutureWarning)
     try:
         status = command.main(args, prog_name, standalone_mode=False)
     except click.ClickException as error:
