@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from finetune.data.dataset import Instance, Photo, already_made, write_dataset
-from finetune.data.drawing.scene import draw_scene
+from finetune.data.drawing import draw_scene
 from finetune.data.masks import encode_mask
 from finetune.errors import UserError
 

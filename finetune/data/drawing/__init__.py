@@ -1,1 +1,0 @@
-"""Balloons, and what is around them, drawn with numpy and OpenCV."""
