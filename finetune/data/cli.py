@@ -1,186 +1,270 @@
-"""``python -m finetune data …``: make and check data sets."""
+"""``maskrcnn data …``: make, check, merge and export data sets."""
 
-import argparse
+from __future__ import annotations
+
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-# The modules that do the work are imported when a command runs: --help stays fast.
+import click
+
+# The modules that do the work are imported when a command runs, so that --help answers at once.
+
+FORMAT_NAMES = ("via", "coco", "labelme", "yolo", "label-studio", "cvat")
+DIRECTORY = click.Path(path_type=Path, file_okay=False)
+SEED = click.IntRange(0, 2**32 - 1)
+SHARE = click.FloatRange(0, 1, max_open=True)
 
 
-def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    """Register ``data`` and its subcommands."""
-    text = "make or check a data set"
-    data = subparsers.add_parser("data", help=text, description=text.capitalize() + ".")
-    commands = data.add_subparsers(metavar="KIND", required=True)
-    _add_balloon(commands)
-    _add_synthetic(commands)
-    _add_via(commands)
-    _add_coco(commands)
-    _add_check(commands)
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def data() -> None:
+    """Make, check, merge and export data sets.
+
+    \b
+    Examples:
+      maskrcnn data import photos --class mug --root data/mugs
+      maskrcnn data check data/mugs
+    """
 
 
-def _make_command(commands: argparse._SubParsersAction, name: str, text: str) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = commands.add_parser(
-        name, help=text, description=text[0].upper() + text[1:]
-    )
-    parser.add_argument("--force", action="store_true", help="replace the data set that lies at --root")
-    return parser
-
-
-def _report(root: Path, card: dict[str, Any]) -> int:
+def _report(root: Path, card: dict[str, Any]) -> None:
     counts = ", ".join(f"{split} {count}" for split, count in card["splits"].items())
-    print(f"{card['name']}: {counts} photos; classes: {', '.join(card['classes'])}")
-    print(root)
-    return 0
+    click.echo(f"{card['name']}: {counts} photos; classes: {', '.join(card['classes'])}", err=True)
+    click.echo(root)
 
 
-def _add_balloon(commands: argparse._SubParsersAction) -> None:
-    parser = _make_command(commands, "balloon", "the balloon photos of Matterport's Mask R-CNN")
-    parser.add_argument("--root", type=Path, default=Path("data/balloon"), help="default: %(default)s")
-    parser.add_argument(
-        "--from", dest="origin", type=Path, metavar="DIR|ZIP", help="take it from here instead of downloading"
-    )
-    parser.add_argument("--url", help="where to download it (default: the release on GitHub)")
-    parser.add_argument("--seed", type=_seed, default=1997, help="draws the val photos; default: %(default)s")
-    parser.set_defaults(run=_run_balloon)
+_force = click.option("--force", is_flag=True, help="Replace the data set at --root.")
+_root = click.option("--root", type=DIRECTORY, required=True, help="The folder to make.")
 
 
-def _run_balloon(args: argparse.Namespace) -> int:
-    from finetune.data import balloon
+@data.command()
+@click.option("--root", type=DIRECTORY, default="data/balloon", show_default=True, help="The folder to make.")
+@click.option(
+    "--from",
+    "origin",
+    type=click.Path(path_type=Path),
+    metavar="DIR|ZIP",
+    help="Take it from here, not from GitHub.",
+)
+@click.option("--url", help="Where to download it.  [default: the release on GitHub]")
+@click.option("--seed", type=SEED, default=1997, show_default=True, help="Draws the val photos.")
+@_force
+def balloon(root: Path, origin: Path | None, url: str | None, seed: int, force: bool) -> None:
+    """The balloon photos of Matterport's Mask R-CNN.
 
-    card = balloon.make_balloon(
-        args.root, origin=args.origin, url=args.url or balloon.URL, seed=args.seed, force=args.force
-    )
-    return _report(args.root, card)
+    \b
+    Examples:
+      maskrcnn data balloon
+      maskrcnn data balloon --from balloon_dataset.zip --root data/balloon
+    """
+    from finetune.data.balloon import URL, make_balloon
 
-
-def _add_synthetic(commands: argparse._SubParsersAction) -> None:
-    parser = _make_command(commands, "synthetic", "drawn balloons with exact masks: no download")
-    parser.add_argument("--root", type=Path, required=True, help="the folder to make")
-    parser.add_argument("--images", type=int, default=60, help="how many pictures; default: %(default)s")
-    parser.add_argument("--seed", type=_seed, default=0, help="default: %(default)s")
-    parser.add_argument(
-        "--size", type=_size, default=(640, 480), metavar="WxH", help="in pixels; default: 640x480"
-    )
-    parser.set_defaults(run=_run_synthetic)
-
-
-def _seed(text: str) -> int:
-    if not text.isdecimal() or int(text) >= 2**32:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to 4294967295")
-    return int(text)
-
-
-def _size(text: str) -> tuple[int, int]:
-    width, _, height = text.partition("x")
-    if not (width.isdecimal() and height.isdecimal()):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 640x480")
-    return int(width), int(height)
+    _report(root, make_balloon(root, origin=origin, url=url or URL, seed=seed, force=force))
 
 
-def _run_synthetic(args: argparse.Namespace) -> int:
-    from finetune.data import synthetic
+class _Size(click.ParamType[tuple[int, int]]):
+    name = "size"
 
-    card = synthetic.make_synthetic(
-        args.root, images=args.images, seed=args.seed, size=args.size, force=args.force
-    )
-    return _report(args.root, card)
-
-
-def _share(text: str) -> float:
-    try:
-        share = float(text)
-    except ValueError:
-        share = -1
-    if not 0 <= share < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a share from 0 to below 1, such as 0.2")
-    return share
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int]:
+        width, _, height = str(value).partition("x")
+        if not (width.isdecimal() and height.isdecimal()):
+            self.fail(f"{value!r} is not a size such as 640x480", param, ctx)
+        return int(width), int(height)
 
 
-def _add_conversion_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--root", type=Path, required=True, help="the folder to make")
-    text = "share of the photos for this split, where it has no annotations of its own; default: %(default)s"
-    parser.add_argument("--val", type=_share, default=0.2, metavar="SHARE", help=text)
-    parser.add_argument("--test", type=_share, default=0.2, metavar="SHARE", help=text)
-    parser.add_argument("--seed", type=_seed, default=0, help="draws these photos; default: %(default)s")
-    parser.add_argument(
-        "--skip-bad", action="store_true", help="leave out shapes that cannot be used, and say so"
-    )
+@data.command()
+@_root
+@click.option(
+    "--images", type=click.IntRange(min=3), default=60, show_default=True, help="Number of pictures."
+)
+@click.option(
+    "--seed", type=SEED, default=0, show_default=True, help="The same seed draws the same pictures."
+)
+@click.option("--size", type=_Size(), default="640x480", show_default=True, metavar="WxH", help="In pixels.")
+@_force
+def synthetic(root: Path, images: int, seed: int, size: tuple[int, int], force: bool) -> None:
+    """Drawn balloons with exact masks, without a download.
+
+    \b
+    Example:
+      maskrcnn data synthetic --images 60 --root data/synthetic
+    """
+    from finetune.data.synthetic import make_synthetic
+
+    _report(root, make_synthetic(root, images=images, seed=seed, size=size, force=force))
 
 
-def _add_via(commands: argparse._SubParsersAction) -> None:
-    parser = _make_command(commands, "via", "your own photos, annotated with VIA")
-    text = "photos and their VIA file, or the folders train, val and test with their own"
-    parser.add_argument("folder", type=Path, metavar="DIR", help=text)
-    _add_conversion_options(parser)
-    which = parser.add_mutually_exclusive_group()
-    which.add_argument("--class", dest="class_name", metavar="NAME", help="the one class of all regions")
-    which.add_argument("--class-attribute", metavar="NAME", help="the region attribute that names the class")
-    parser.add_argument("--keep-empty", action="store_true", help="keep photos that have no region")
-    parser.set_defaults(run=_run_via)
+def _import_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that all kinds of import share; they have the names of ``importing.Options``."""
+    share = "Share of the photos for this split, where the source has none."
+    group = "Keep photos of one group in one split: those of a folder, or whose names match alike."
+    crowd = "What to do with objects marked iscrowd: training ignores those that are kept."
+    for option in reversed(
+        [
+            click.option("--val", type=SHARE, default=0.2, show_default=True, metavar="SHARE", help=share),
+            click.option("--test", type=SHARE, default=0.2, show_default=True, metavar="SHARE", help=share),
+            click.option("--seed", type=SEED, default=0, show_default=True, help="Draws these photos."),
+            click.option("--group-by", metavar="REGEX|folder", help=group),
+            click.option("--class", "class_name", metavar="NAME", help="The one class of all objects."),
+            click.option(
+                "--empty",
+                type=click.Choice(("keep", "drop")),
+                default="keep",
+                show_default=True,
+                help="What to do with photos that were annotated with no object.",
+            ),
+            click.option(
+                "--negatives", type=DIRECTORY, metavar="DIR", help="Add photos that show no object."
+            ),
+            click.option(
+                "--crowd",
+                type=click.Choice(("auto", "keep", "object", "drop")),
+                default="auto",
+                show_default=True,
+                help=crowd,
+            ),
+            click.option("--skip-bad", is_flag=True, help="Leave out what cannot be used, and say so."),
+            _force,
+        ]
+    ):
+        command = option(command)
+    return command
 
 
-def _run_via(args: argparse.Namespace) -> int:
-    from finetune.data.importers import via
+def _run_import(source: Path, root: Path, *, format_name: str | None, force: bool, **options: Any) -> None:
+    from finetune.data.importing import Options, import_dataset
 
-    card = via.make_via(
-        args.folder,
-        args.root,
-        class_name=args.class_name,
-        class_attribute=args.class_attribute,
-        val=args.val,
-        test=args.test,
-        seed=args.seed,
-        keep_empty=args.keep_empty,
-        skip_bad=args.skip_bad,
-        force=args.force,
-    )
-    return _report(args.root, card)
+    _report(root, import_dataset(source, root, Options(**options), format_name=format_name, force=force))
 
 
-def _add_coco(commands: argparse._SubParsersAction) -> None:
-    parser = _make_command(commands, "coco", "your own photos, with COCO annotations")
-    parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="the folder of the images")
-    parser.add_argument("--annotations", type=Path, required=True, metavar="FILE", help="the COCO JSON")
-    for split in ("val", "test"):
-        parser.add_argument(
-            f"--annotations-{split}", type=Path, metavar="FILE", help=f"that of {split}, if it has one"
-        )
-        parser.add_argument(f"--images-{split}", type=Path, metavar="DIR", help="default: that of --images")
-    _add_conversion_options(parser)
-    parser.set_defaults(run=_run_coco)
+_attribute = click.option(
+    "--class-attribute", metavar="NAME", help="The VIA region attribute that names the class."
+)
 
 
-def _run_coco(args: argparse.Namespace) -> int:
-    from finetune.data.importers import coco
+@data.command("import")
+@click.argument("source", type=click.Path(path_type=Path))
+@_root
+@click.option("--format", "format_name", type=click.Choice(FORMAT_NAMES), help="Recognized if not given.")
+@_attribute
+@_import_options
+def import_(**arguments: Any) -> None:
+    """Annotated photos, in a folder or a zip: VIA, COCO, labelme, YOLO-seg, Label Studio or CVAT.
 
-    given = {"train": args.annotations, "val": args.annotations_val, "test": args.annotations_test}
-    folders = {"train": args.images, "val": args.images_val, "test": args.images_test}
-    annotations = {split: path for split, path in given.items() if path}
-    card = coco.make_coco(
-        annotations,
-        {split: folders[split] or args.images for split in annotations},
-        args.root,
-        val=args.val,
-        test=args.test,
-        seed=args.seed,
-        skip_bad=args.skip_bad,
-        force=args.force,
-    )
-    return _report(args.root, card)
-
-
-def _add_check(commands: argparse._SubParsersAction) -> None:
-    text = "look a data set over; exit status 1 if something is wrong"
-    parser = commands.add_parser("check", help=text, description=text[0].upper() + text[1:])
-    parser.add_argument("root", type=Path, metavar="DIR", help="a data set made by one of the other commands")
-    parser.set_defaults(run=_run_check)
+    \b
+    Examples:
+      maskrcnn data import export.zip --root data/mugs
+      maskrcnn data import photos --class mug --root data/mugs
+      maskrcnn data import frames --group-by folder --negatives empty_rooms --root data/rooms
+    """
+    _run_import(**arguments)
 
 
-def _run_check(args: argparse.Namespace) -> int:
-    from finetune.data import check
+@data.command()
+@click.argument("source", type=click.Path(path_type=Path), metavar="DIR")
+@_root
+@_attribute
+@_import_options
+def via(**arguments: Any) -> None:
+    """The same as import --format via.
 
-    report = check.check_dataset(args.root)
-    check.print_report(report)
-    print(args.root)
+    \b
+    Example:
+      maskrcnn data via photos --class mug --root data/mugs
+    """
+    _run_import(format_name="via", **arguments)
+
+
+@data.command()
+@click.option("--images", type=DIRECTORY, required=True, metavar="DIR", help="The folder of the photos.")
+@click.option(
+    "--annotations", type=click.Path(path_type=Path), required=True, metavar="FILE", help="The COCO JSON."
+)
+@click.option("--annotations-val", type=click.Path(path_type=Path), metavar="FILE", help="That of val.")
+@click.option("--images-val", type=DIRECTORY, metavar="DIR", help="[default: --images]")
+@click.option("--annotations-test", type=click.Path(path_type=Path), metavar="FILE", help="That of test.")
+@click.option("--images-test", type=DIRECTORY, metavar="DIR", help="[default: --images]")
+@_root
+@_import_options
+def coco(
+    images: Path,
+    annotations: Path,
+    annotations_val: Path | None,
+    images_val: Path | None,
+    annotations_test: Path | None,
+    images_test: Path | None,
+    root: Path,
+    force: bool,
+    **options: Any,
+) -> None:
+    """COCO files that lie apart from their photos.
+
+    \b
+    Example:
+      maskrcnn data coco --images photos --annotations mugs.json --root data/mugs
+    """
+    from finetune.data.importing import Options, import_coco
+
+    files = {"train": (annotations, images)}
+    if annotations_val:
+        files["val"] = (annotations_val, images_val or images)
+    if annotations_test:
+        files["test"] = (annotations_test, images_test or images)
+    _report(root, import_coco(files, root, Options(**options), force=force))
+
+
+@data.command()
+@click.argument("root", type=DIRECTORY, metavar="DIR")
+def check(root: Path) -> int:
+    """Check a data set before training on it; exit status 1 if it has errors.
+
+    \b
+    Example:
+      maskrcnn data check data/mugs
+    """
+    from finetune.data.check import check_dataset, print_report
+
+    report = check_dataset(root)
+    print_report(report)
+    click.echo(root)
     return 1 if report.errors else 0
+
+
+@data.command()
+@click.argument("old", type=DIRECTORY)
+@click.argument("new", type=DIRECTORY)
+@_root
+@_force
+def merge(old: Path, new: Path, root: Path, force: bool) -> None:
+    """Merge a corrected or enlarged data set into an older one.
+
+    The newer annotations of a photo win; photos of the older set stay in their split.
+
+    \b
+    Example:
+      maskrcnn data merge data/mugs data/mugs_corrected --root data/mugs_2
+    """
+    from finetune.data.merge import merge_datasets
+
+    _report(root, merge_datasets(old, new, root, force=force))
+
+
+@data.command()
+@click.argument("root", type=DIRECTORY, metavar="DIR")
+@click.option("--format", "format_name", type=click.Choice(FORMAT_NAMES), required=True)
+@click.option("--output", type=DIRECTORY, help="The folder to make.  [default: DIR_FORMAT]")
+@_force
+def export(root: Path, format_name: str, output: Path | None, force: bool) -> None:
+    """Write a data set in the format of another tool, photos included.
+
+    \b
+    Example:
+      maskrcnn data export data/mugs --format labelme --output mugs_labelme
+    """
+    from finetune.data.exporting import export_dataset
+
+    click.echo(
+        export_dataset(root, format_name, output or root.with_name(f"{root.name}_{format_name}"), force=force)
+    )

@@ -12,18 +12,18 @@ Photos stand upright (no EXIF orientation); ids of images and annotations are un
 """
 
 import json
-import os
 import re
-import shutil
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import click
 
 from finetune.data.masks import Segmentation, box_and_area
 from finetune.data.photos import copy_upright
 from finetune.errors import UserError
+from finetune.files import new_folder, read_json, write_json
 
 SPLITS = ("train", "val", "test")
 
@@ -52,22 +52,6 @@ class Photo:
 # --- reading ------------------------------------------------------------------------------------------------
 
 
-def read_json(path: Path) -> Any:
-    """Parse a JSON file.
-
-    Raises:
-        UserError: it is missing or not JSON.
-    """
-    try:
-        return json.loads(path.read_bytes())
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-        raise UserError(f"{path} is not there: check the path") from None
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}): check its permissions") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not valid JSON ({error}): export it again") from None
-
-
 def read_card(root: Path | str) -> dict[str, Any]:
     """The contents of ``dataset.json``.
 
@@ -76,7 +60,7 @@ def read_card(root: Path | str) -> dict[str, Any]:
     """
     root = Path(root)
     if not (root / "dataset.json").is_file():
-        made = "make one with `python -m finetune data balloon|synthetic|via|coco`"
+        made = "make one with `maskrcnn data import` or `maskrcnn data balloon`"
         raise UserError(f"{root} holds no data set (no dataset.json): {made}")
     card = read_json(root / "dataset.json")
     classes = card.get("classes") if isinstance(card, dict) else None
@@ -154,7 +138,7 @@ def load_split(root: Path | str, split: str) -> list[dict[str, Any]]:
                 }
             )
     except (KeyError, TypeError, ValueError) as error:
-        cure = f"run `python -m finetune data check {root}`"
+        cure = f"run `maskrcnn data check {root}`"
         raise UserError(
             f"{path} does not fit its data set ({type(error).__name__}: {error}): {cure}"
         ) from None
@@ -180,7 +164,7 @@ def already_made(root: Path, source: str, force: bool) -> dict[str, Any] | None:
     card = read_card(root)
     if card.get("source") != source:
         raise UserError(f"{root} holds another data set: choose another --root, or replace it with --force")
-    print(f"{root} is made already (--force makes it again)")
+    click.echo(f"{root} is up to date (--force makes it again)", err=True)
     return card
 
 
@@ -220,58 +204,84 @@ def write_dataset(
     _check_replaceable(root)
     if not classes:
         raise UserError("the data set has no classes: annotate at least one object")
-    categories = [{"id": i, "name": class_name} for i, class_name in enumerate(classes, start=1)]
     try:
-        root.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{root.name}.", suffix=".partial", dir=root.parent))
-    except OSError as error:
-        raise UserError(f"cannot write to {root.parent} ({error.strerror}): choose another --root") from None
-    try:
-        partial.chmod(0o755)  # mkdtemp makes it private
-        (partial / "images").mkdir()
-        taken: set[str] = set()
-        image_id = annotation_id = 0
-        counts = {}
-        for split, photos in splits.items():
-            coco: dict[str, list] = {"images": [], "annotations": [], "categories": categories}
-            for photo in photos:
-                image_id += 1
-                file_name = f"images/{_free_name(photo.name, taken)}"
-                if isinstance(photo.image, bytes):
-                    (partial / file_name).write_bytes(photo.image)
-                else:
-                    copy_upright(photo.image, partial / file_name)
-                coco["images"].append(
-                    {"id": image_id, "file_name": file_name, "width": photo.width, "height": photo.height}
-                )
-                for instance in photo.instances:
-                    annotation_id += 1  # from 1: pycocotools takes an id of 0 for "no match"
-                    box, area = box_and_area(instance.segmentation, photo.width, photo.height)
-                    coco["annotations"].append(
-                        {
-                            "id": annotation_id,
-                            "image_id": image_id,
-                            "category_id": instance.class_id + 1,
-                            "bbox": box,
-                            "area": area,
-                            "iscrowd": int(instance.iscrowd),
-                            "segmentation": instance.segmentation,
-                        }
-                    )
-            counts[split] = len(coco["images"])
-            (partial / f"{split}.json").write_text(json.dumps(coco))
-        if not counts.get("train"):
-            raise UserError("the data set has no photos to train on: annotate some, or check the paths")
-        card = {"name": name, "classes": list(classes), "source": source, "splits": counts}
-        (partial / "dataset.json").write_text(json.dumps(card, indent=2) + "\n")
-        _swap_in(partial, root)
-        return card
+        with new_folder(root) as folder:
+            (folder / "images").mkdir()
+            taken: set[str] = set()
+            counts: dict[str, int] = {}
+            first_image = first_annotation = 1  # pycocotools takes an id of 0 for "no match"
+            for split, photos in splits.items():
+                kept = [_store(photo, folder, taken) for photo in photos]
+                document = coco_document(classes, kept, first_image, first_annotation)
+                first_image += len(document["images"])
+                first_annotation += len(document["annotations"])
+                (folder / f"{split}.json").write_text(json.dumps(document))
+                counts[split] = len(kept)
+            if not counts.get("train"):
+                raise UserError("the data set has no photos to train on: annotate some, or check the paths")
+            card = {"name": name, "classes": list(classes), "source": source, "splits": counts}
+            write_json(folder / "dataset.json", card)
+            return card
     except OSError as error:
         raise UserError(
             f"cannot write the data set {root} ({error.strerror or error}): free some space"
         ) from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _store(photo: Photo, folder: Path, taken: set[str]) -> Photo:
+    """Copy a photo upright into ``images/``; the result has no picture any more, and its new name."""
+    name = f"images/{_free_name(photo.name, taken)}"
+    if isinstance(photo.image, bytes):
+        (folder / name).write_bytes(photo.image)
+    else:
+        copy_upright(photo.image, folder / name)
+    return replace(photo, name=name, image=b"")
+
+
+def coco_document(
+    classes: Sequence[str], photos: Iterable[Photo], first_image: int = 1, first_annotation: int = 1
+) -> dict[str, list[dict[str, Any]]]:
+    """The content of a COCO JSON file; ids count up from the two given ones."""
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for image_id, photo in enumerate(photos, start=first_image):
+        images.append({"id": image_id, "file_name": photo.name, "width": photo.width, "height": photo.height})
+        for instance in photo.instances:
+            box, area = box_and_area(instance.segmentation, photo.width, photo.height)
+            annotations.append(
+                {
+                    "id": first_annotation + len(annotations),
+                    "image_id": image_id,
+                    "category_id": instance.class_id + 1,
+                    "bbox": box,
+                    "area": area,
+                    "iscrowd": int(instance.iscrowd),
+                    "segmentation": instance.segmentation,
+                }
+            )
+    categories = [{"id": i, "name": class_name} for i, class_name in enumerate(classes, start=1)]
+    return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def read_photos(root: Path, split: str) -> list[Photo]:
+    """One split as photos, the form in which ``write_dataset`` takes it.
+
+    Raises:
+        UserError: see ``load_split``.
+    """
+    return [
+        Photo(
+            Path(record["file_name"]).name,
+            Path(record["file_name"]),
+            record["width"],
+            record["height"],
+            [
+                Instance(each["category_id"], each["segmentation"], bool(each["iscrowd"]))
+                for each in record["annotations"]
+            ],
+        )
+        for record in load_split(root, split)
+    ]
 
 
 def _free_name(name: str, taken: set[str]) -> str:
@@ -283,17 +293,3 @@ def _free_name(name: str, taken: set[str]) -> str:
         free = f"{path.stem.lstrip('.')}_{number}{path.suffix}"
     taken.add(free.lower())
     return free
-
-
-def _swap_in(partial: Path, root: Path) -> None:
-    """Put the finished folder in place; an old one is moved aside first and removed last."""
-    old = partial.with_suffix(".old")
-    if root.exists():
-        os.replace(root, old)
-    try:
-        os.replace(partial, root)
-    except OSError:
-        if old.exists():
-            os.replace(old, root)
-        raise
-    shutil.rmtree(old, ignore_errors=True)

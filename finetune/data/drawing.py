@@ -256,7 +256,7 @@ def _add_clutter(canvas: np.ndarray, rng: np.random.Generator) -> None:
         x, y = rng.uniform(0, width), rng.uniform(0.3, 1) * height
         if kind == 0:
             box = np.array([(0, 0), (size * 1.2, 0), (size * 1.2, size), (0, size)])
-            cv2.fillPoly(canvas, [(box + (x, y)).astype(np.int32)], color, cv2.LINE_AA)
+            cv2.fillPoly(canvas, [(box + np.array([x, y])).astype(np.int32)], color, cv2.LINE_AA)
         elif kind == 1:
             cv2.ellipse(canvas, ((x, y), (size, size * rng.uniform(0.7, 1)), 0), color, -1, cv2.LINE_AA)
         elif kind == 2:
