@@ -202,8 +202,6 @@ def write_dataset(
         UserError: no classes, no training photos, an unreadable photo, or no space.
     """
     _check_replaceable(root)
-    if not classes:
-        raise UserError("the data set has no classes: annotate at least one object")
     try:
         with new_folder(root) as folder:
             (folder / "images").mkdir()
@@ -217,6 +215,8 @@ def write_dataset(
                 first_annotation += len(document["annotations"])
                 (folder / f"{split}.json").write_text(json.dumps(document))
                 counts[split] = len(kept)
+            if not classes:
+                raise UserError("the data set has no classes: annotate at least one object")
             if not counts.get("train"):
                 raise UserError("the data set has no photos to train on: annotate some, or check the paths")
             card = {"name": name, "classes": list(classes), "source": source, "splits": counts}
