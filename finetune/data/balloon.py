@@ -11,8 +11,8 @@ from typing import Any
 
 from finetune.data.dataset import already_made
 from finetune.data.formats import via
-from finetune.data.formats.source import ClassChoice, SourceFolder
-from finetune.data.importing import Options, write_annotations
+from finetune.data.formats.source import Options, SourceFolder
+from finetune.data.importing import write_annotations
 from finetune.data.split import split_names
 from finetune.data.unzip import unpack
 from finetune.download import cache_folder, download
@@ -76,14 +76,14 @@ def _convert(folder: Path, root: Path, source: str, seed: int) -> dict[str, Any]
                 f"{path} is not the one of the balloon set v2.1 (its checksum differs): fetch {URL} again, "
                 "or import annotations of your own with `maskrcnn data import`"
             )
-    annotations = via.read(SourceFolder(folder), ClassChoice("balloon"))
+    options = Options(class_name="balloon")
+    annotations = via.read(SourceFolder(folder), options)
     train = [photo.name for photo in annotations.photos if photo.split == "train"]
     drawn = set(split_names(train, 0.2, seed)[1])
     photos = [
         replace(photo, split="test" if photo.split == "val" else "val" if photo.name in drawn else "train")
         for photo in annotations.photos
     ]
-    options = Options(class_name="balloon")
     return write_annotations(
         replace(annotations, photos=photos), root, options, name="balloon", source=source
     )

@@ -134,7 +134,8 @@ def _import_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _run_import(source: Path, root: Path, *, format_name: str | None, force: bool, **options: Any) -> None:
-    from finetune.data.importing import Options, import_dataset
+    from finetune.data.formats.source import Options
+    from finetune.data.importing import import_dataset
 
     _report(root, import_dataset(source, root, Options(**options), format_name=format_name, force=force))
 
@@ -205,7 +206,8 @@ def coco(
     Example:
       maskrcnn data coco --images photos --annotations mugs.json --root data/mugs
     """
-    from finetune.data.importing import Options, import_coco
+    from finetune.data.formats.source import Options
+    from finetune.data.importing import import_coco
 
     files = {"train": (annotations, images)}
     if annotations_val:

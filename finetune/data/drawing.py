@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 
 Color = np.ndarray  # (3,) float32, RGB in 0..1
+Rng = np.random.Generator
 
 # A balloon of which less is visible is left out of the picture, so that none goes unlabeled.
 MIN_VISIBLE = 0.12  # of its area
@@ -105,7 +106,7 @@ def hsv(hue: float, saturation: float, value: float) -> Color:
     return cv2.cvtColor(pixel, cv2.COLOR_HSV2RGB)[0, 0]
 
 
-def balloon_color(rng: np.random.Generator) -> Color:
+def balloon_color(rng: Rng) -> Color:
     """A color that balloons are sold in: mostly bright, some pastel, white or dark."""
     kind = rng.random()
     if kind < 0.65:
@@ -116,7 +117,7 @@ def balloon_color(rng: np.random.Generator) -> Color:
     return hsv(rng.random(), rng.uniform(0, 0.5), rng.uniform(0.1, 0.25))
 
 
-def draw_light(rng: np.random.Generator) -> Light:
+def draw_light(rng: Rng) -> Light:
     """Choose where the light comes from, and its colors."""
     direction = np.array([rng.uniform(-0.8, 0.8), rng.uniform(-0.9, -0.15), rng.uniform(0.35, 0.9)])
     warmth = rng.uniform(-0.06, 0.08)
@@ -126,12 +127,7 @@ def draw_light(rng: np.random.Generator) -> Light:
 
 
 def draw_balloon(
-    rng: np.random.Generator,
-    center: tuple[float, float],
-    radius: float,
-    tilt: float,
-    light: Light,
-    color: Color,
+    rng: Rng, center: tuple[float, float], radius: float, tilt: float, light: Light, color: Color
 ) -> Patch:
     """Draw one balloon.
 
@@ -170,9 +166,7 @@ def draw_balloon(
     return Patch(x0, y0, lit, cover, (tip[0] - sin * radius * 0.1, tip[1] + cos * radius * 0.1))
 
 
-def _shade(
-    rng: np.random.Generator, color: Color, normal: tuple[np.ndarray, ...], light: Light
-) -> np.ndarray:
+def _shade(rng: Rng, color: Color, normal: tuple[np.ndarray, ...], light: Light) -> np.ndarray:
     """Light a glossy skin of one color; ``normal`` is three arrays (h, w), the result (h, w, 3) float32."""
     nx, ny, nz = normal
     lx, ly, lz = (float(v) for v in light.direction)
@@ -215,7 +209,7 @@ def _bgr8(color: Color) -> tuple[int, int, int]:
     return r, g, b
 
 
-def _noise(rng: np.random.Generator, height: int, width: int, cell: float) -> np.ndarray:
+def _noise(rng: Rng, height: int, width: int, cell: float) -> np.ndarray:
     """Blobs of three sizes, the largest ``cell`` pixels wide: (height, width) float32 in 0..1."""
     total = np.zeros((height, width), dtype=np.float32)
     for octave in range(3):
@@ -225,7 +219,7 @@ def _noise(rng: np.random.Generator, height: int, width: int, cell: float) -> np
     return np.clip(total / 1.75, 0, 1)
 
 
-def _background(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+def _background(rng: Rng, height: int, width: int) -> np.ndarray:
     """Sky above grass, or a wall above a floor: (H, W, 3) uint8."""
     outdoors = rng.random() < 0.5
     if outdoors:
@@ -247,7 +241,7 @@ def _background(rng: np.random.Generator, height: int, width: int) -> np.ndarray
     return (np.clip(picture, 0, 1) * 255).astype(np.uint8)
 
 
-def _add_clutter(canvas: np.ndarray, rng: np.random.Generator) -> None:
+def _add_clutter(canvas: np.ndarray, rng: Rng) -> None:
     """Draw flat things that are no balloons into the canvas: boxes, discs, pennants and poles."""
     height, width = canvas.shape[:2]
     for kind in rng.integers(0, 4, rng.integers(2, 9)).tolist():
@@ -266,7 +260,7 @@ def _add_clutter(canvas: np.ndarray, rng: np.random.Generator) -> None:
             cv2.line(canvas, (int(x), 0), (int(x), height), color, max(int(size / 8), 1), cv2.LINE_AA)
 
 
-def _group(rng: np.random.Generator, height: int, width: int) -> list[Placed]:
+def _group(rng: Rng, height: int, width: int) -> list[Placed]:
     """Arrange balloons, from far to near: a bunch on strings, single ones, or a few that fill the picture."""
     palette = [balloon_color(rng) for _ in range(int(rng.choice([1, 3, 6])))]
     kind, tilts = rng.random(), 0.2
@@ -302,9 +296,7 @@ def _group(rng: np.random.Generator, height: int, width: int) -> list[Placed]:
     ]
 
 
-def _place(
-    rng: np.random.Generator, light: Light, height: int, width: int
-) -> list[tuple[Placed, Patch, np.ndarray]]:
+def _place(rng: Rng, light: Light, height: int, width: int) -> list[tuple[Placed, Patch, np.ndarray]]:
     """Choose and draw the balloons, far ones first, each with the mask of its visible pixels."""
     free = np.ones((height, width), dtype=np.float32)  # the share of each pixel that nothing nearer covers
     visible = []
@@ -321,7 +313,7 @@ def _place(
     return visible[::-1]
 
 
-def _add_strings(canvas: np.ndarray, rng: np.random.Generator, balloons: list[tuple[Placed, Patch]]) -> None:
+def _add_strings(canvas: np.ndarray, rng: Rng, balloons: list[tuple[Placed, Patch]]) -> None:
     """Draw slightly slack strings into the canvas, behind all balloons."""
     color, share = _bgr8(hsv(rng.random(), 0.2, rng.uniform(0.3, 1))), np.linspace(0, 1, 16)
     for placed, patch in balloons:
@@ -338,7 +330,7 @@ def _add_strings(canvas: np.ndarray, rng: np.random.Generator, balloons: list[tu
         )
 
 
-def _expose(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _expose(picture: np.ndarray, rng: Rng) -> np.ndarray:
     """Add white balance, blur and grain; float32 → uint8."""
     picture = picture * (1 + rng.normal(0, 0.04, 3)).astype(np.float32) * np.float32(rng.uniform(0.92, 1.15))
     if rng.random() < 0.5:

@@ -10,7 +10,7 @@ from typing import Protocol, cast
 
 from finetune.data.dataset import Photo
 from finetune.data.formats import coco, cvat, label_studio, labelme, via, yolo
-from finetune.data.formats.source import Annotations, ClassChoice, SourceFolder
+from finetune.data.formats.source import Annotations, Options, SourceFolder
 from finetune.errors import UserError
 
 
@@ -23,7 +23,7 @@ class Format(Protocol):
     def recognize(self, folder: SourceFolder) -> str | None:
         """What in the folder tells of this format, such as "3 files with shapes (a.json, …)"; None if nothing."""
 
-    def read(self, folder: SourceFolder, choice: ClassChoice) -> Annotations:
+    def read(self, folder: SourceFolder, options: Options) -> Annotations:
         """Read all annotations of the folder.
 
         Raises:

@@ -16,7 +16,7 @@ from finetune.data.dataset import Photo, coco_document
 from finetune.data.formats.source import (
     SPLIT_WORDS,
     Annotations,
-    ClassChoice,
+    Options,
     SourceFolder,
     SourceObject,
     found_files,
@@ -50,7 +50,7 @@ def _is_coco(data: Any) -> bool:
     )
 
 
-def read(folder: SourceFolder, choice: ClassChoice) -> Annotations:
+def read(folder: SourceFolder, options: Options) -> Annotations:
     """See ``Format``."""
     documents = folder.documents(_is_coco)
     if not documents:

@@ -16,7 +16,7 @@ from finetune.data.dataset import Photo
 from finetune.data.formats.source import (
     SPLIT_WORDS,
     Annotations,
-    ClassChoice,
+    Options,
     SourceFolder,
     SourceObject,
     SourcePhoto,
@@ -46,7 +46,7 @@ def _looks_right(path: Path) -> bool:
         return b"<annotations>" in file.read(1000)
 
 
-def read(folder: SourceFolder, choice: ClassChoice) -> Annotations:
+def read(folder: SourceFolder, options: Options) -> Annotations:
     """See ``Format``."""
     files = [path for path in folder.files(".xml") if _looks_right(path)]
     if not files:

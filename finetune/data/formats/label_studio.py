@@ -19,7 +19,7 @@ from finetune.data.formats.brush_rle import decode_brush, encode_brush
 from finetune.data.formats.source import (
     PHOTO_SUFFIXES,
     Annotations,
-    ClassChoice,
+    Options,
     SourceFolder,
     SourceObject,
     SourcePhoto,
@@ -59,7 +59,7 @@ def _is_label_studio(data: Any) -> bool:
     )
 
 
-def read(folder: SourceFolder, choice: ClassChoice) -> Annotations:
+def read(folder: SourceFolder, options: Options) -> Annotations:
     """See ``Format``."""
     documents = folder.documents(_is_label_studio)
     if not documents:

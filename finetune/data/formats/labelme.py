@@ -19,7 +19,7 @@ from PIL import Image
 from finetune.data.dataset import Photo
 from finetune.data.formats.source import (
     Annotations,
-    ClassChoice,
+    Options,
     SourceFolder,
     SourceObject,
     closed_curve,
@@ -44,7 +44,7 @@ def _is_labelme(data: Any) -> bool:
     return isinstance(data, dict) and isinstance(data.get("shapes"), list) and "imagePath" in data
 
 
-def read(folder: SourceFolder, choice: ClassChoice) -> Annotations:
+def read(folder: SourceFolder, options: Options) -> Annotations:
     """See ``Format``."""
     photos, files = [], []
     for path, data in folder.documents(_is_labelme):

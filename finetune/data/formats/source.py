@@ -31,11 +31,33 @@ Outline = list[np.ndarray] | dict[str, Any] | np.ndarray
 
 
 @dataclass(frozen=True)
-class ClassChoice:
-    """How the user wants objects to be classified: ``name`` for all of them, or by a VIA region ``attribute``."""
+class Options:
+    """How to import; the defaults are those of the command line.
 
-    name: str | None = None
-    attribute: str | None = None
+    Attributes:
+        class_name: the one class of all objects. class_attribute: the VIA region attribute that names the class.
+        val, test: shares of the photos to draw for a split that the source does not have.
+        group_by: see ``finetune.data.split.grouping``.
+        empty: ``keep`` or ``drop`` photos that were annotated with no object.
+        crowd: ``keep`` objects marked ``iscrowd`` (training ignores them), make each an ``object``, or ``drop`` them;
+            ``auto`` trains on those that look like single objects.
+        negatives: a folder of photos without any object, which join the splits by the same shares.
+        skip_bad: leave out objects and photos that cannot be used, instead of stopping at the first.
+    """
+
+    class_name: str | None = None
+    class_attribute: str | None = None
+    val: float = 0.2
+    test: float = 0.2
+    seed: int = 0
+    group_by: str | None = None
+    empty: str = "keep"
+    crowd: str = "auto"
+    negatives: Path | None = None
+    skip_bad: bool = False
+
+    def __str__(self) -> str:
+        return ", ".join(f"{key} {value}" for key, value in vars(self).items() if value is not None)
 
 
 @dataclass(frozen=True)

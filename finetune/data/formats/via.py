@@ -14,7 +14,7 @@ import numpy as np
 from finetune.data.dataset import Photo
 from finetune.data.formats.source import (
     Annotations,
-    ClassChoice,
+    Options,
     SourceFolder,
     SourceObject,
     closed_curve,
@@ -50,7 +50,7 @@ def _is_via(data: Any) -> bool:
     )
 
 
-def read(folder: SourceFolder, choice: ClassChoice) -> Annotations:
+def read(folder: SourceFolder, options: Options) -> Annotations:
     """See ``Format``."""
     documents = folder.documents(_is_via)
     if not documents:
@@ -59,7 +59,7 @@ def read(folder: SourceFolder, choice: ClassChoice) -> Annotations:
         )
     regions = {path: read_via(path, data) for path, data in documents}
     every = [region for photos in regions.values() for each in photos.values() for region in each]
-    attribute = None if choice.name else _attribute(every, choice.attribute, folder.path)
+    attribute = None if options.class_name else _attribute(every, options.class_attribute, folder.path)
     photos = [
         folder.photo(name, path, [_object(i, region, attribute) for i, region in enumerate(each, start=1)])
         for path, entries in regions.items()

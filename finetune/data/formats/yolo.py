@@ -18,7 +18,7 @@ from finetune.data.dataset import Photo
 from finetune.data.formats.source import (
     SPLIT_WORDS,
     Annotations,
-    ClassChoice,
+    Options,
     SourceFolder,
     SourceObject,
     SourcePhoto,
@@ -70,7 +70,7 @@ def _in_labels(path: Path) -> bool:
     return "labels" in path.parts[:-1]
 
 
-def read(folder: SourceFolder, choice: ClassChoice) -> Annotations:
+def read(folder: SourceFolder, options: Options) -> Annotations:
     """See ``Format``."""
     configs = [(path, _load_yaml(path)) for path in folder.files(".yaml", ".yml")]
     configs = [(path, content) for path, content in configs if content.get("names")]

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
+from finetune.data.conversion import turn_mask, turn_polygon
 from finetune.data.dataset import class_names, load_split
-from finetune.data.importing import turn_mask, turn_polygon
 from finetune.data.masks import encode_mask
 from tests.finetune.data.samples import nothing_left, run, save_photo
 
