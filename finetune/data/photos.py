@@ -24,8 +24,9 @@ class UnreadableImage(UserError):
     """A file that is not a whole image of the accepted formats and sizes."""
 
 
-def open_photo(path: Path, *, decode: bool = True) -> Image.Image:
-    """Open a photo as it is stored (not yet turned upright); without ``decode`` its header alone is read.
+def open_photo(path: Path, *, decode: bool = True, draft: bool = False) -> Image.Image:
+    """Open a photo as it is stored (not yet turned upright); without ``decode`` its header alone is read,
+    with ``draft`` a JPEG is decoded at a small size.
 
     Raises:
         UnreadableImage: missing, no image, truncated, or more than MAX_PIXELS.
@@ -39,6 +40,8 @@ def open_photo(path: Path, *, decode: bool = True) -> Image.Image:
             try:
                 if image.width * image.height > MAX_PIXELS:
                     raise Image.DecompressionBombError
+                if draft:
+                    image.draft("RGB", (1, 1))
                 if decode:
                     image.load()
             except BaseException:
@@ -92,11 +95,14 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
 
 def copy_upright(source: Path, target: Path) -> None:
     """Copy a photo; one that is stored turned or mirrored is saved again upright (JPEG quality 95)."""
-    with open_photo(source) as image:
-        if orientation_of(image) == 1:
+    with open_photo(source, decode=False) as image:
+        upright = orientation_of(image) == 1
+    # A JPEG that need not be turned is decoded at an eighth of its size, which shows as well whether it is whole.
+    with open_photo(source, draft=upright) as image:
+        if upright:
             shutil.copyfile(source, target)
             return
         options = {"quality": 95, "subsampling": 0} if image.format in ("JPEG", "MPO", "WEBP") else {}
         kind = "JPEG" if image.format == "MPO" else image.format
-        upright = ImageOps.exif_transpose(image)
-        upright.save(target, format=kind, icc_profile=image.info.get("icc_profile"), **options)
+        turned = ImageOps.exif_transpose(image)
+        turned.save(target, format=kind, icc_profile=image.info.get("icc_profile"), **options)

@@ -7,9 +7,11 @@ import sys
 import time
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
-from tests.finetune.data.samples import save_photo
+from finetune.data.drawing import draw_scene
 
 PHOTOS = 5000
 OBJECTS = 5
@@ -22,9 +24,11 @@ BYTES = 10**9
 @pytest.mark.parametrize("layout", ["coco", "labelme"])
 def test_five_thousand_photos(tmp_path: Path, layout: str) -> None:
     source = tmp_path / "in"
-    content = save_photo(source / "0.jpg", 1280, 960).read_bytes()
-    polygon = [[100.0 + i % 7, 100.0 + 3 * i, 400.0 - i % 5, 100.0 + 3 * i] for i in range(20)]
-    points = [pair for x0, y0, x1, y1 in polygon for pair in ((x0, y0), (x1, y1))]
+    picture, _ = draw_scene(1, 1280, 960)
+    content = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes()
+    source.mkdir()
+    angles = np.linspace(0, 2 * np.pi, 40, endpoint=False)
+    points = (300 + 90 * np.stack([np.cos(angles), np.sin(angles)], axis=1)).tolist()
     images, annotations = [], []
     for i in range(PHOTOS):
         (source / f"{i}.jpg").write_bytes(content + i.to_bytes(4, "big"))  # bytes after the end are ignored
