@@ -39,8 +39,10 @@ class Instance:
 
 @dataclass(frozen=True)
 class Photo:
-    """One image and its objects: ``image`` is a file to copy, or an encoded image; sizes in pixels,
-    upright."""
+    """One image and its objects.
+
+    ``image`` is a file to copy or an encoded image; the sizes are pixels of the upright image.
+    """
 
     name: str
     image: Path | bytes
@@ -151,10 +153,10 @@ def load_split(root: Path | str, split: str) -> list[dict[str, Any]]:
 
 
 def already_made(root: Path, source: str, force: bool) -> dict[str, Any] | None:
-    """The card of this very data set if it lies at ``root``, so that making it can be skipped (and says so).
+    """The card of the data set at ``root`` if the same command made it, so that it need not be made again.
 
     Args:
-        source: what ``write_dataset`` will be given. force: make it again all the same.
+        source: what ``write_dataset`` will be given. force: make it again in any case.
 
     Raises:
         UserError: files that are no data set lie there, or another data set and no ``force``.
@@ -169,7 +171,7 @@ def already_made(root: Path, source: str, force: bool) -> dict[str, Any] | None:
 
 
 def _check_replaceable(root: Path) -> bool:
-    """Whether a data set lies at ``root``; anything else but nothing or an empty folder is a UserError."""
+    """Whether a data set lies at ``root``; anything but a data set, an empty folder or nothing is a UserError."""
     if root.exists() and not root.is_dir():
         raise UserError(f"{root} is a file: choose another folder with --root")
     if not root.exists() or not any(root.iterdir()):

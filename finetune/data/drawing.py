@@ -19,6 +19,7 @@ import numpy as np
 
 Color = np.ndarray  # (3,) float32, RGB in 0..1
 Rng = np.random.Generator
+Point = tuple[float, float]  # x and y in pixels
 
 # A balloon of which less is visible is left out of the picture, so that none goes unlabeled.
 MIN_VISIBLE = 0.12  # of its area
@@ -43,7 +44,7 @@ class Placed:
     radius: float
     tilt: float
     color: Color
-    anchor: tuple[float, float] | None
+    anchor: Point | None
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Patch:
     y: int
     color: np.ndarray  # (h, w, 3) float32
     cover: np.ndarray  # (h, w) float32, the share of each pixel inside the outline
-    knot: tuple[float, float]  # where the string is tied
+    knot: Point  # where the string is tied
 
     def over(self, canvas: np.ndarray) -> tuple[slice, slice, tuple[slice, slice]]:
         """The rows and columns of the canvas that the patch covers, and the same part of the patch."""
@@ -97,9 +98,6 @@ def draw_scene(
     return _expose(picture, rng), [mask for _, _, mask in visible]
 
 
-# --- one balloon --------------------------------------------------------------------------------------------
-
-
 def hsv(hue: float, saturation: float, value: float) -> Color:
     """A color by hue, saturation and value, each 0..1."""
     pixel = np.array([[[hue % 1 * 360, saturation, value]]], dtype=np.float32)
@@ -126,14 +124,11 @@ def draw_light(rng: Rng) -> Light:
     return Light(direction / np.linalg.norm(direction), key.astype(np.float32), sky.astype(np.float32))
 
 
-def draw_balloon(
-    rng: Rng, center: tuple[float, float], radius: float, tilt: float, light: Light, color: Color
-) -> Patch:
+def draw_balloon(rng: Rng, center: Point, radius: float, tilt: float, light: Light, color: Color) -> Patch:
     """Draw one balloon.
 
     Args:
-        center: x and y of its middle, in pixels of the canvas.
-        radius: half its largest width, in pixels.
+        center: its middle. radius: half its largest width, in pixels.
         tilt: how far its neck is turned from hanging straight down, in radians, clockwise on the screen.
         color: of the rubber.
     """
@@ -182,12 +177,7 @@ def _shade(rng: Rng, color: Color, normal: tuple[np.ndarray, ...], light: Light)
 
 
 def _add_knot(
-    lit: np.ndarray,
-    cover: np.ndarray,
-    tip: tuple[float, float],
-    axis: tuple[float, float],
-    radius: float,
-    color: Color,
+    lit: np.ndarray, cover: np.ndarray, tip: Point, axis: Point, radius: float, color: Color
 ) -> None:
     """Draw the knot, a small cone with a lip, into the patch in place."""
     shape = [(-0.55, -0.9), (0.55, -0.9), (0.3, 0.2), (1.0, 1.2), (-1.0, 1.2), (-0.3, 0.2)]
@@ -200,23 +190,18 @@ def _add_knot(
     np.maximum(cover, knot, out=cover)
 
 
-# --- the scene ----------------------------------------------------------------------------------------------
-
-
-def _bgr8(color: Color) -> tuple[int, int, int]:
+def _rgb8(color: Color) -> tuple[int, ...]:
     """A color as OpenCV's drawing functions take it (the canvas is RGB, so the order stays)."""
-    r, g, b = (int(v) for v in np.clip(color, 0, 1) * 255)
-    return r, g, b
+    return tuple((np.clip(color, 0, 1) * 255).astype(int).tolist())
 
 
 def _noise(rng: Rng, height: int, width: int, cell: float) -> np.ndarray:
     """Blobs of three sizes, the largest ``cell`` pixels wide: (height, width) float32 in 0..1."""
     total = np.zeros((height, width), dtype=np.float32)
-    for octave in range(3):
-        size = max(cell / 2**octave, 1.0)
-        grid = rng.random((math.ceil(height / size) + 1, math.ceil(width / size) + 1), dtype=np.float32)
-        total += cv2.resize(grid, (width, height), interpolation=cv2.INTER_CUBIC) * 0.5**octave
-    return np.clip(total / 1.75, 0, 1)
+    for share, size in ((4 / 7, cell), (2 / 7, cell / 2), (1 / 7, cell / 4)):
+        grid = rng.random((int(height / size) + 2, int(width / size) + 2), dtype=np.float32)
+        total += share * cv2.resize(grid, (width, height), interpolation=cv2.INTER_CUBIC)
+    return np.clip(total, 0, 1)
 
 
 def _background(rng: Rng, height: int, width: int) -> np.ndarray:
@@ -227,10 +212,8 @@ def _background(rng: Rng, height: int, width: int) -> np.ndarray:
         ground = hsv(rng.uniform(0.2, 0.33), rng.uniform(0.4, 0.7), rng.uniform(0.3, 0.6))
     else:
         top = hsv(rng.random(), rng.uniform(0, 0.35), rng.uniform(0.4, 0.95))
-        bottom, ground = (
-            top * 0.85,
-            hsv(rng.uniform(0.05, 0.12), rng.uniform(0.1, 0.5), rng.uniform(0.25, 0.7)),
-        )
+        bottom = top * 0.85
+        ground = hsv(rng.uniform(0.05, 0.12), rng.uniform(0.1, 0.5), rng.uniform(0.25, 0.7))
     share = np.linspace(0, 1, height, dtype=np.float32)[:, None, None]
     picture = np.repeat(top + (bottom - top) * share, width, axis=1)
     horizon = int(height * rng.uniform(0.6, 0.9))
@@ -242,22 +225,14 @@ def _background(rng: Rng, height: int, width: int) -> np.ndarray:
 
 
 def _add_clutter(canvas: np.ndarray, rng: Rng) -> None:
-    """Draw flat things that are no balloons into the canvas: boxes, discs, pennants and poles."""
+    """Draw flat shapes that are no balloons into the canvas: triangles, boxes and discs."""
     height, width = canvas.shape[:2]
-    for kind in rng.integers(0, 4, rng.integers(2, 9)).tolist():
-        color = _bgr8(hsv(rng.random(), rng.uniform(0, 0.9), rng.uniform(0.15, 0.95)))
-        size = height * rng.uniform(0.05, 0.25)
-        x, y = rng.uniform(0, width), rng.uniform(0.3, 1) * height
-        if kind == 0:
-            box = np.array([(0, 0), (size * 1.2, 0), (size * 1.2, size), (0, size)])
-            cv2.fillPoly(canvas, [(box + np.array([x, y])).astype(np.int32)], color, cv2.LINE_AA)
-        elif kind == 1:
-            cv2.ellipse(canvas, ((x, y), (size, size * rng.uniform(0.7, 1)), 0), color, -1, cv2.LINE_AA)
-        elif kind == 2:
-            points = np.array([(x, y), (x + size, y), (x + size / 2, y + size)], dtype=np.int32)
-            cv2.fillPoly(canvas, [points], color, cv2.LINE_AA)
-        else:
-            cv2.line(canvas, (int(x), 0), (int(x), height), color, max(int(size / 8), 1), cv2.LINE_AA)
+    for corners in rng.choice([3, 4, 4, 40], rng.integers(2, 9)).tolist():
+        color = _rgb8(hsv(rng.random(), rng.uniform(0, 0.9), rng.uniform(0.15, 0.95)))
+        size, center = height * rng.uniform(0.03, 0.15), rng.uniform((0, 0.3), 1) * (width, height)
+        angles = np.linspace(0, 2 * math.pi, corners, endpoint=False) + math.pi / 4
+        points = center + size * np.stack([np.cos(angles), np.sin(angles) * rng.uniform(0.7, 1)], axis=1)
+        cv2.fillPoly(canvas, [points.astype(np.int32)], color, cv2.LINE_AA)
 
 
 def _group(rng: Rng, height: int, width: int) -> list[Placed]:
@@ -272,7 +247,7 @@ def _group(rng: Rng, height: int, width: int) -> list[Placed]:
         ys = rng.uniform(0.25, 0.5) * height + reach * 0.9 * np.sin(angles)
         radii = radius * rng.uniform(0.85, 1.15, count)
         hand = (float(xs.mean()), float(min(ys.max() + height * 0.4, height * 1.2)))
-        anchors: list[tuple[float, float] | None] = [hand] * count
+        anchors: list[Point | None] = [hand] * count
     else:
         close = kind > 0.8
         count = int(rng.integers(1, 4) if close else rng.integers(1, 12))
@@ -283,17 +258,9 @@ def _group(rng: Rng, height: int, width: int) -> list[Placed]:
         tilts = float(rng.choice([0.2, 0.2, 2.0]))
         if tilts > 1:  # lying about: no strings
             anchors = [None] * count
-    return [
-        Placed(
-            float(x),
-            float(y),
-            float(radius),
-            rng.normal(0, tilts),
-            palette[int(rng.integers(len(palette)))],
-            anchor,
-        )
-        for x, y, radius, anchor in zip(xs, ys, radii, anchors, strict=True)
-    ]
+    colors = [palette[i] for i in rng.integers(len(palette), size=count)]
+    tilted = rng.normal(0, tilts, count).tolist()
+    return [Placed(*each) for each in zip(xs, ys, radii, tilted, colors, anchors, strict=True)]
 
 
 def _place(rng: Rng, light: Light, height: int, width: int) -> list[tuple[Placed, Patch, np.ndarray]]:
@@ -315,19 +282,16 @@ def _place(rng: Rng, light: Light, height: int, width: int) -> list[tuple[Placed
 
 def _add_strings(canvas: np.ndarray, rng: Rng, balloons: list[tuple[Placed, Patch]]) -> None:
     """Draw slightly slack strings into the canvas, behind all balloons."""
-    color, share = _bgr8(hsv(rng.random(), 0.2, rng.uniform(0.3, 1))), np.linspace(0, 1, 16)
+    color, share = _rgb8(hsv(rng.random(), 0.2, rng.uniform(0.3, 1))), np.linspace(0, 1, 16)
     for placed, patch in balloons:
         if placed.anchor is None:
             continue
         (x0, y0), (x1, y1) = patch.knot, placed.anchor
         slack = rng.normal(0, 0.12) * abs(y1 - y0)
-        points = np.stack(
-            [x0 + (x1 - x0) * share + slack * share * (1 - share), y0 + (y1 - y0) * share], axis=1
-        )
+        xs = x0 + (x1 - x0) * share + slack * share * (1 - share)
+        points = np.stack([xs, y0 + (y1 - y0) * share], axis=1)
         thickness = max(round(placed.radius / 45), 1)
-        cv2.polylines(
-            canvas, [np.round(points * 16).astype(np.int32)], False, color, thickness, cv2.LINE_AA, 4
-        )
+        cv2.polylines(canvas, [points.astype(np.int32)], False, color, thickness, cv2.LINE_AA)
 
 
 def _expose(picture: np.ndarray, rng: Rng) -> np.ndarray:

@@ -6,7 +6,9 @@ import numpy as np
 from PIL import Image
 
 SIDE = 16  # of the hash, in bits
-NEAR = 24  # of its 256 bits, so many may differ
+# Of the 256 bits so many may differ. Among 154 everyday photos the two most alike differ in 48; photos that were saved
+# again, also at a third of their size, differ in at most 20 (460 of 462 cases).
+NEAR = 24
 
 
 def difference_hash(image: Image.Image) -> np.ndarray:

@@ -1,9 +1,8 @@
-"""Photo files from strangers: opened with Pillow, a fixed list of formats and a cap on pixels.
+"""Open untrusted photo files with Pillow: a fixed list of formats, and a cap on pixels.
 
-Orientation: cameras store a photo lying on its side and say so in its EXIF data. Detectron2 turns it upright
-when it reads it, and so do browsers, in which VIA runs. So a data set of ours holds upright photos only: one
-with an orientation other than 1 is turned and saved again without that tag, all others are copied as they
-are.
+Cameras store a photo lying on its side and note so in its EXIF data. Detectron2 turns it upright when it reads it, and
+so do browsers. A data set of ours holds upright photos only: one with an orientation other than 1 is turned and saved
+again without that tag; all others are copied as they are.
 """
 
 import os
@@ -21,7 +20,7 @@ ORIENTATION = 0x0112  # the EXIF tag; 1 is upright, 5 to 8 lie on their side
 
 
 class UnreadableImage(UserError):
-    """A file that is not a whole image of the accepted formats and sizes."""
+    """The file is not a whole image in an accepted format and size."""
 
 
 def open_photo(path: Path, *, decode: bool = True, draft: bool = False) -> Image.Image:
@@ -34,7 +33,7 @@ def open_photo(path: Path, *, decode: bool = True, draft: bool = False) -> Image
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            # odd EXIF data are no trouble
+            # odd EXIF data do no harm
             warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
             image = Image.open(path, formats=FORMATS)
             try:

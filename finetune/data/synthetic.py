@@ -1,6 +1,6 @@
-"""A balloon data set that is drawn: no download, exact masks, the same pictures for the same seed.
+"""A data set of drawn balloons with exact masks, for the demo and the tests.
 
-It stands in for photos in the demo and in tests; a model for real photos wants real photos.
+The same seed draws the same pictures. A model for real photos needs real photos.
 """
 
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from finetune.errors import UserError
 
 __all__ = ["draw_scene", "make_synthetic"]
 
-EMPTY_EVERY = 15  # of the training pictures one in so many shows no balloon
+EMPTY_EVERY = 15  # one training picture in 15 shows no balloon
 
 
 def make_synthetic(

@@ -57,7 +57,10 @@ class Options:
     skip_bad: bool = False
 
     def __str__(self) -> str:
-        return ", ".join(f"{key} {value}" for key, value in vars(self).items() if value is not None)
+        given = {key: value for key, value in vars(self).items() if value is not None}
+        return ", ".join(
+            f"{key} {value.name if isinstance(value, Path) else value}" for key, value in given.items()
+        )
 
 
 @dataclass(frozen=True)
