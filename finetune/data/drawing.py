@@ -4,8 +4,8 @@ A rubber balloon is a surface of revolution. Along its axis t = -1 (top) … 1 (
 
     R(t) = c (1 + t)^0.5 (1 - t)^p
 
-with p from 0.5 (an ellipse) to 0.85 (a pear). So the normal of every visible point, and with it the shading, is known in
-closed form. Pictures are (H, W, 3) RGB; x points right, y down, z towards the viewer.
+with p from 0.5 (an ellipse) to 0.85 (a pear). So the normal of every visible point, and with it the shading, is known
+in closed form. Pictures are (H, W, 3) RGB; x points right, y down, z towards the viewer.
 """
 
 import math

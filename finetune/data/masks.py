@@ -111,6 +111,13 @@ def polygons_to_mask(polygons: Sequence[np.ndarray], width: int, height: int) ->
     return to_mask([clean_polygon(polygon, width, height) for polygon in polygons], width, height)
 
 
+def crop(mask: np.ndarray) -> tuple[int, int, np.ndarray]:
+    """The left column, the top row and the content of the box around a mask that is not empty."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    part = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    return int(columns[0]), int(rows[0]), part
+
+
 def single_polygon(segmentation: Segmentation, width: int, height: int) -> np.ndarray:
     """One polygon (N, 2) of an object, for formats without holes and parts.
 

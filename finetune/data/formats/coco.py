@@ -40,8 +40,7 @@ class CocoFile:
 
 def recognize(folder: SourceFolder) -> str | None:
     """See ``Format``."""
-    found = folder.documents(_is_coco, sniff=True)
-    return found_files(folder, found, "images, categories and annotations")
+    return found_files(folder, _is_coco, "images, categories and annotations")
 
 
 def _is_coco(data: Any) -> bool:
@@ -52,7 +51,7 @@ def _is_coco(data: Any) -> bool:
 
 def read(folder: SourceFolder, options: Options) -> Annotations:
     """See ``Format``."""
-    documents = folder.documents(_is_coco)
+    documents = list(folder.documents(_is_coco))
     if not documents:
         raise UserError(
             f"{folder.path} holds no COCO file: it needs the lists images, categories and annotations"

@@ -21,12 +21,13 @@ from finetune.data.formats.source import (
     SourceObject,
     SourcePhoto,
     closed_curve,
+    joined,
     listing,
     number,
     rectangle,
     turned,
 )
-from finetune.data.masks import polygons_to_mask, to_mask
+from finetune.data.masks import crop, to_mask
 from finetune.errors import UserError
 from finetune.files import write_atomically
 
@@ -98,14 +99,7 @@ def _photo(folder: SourceFolder, path: Path, image: ElementTree.Element) -> Sour
 
 
 def _outline(parts: Sequence[ElementTree.Element], width: int, height: int) -> Any:
-    outlines = [_shape(part, width, height) for part in parts]
-    if all(part.tag != "mask" for part in parts):
-        return outlines
-    masks = [
-        outline if part.tag == "mask" else polygons_to_mask([outline], width, height)
-        for part, outline in zip(parts, outlines, strict=True)
-    ]
-    return np.logical_or.reduce(masks)
+    return joined([_shape(part, width, height) for part in parts], width, height)
 
 
 def _shape(shape: ElementTree.Element, width: int, height: int) -> np.ndarray:
@@ -176,11 +170,9 @@ def _element(segmentation: Any, width: int, height: int) -> tuple[str, dict[str,
     if isinstance(segmentation, list) and len(segmentation) == 1:
         points = np.reshape(segmentation[0], (-1, 2)).tolist()
         return "polygon", {"points": ";".join(f"{x:.2f},{y:.2f}" for x, y in points)}
-    mask = to_mask(segmentation, width, height)
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    (y0, y1), (x0, x1) = rows[[0, -1]].tolist(), columns[[0, -1]].tolist()
-    flat = mask[y0 : y1 + 1, x0 : x1 + 1].ravel()
+    x0, y0, part = crop(to_mask(segmentation, width, height))
+    flat = part.ravel()
     edges = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1, [flat.size]])
     runs = ([0] if flat[0] else []) + np.diff(edges).tolist()
-    place = {"left": x0, "top": y0, "width": x1 - x0 + 1, "height": y1 - y0 + 1}
+    place = {"left": x0, "top": y0, "width": part.shape[1], "height": part.shape[0]}
     return "mask", {"rle": ", ".join(map(str, runs))} | {key: str(value) for key, value in place.items()}

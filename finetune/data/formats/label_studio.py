@@ -43,7 +43,7 @@ KINDS = ("polygon", "brush", "ellipse", "rectangle")
 
 def recognize(folder: SourceFolder) -> str | None:
     """See ``Format``."""
-    return found_files(folder, folder.documents(_is_label_studio, sniff=True), "tasks")
+    return found_files(folder, _is_label_studio, "tasks")
 
 
 def _is_label_studio(data: Any) -> bool:
@@ -61,7 +61,7 @@ def _is_label_studio(data: Any) -> bool:
 
 def read(folder: SourceFolder, options: Options) -> Annotations:
     """See ``Format``."""
-    documents = folder.documents(_is_label_studio)
+    documents = list(folder.documents(_is_label_studio))
     if not documents:
         raise UserError(
             f"{folder.path} holds no Label Studio file: export JSON (not JSON-MIN), next to the photos"

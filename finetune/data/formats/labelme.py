@@ -24,10 +24,11 @@ from finetune.data.formats.source import (
     SourceObject,
     closed_curve,
     found_files,
+    joined,
     number,
     rectangle,
 )
-from finetune.data.masks import polygons_to_mask, to_mask
+from finetune.data.masks import crop, to_mask
 from finetune.errors import UserError
 from finetune.files import write_json
 
@@ -37,7 +38,7 @@ PHOTOS = "{split}"
 
 def recognize(folder: SourceFolder) -> str | None:
     """See ``Format``."""
-    return found_files(folder, folder.documents(_is_labelme, sniff=True), "shapes")
+    return found_files(folder, _is_labelme, "shapes")
 
 
 def _is_labelme(data: Any) -> bool:
@@ -79,14 +80,7 @@ def _objects(shapes: Sequence[Mapping[str, Any]]) -> list[SourceObject]:
 
 
 def _outline(parts: Sequence[Mapping[str, Any]], width: int, height: int) -> Any:
-    outlines = [_shape(part, width, height) for part in parts]
-    if all(part.get("shape_type") != "mask" for part in parts):
-        return outlines
-    masks = [
-        outline if part.get("shape_type") == "mask" else polygons_to_mask([outline], width, height)
-        for part, outline in zip(parts, outlines, strict=True)
-    ]
-    return np.logical_or.reduce(masks)
+    return joined([_shape(part, width, height) for part in parts], width, height)
 
 
 def _shape(shape: Mapping[str, Any], width: int, height: int) -> np.ndarray:
@@ -157,10 +151,9 @@ def _parts(segmentation: Any, width: int, height: int) -> list[dict[str, Any]]:
             {"shape_type": "polygon", "points": np.reshape(polygon, (-1, 2)).tolist(), "mask": None}
             for polygon in segmentation
         ]
-    mask = to_mask(segmentation, width, height)
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    (y0, y1), (x0, x1) = rows[[0, -1]].tolist(), columns[[0, -1]].tolist()
+    x0, y0, part = crop(to_mask(segmentation, width, height))
+    x1, y1 = x0 + part.shape[1] - 1, y0 + part.shape[0] - 1
     buffer = io.BytesIO()
-    Image.fromarray(mask[y0 : y1 + 1, x0 : x1 + 1].astype(np.uint8) * 255).save(buffer, "PNG")
+    Image.fromarray(part.astype(np.uint8) * 255).save(buffer, "PNG")
     encoded = base64.b64encode(buffer.getvalue()).decode("ascii")
     return [{"shape_type": "mask", "points": [[x0, y0], [x1, y1]], "mask": encoded}]

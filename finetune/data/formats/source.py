@@ -2,13 +2,14 @@
 
 import posixpath
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from finetune.data.masks import polygons_to_mask
 from finetune.errors import UserError
 from finetune.files import read_json
 
@@ -129,13 +130,15 @@ class SourceFolder:
         """The path of a file relative to the folder, with slashes, in Unicode's composed form."""
         return unicodedata.normalize("NFC", file.relative_to(self.path).as_posix())
 
-    def documents(self, is_wanted: Callable[[Any], bool], *, sniff: bool = False) -> list[tuple[Path, Any]]:
+    def documents(
+        self, is_wanted: Callable[[Any], bool], *, sniff: bool = False
+    ) -> Iterator[tuple[Path, Any]]:
         """The JSON files whose content ``is_wanted``, in the order of their names.
 
         Args:
             sniff: leave out most of the files that each belong to one photo, and those that are not JSON.
         """
-        chosen, beside_photos = [], 0
+        beside_photos = 0
         stems = {posixpath.splitext(name)[0] for name in self.photos} if sniff else set()
         for file in self.files(".json"):
             if posixpath.splitext(self.name_of(file))[0] in stems:
@@ -149,12 +152,11 @@ class SourceFolder:
                     continue
                 raise
             if is_wanted(content):
-                chosen.append((file, content))
-        return chosen
+                yield file, content
 
     def _document(self, file: Path) -> Any:
         if file not in self._documents:
-            if len(self._documents) > 50:  # thousands of labelme files need not stay in memory
+            if len(self._documents) > 20:  # a labelme file may hold its whole photo
                 self._documents.clear()
             self._documents[file] = read_json(file, cure="export it again")
         return self._documents[file]
@@ -191,7 +193,9 @@ class SourceFolder:
             same = [each for each in same if self.split_of(self.photos[each]) == split] or same
         if len(same) == 1:
             return self._found(same[0], objects, split, size)
-        if same:
+        if not wanted.lower().endswith(PHOTO_SUFFIXES):
+            problem = f"which is none of {', '.join(PHOTO_SUFFIXES)}: convert it"
+        elif same:
             problem = f"which fits several photos ({', '.join(same[:3])}): write the folder into the name"
         else:
             problem = f"which is not in {self.path}: put it there or remove it from the annotations"
@@ -214,11 +218,18 @@ def listing(names: Iterable[str], shown: int = 3) -> str:
     return ", ".join(names[:shown]) + more
 
 
-def found_files(folder: SourceFolder, found: Sequence[tuple[Path, Any]], what: str) -> str | None:
+def found_files(folder: SourceFolder, is_wanted: Callable[[Any], bool], what: str) -> str | None:
     """The reason that ``recognize`` returns for JSON files."""
-    if not found:
-        return None
-    return f"{listing(folder.name_of(path) for path, _ in found)} with {what}"
+    found = [folder.name_of(path) for path, _ in folder.documents(is_wanted, sniff=True)]
+    return f"{listing(found)} with {what}" if found else None
+
+
+def joined(outlines: Sequence[np.ndarray], width: int, height: int) -> list[np.ndarray] | np.ndarray:
+    """The outline of an object of several parts: polygons, or one mask if a part is a mask, (H, W) bool."""
+    if all(outline.dtype != bool for outline in outlines):
+        return list(outlines)
+    masks = [each if each.dtype == bool else polygons_to_mask([each], width, height) for each in outlines]
+    return np.logical_or.reduce(masks)
 
 
 def closed_curve(

@@ -36,7 +36,7 @@ Regions = dict[str, list[dict[str, Any]]]
 
 def recognize(folder: SourceFolder) -> str | None:
     """See ``Format``."""
-    return found_files(folder, folder.documents(_is_via, sniff=True), "regions by photo")
+    return found_files(folder, _is_via, "regions by photo")
 
 
 def _is_via(data: Any) -> bool:
@@ -52,7 +52,7 @@ def _is_via(data: Any) -> bool:
 
 def read(folder: SourceFolder, options: Options) -> Annotations:
     """See ``Format``."""
-    documents = folder.documents(_is_via)
+    documents = list(folder.documents(_is_via))
     if not documents:
         raise UserError(
             f"{folder.path} holds no VIA file: export the annotations as JSON, next to the photos"

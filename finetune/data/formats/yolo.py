@@ -31,7 +31,8 @@ from finetune.errors import UserError
 
 TITLE = "YOLO-seg"
 PHOTOS = "images/{split}"
-NOT_LABELS = ("readme", "train", "val", "valid", "test", "classes", "obj", "requirements", "notes", "license")
+# text files that are no labels, unless they lie in a folder called labels
+NOT_LABELS = {"train", "val", "valid", "test", "classes", "obj", "requirements", "license"}
 
 
 def recognize(folder: SourceFolder) -> str | None:
@@ -62,12 +63,12 @@ def _label_files(folder: SourceFolder) -> list[Path]:
     return [
         path
         for path in folder.files(".txt")
-        if not path.stem.lower().startswith(NOT_LABELS) or _in_labels(path)
+        if "labels" in path.parts[:-1] or not _is_list(path.stem.lower())
     ]
 
 
-def _in_labels(path: Path) -> bool:
-    return "labels" in path.parts[:-1]
+def _is_list(stem: str) -> bool:
+    return stem in NOT_LABELS or stem.startswith("readme")
 
 
 def read(folder: SourceFolder, options: Options) -> Annotations:

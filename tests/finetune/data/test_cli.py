@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from finetune import cli
-from finetune.data.cli import FORMAT_NAMES
+from finetune.data.cli import FORMAT_NAMES, data
 from finetune.data.formats import FORMATS
 from tests.finetune.data.samples import run
 
@@ -46,6 +46,16 @@ def test_wrong_usage_is_status_2(args: tuple[str, ...], capsys: pytest.CaptureFi
 
 def test_format_names_are_those_of_the_formats() -> None:
     assert tuple(FORMATS) == FORMAT_NAMES
+
+
+def test_the_readme_names_every_command_and_every_option_of_import() -> None:
+    text = (REPOSITORY / "finetune/data/README.md").read_text(encoding="utf-8")
+    assert [name for name in data.commands if f"`data {name}" not in text] == []
+    options = [
+        option for param in data.commands["import"].params for option in param.opts if option[0] == "-"
+    ]
+    assert len(options) > 10
+    assert [option for option in options if option not in text] == []
 
 
 def test_a_reader_that_has_seen_enough_gets_no_traceback(tmp_path: Path) -> None:

@@ -258,6 +258,17 @@ def test_roboflow_s_yolo_folders(tmp_path: Path) -> None:
     assert names == {"train_images_a.jpg", "valid_images_a.jpg"}  # one name in two folders
 
 
+def test_labels_beside_their_photos_and_a_list_of_photos(tmp_path: Path) -> None:
+    """As labelImg-like tools write them: no data.yaml, and a name that begins like a split."""
+    save_photo(tmp_path / "in" / "test1.JPG")
+    (tmp_path / "in" / "test1.txt").write_text("1 0.1 0.1 0.9 0.1 0.9 0.9\n")
+    (tmp_path / "in" / "classes.txt").write_text("cup\nmug\n")
+    (tmp_path / "in" / "train.txt").write_text("test1.JPG\n")
+    (tmp_path / "in" / "README.roboflow.txt").write_text("text\n")
+    assert run("data", "import", tmp_path / "in", "--root", tmp_path / "set", *WHOLE) == 0
+    assert class_names(tmp_path / "set") == ["mug"]
+
+
 def test_files_of_two_annotators_and_a_test_folder_without_annotations(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -362,6 +373,9 @@ BAD: dict[str, tuple[Any, str]] = {
     "two formats": (_two_formats, "choose one with --format"),
     "label without photo": (_without_photo, "labels/one.txt has no photo of the same name"),
     "name in two folders": (_ambiguous, "which fits several photos (x/a.png, y/a.png)"),
+    "other kind of photo": (
+        lambda f: cvat_file(f, "", 'name="a.heic" width="1" height="1"'), "which is none of .jpg, .jpeg, .png"
+    ),
     "annotated twice": (_twice, "0.jpg is annotated in two places"),
     "yolo: class without name": (_yolo("3 0 0 1 0 1 1"), "line 1 of {}/images/a.jpg has class 3, which"),
     "yolo: box": (_yolo("0 0.5 0.5 0.1 0.1"), "has only a box"),
