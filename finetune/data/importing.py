@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import posixpath
 import tempfile
+import zipfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -88,9 +89,16 @@ def _opened(source: Path) -> Iterator[SourceFolder]:
     if not source.is_file():
         yield SourceFolder(source)
         return
+    if not zipfile.is_zipfile(source):
+        raise UserError(
+            f"{source} is neither a folder nor a zip: give the folder of the photos and annotations"
+        )
     with tempfile.TemporaryDirectory(prefix="maskrcnn-import-") as scratch:
-        unpack(source, Path(scratch))
-        yield SourceFolder(Path(scratch))
+        try:
+            unpack(source, Path(scratch))
+            yield SourceFolder(Path(scratch))
+        except UserError as error:  # the temporary folder means nothing to the user
+            raise UserError(error.message.replace(scratch, str(source))) from None
 
 
 def _note_unlisted(folder: SourceFolder, annotations: Annotations) -> None:

@@ -122,7 +122,7 @@ def _shape(shape: ElementTree.Element, width: int, height: int) -> np.ndarray:
         cx, cy, rx, ry = get("cx", "cy", "rx", "ry")
         return closed_curve((cx, cy), (rx, ry), angle)
     if shape.tag != "mask":
-        raise ValueError(f"is a {shape.tag}, which has no area")
+        raise ValueError(f"is of the kind {shape.tag!r}, which has no area")
     left, top, columns, rows = (int(value) for value in get("left", "top", "width", "height"))
     if min(left, top) < 0 or min(columns, rows) < 1 or left + columns > width or top + rows > height:
         raise ValueError(f"has a mask of {columns} x {rows} pixels that reaches out of the photo")

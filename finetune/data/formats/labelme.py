@@ -93,7 +93,7 @@ def _shape(shape: Mapping[str, Any], width: int, height: int) -> np.ndarray:
     if kind in ("polygon", "linestrip", "oriented_rectangle") or (kind == "rectangle" and len(points) == 4):
         return points
     if kind not in ("rectangle", "circle", "mask"):
-        raise ValueError(f"is a {kind}, which has no area")
+        raise ValueError(f"is of the kind {kind!r}, which has no area")
     if len(points) != 2:
         raise ValueError(f"has {len(points)} points and needs 2")
     (x0, y0), (x1, y1) = points

@@ -156,7 +156,7 @@ def shape_points(shape: Mapping[str, Any]) -> np.ndarray:
             return closed_curve((number(shape["cx"]), number(shape["cy"])), (rx, ry), theta) + 0.5
     except KeyError as error:
         raise ValueError(f"has no {error.args[0]}") from None
-    raise ValueError(f"is a {kind}, which has no area")
+    raise ValueError(f"is of the kind {kind!r}, which has no area")
 
 
 def write(root: Path, classes: Sequence[str], splits: Mapping[str, Sequence[Photo]]) -> None:

@@ -386,7 +386,7 @@ BAD: dict[str, tuple[Any, str]] = {
     "yolo: word": (_yolo("mug 0.1 0.1 0.2 0.2 0.3 0.3"), "begins with 'mug'"),
     "yolo: name twice": (_yolo("", "names: [mug, mug]"), "names a class twice"),
     "labelme: point": (
-        lambda f: labelme_file(f, shape("point", (1, 1))), "point 1 of {}/a.png is a point, which has no area"
+        lambda f: labelme_file(f, shape("point", (1, 1))), "point 1 of {}/a.png is of the kind 'point', which has no area"
     ),
     "labelme: nan": (
         lambda f: labelme_file(f, shape("polygon", (1, float("nan")), (2, 2), (3, 1))), "not a finite number"
@@ -454,6 +454,20 @@ def test_a_zip_that_leads_out_is_refused(
     assert run("data", "import", tmp_path / "in.zip", "--root", tmp_path / "set") == 1
     assert "an unsafe path or a link" in capsys.readouterr().err
     assert nothing_left(tmp_path / "set")
+
+
+def test_an_error_in_a_zip_names_the_zip(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "in").mkdir()
+    _without_photo(tmp_path / "in")
+    archive = shutil.make_archive(str(tmp_path / "export"), "zip", tmp_path / "in")
+    assert run("data", "import", archive, "--root", tmp_path / "set", *WHOLE) == 1
+    assert "labels/one.txt has no photo of the same name" in capsys.readouterr().err
+    cvat_file(tmp_path / "in2" / "deep", '<points label="mug"/>')
+    archive = shutil.make_archive(str(tmp_path / "export2"), "zip", tmp_path / "in2")
+    assert run("data", "import", archive, "--root", tmp_path / "set", *WHOLE) == 1
+    assert f"points 1 of {archive}/deep/a.png is of the kind 'points'" in capsys.readouterr().err
+    assert run("data", "import", tmp_path / "in" / "data.yaml", "--root", tmp_path / "set") == 1
+    assert "is neither a folder nor a zip" in capsys.readouterr().err
 
 
 def test_a_group_in_two_splits_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -180,7 +180,7 @@ BAD = {
     ),
     "a point": (
         _entries(via_entry("1.jpg", {"name": "point", "cx": 1, "cy": 1})),
-        "is a point, which has no area",
+        "is of the kind 'point', which has no area",
     ),
     "no radius": (_entries(via_entry("1.jpg", {"name": "circle", "cx": 1, "cy": 1})), "circle 1 of"),
     "not numbers": (_entries(via_entry("1.jpg", polygon(("a", 1), (2, 2), (3, 1)))), "the coordinate 'a'"),  # type: ignore[arg-type]
