@@ -137,6 +137,8 @@ def _run_import(source: Path, root: Path, *, format_name: str | None, force: boo
     from finetune.data.formats.source import Options
     from finetune.data.importing import import_dataset
 
+    if options["class_name"] and options["class_attribute"]:
+        raise click.UsageError("--class and --class-attribute exclude each other: give one")
     _report(root, import_dataset(source, root, Options(**options), format_name=format_name, force=force))
 
 

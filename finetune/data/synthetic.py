@@ -1,6 +1,6 @@
-"""A data set of drawn balloons with exact masks, for the demo and the tests.
+"""A balloon data set that is drawn: no download, exact masks, the same pictures for the same seed.
 
-The same seed draws the same pictures. A model for real photos needs real photos.
+It stands in for photos in the demo and in tests; a model for real photos wants real photos.
 """
 
 from collections.abc import Iterator
@@ -16,9 +16,7 @@ from finetune.data.drawing import draw_scene
 from finetune.data.masks import encode_mask
 from finetune.errors import UserError
 
-__all__ = ["draw_scene", "make_synthetic"]
-
-EMPTY_EVERY = 15  # one training picture in 15 shows no balloon
+EMPTY_EVERY = 15  # of the training pictures one in so many shows no balloon
 
 
 def make_synthetic(

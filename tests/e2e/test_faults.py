@@ -17,11 +17,11 @@ import pytest
 import requests
 from flask import Flask
 
-from finetune.cli import main as finetune
 from serve_config.models.management import default_version, versions
 from serve_config.server import lifecycle as server_module
 from serve_config.server.properties import Settings
 from serve_config.server.state import State
+from tests.commands import finetune
 from tests.e2e.callers import Callers
 from tests.e2e.conftest import page_config
 from tests.torchserve_fixture import RunningTorchServe, running_torchserve, serve, toy_archive

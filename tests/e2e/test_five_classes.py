@@ -9,10 +9,10 @@ import cv2
 import numpy as np
 import pytest
 
-from finetune.cli import main as finetune
 from finetune.data.dataset import class_names
 from serve_config.errors import ServeError
 from serve_config.models.ask import ask
+from tests.commands import finetune
 from tests.finetune.training.test_training import TOY
 from tests.torchserve_fixture import running_torchserve
 

@@ -23,8 +23,8 @@ import torch
 from safetensors.torch import load_file
 
 from finetune.checkpoints.run import Run
-from finetune.cli import main as finetune
 from finetune.data.synthetic import make_synthetic
+from tests.commands import finetune
 from tests.finetune.training.test_training import TOY
 from tests.serve_config.conftest import REPOSITORY
 from tests.torchserve_fixture import toy_archive

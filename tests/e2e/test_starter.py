@@ -13,9 +13,9 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from finetune.checkpoints.run import Run
-from finetune.cli import main as finetune
 from finetune.data.synthetic import draw_scene
 from serve_config.models.ask import ask
+from tests.commands import finetune
 from tests.torchserve_fixture import running_torchserve
 
 ROOT = Path(__file__).parents[2]

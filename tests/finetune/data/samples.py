@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from finetune.cli import main
+from tests.commands import finetune
 
 
 def save_photo(path: Path, width: int = 40, height: int = 30, *, orientation: int = 1, seed: int = 0) -> Path:
@@ -57,8 +57,8 @@ def via_folder(folder: Path, count: int = 5, **attributes: Any) -> Path:
 
 
 def run(*args: object) -> int:
-    """Run ``python -m finetune`` in this process."""
-    return main([str(arg) for arg in args])
+    """Run ``maskrcnn`` in this process; return the exit status."""
+    return finetune(args)
 
 
 def nothing_left(root: Path) -> bool:

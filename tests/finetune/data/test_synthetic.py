@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from finetune.data.dataset import load_split
-from finetune.data.drawing import MIN_PIXELS, draw_balloon, draw_light, draw_scene, hsv
+from finetune.data.drawing import MIN_PIXELS, draw_balloon, draw_scene
 from tests.finetune.data.samples import nothing_left, run
 
 
@@ -35,12 +35,10 @@ def test_an_empty_picture_has_no_balloon() -> None:
 @pytest.mark.parametrize("tilt", [0.0, 0.4, -2.0, 3.1])
 def test_the_outline_is_that_of_the_formula(tilt: float) -> None:
     """The cover's area equals the integral of R(t), whatever the tilt and the place between pixels."""
-    rng = np.random.default_rng(1)
-    light = draw_light(rng)
     areas = []
     for offset in (0.0, 0.37):
         patch = draw_balloon(
-            np.random.default_rng(7), (100 + offset, 90.5), 40, tilt, light, hsv(0, 0.9, 0.9)
+            np.random.default_rng(7), (100 + offset, 90.5), 40, tilt, np.array([0.9, 0.1, 0.1])
         )
         areas.append(float(patch.cover.sum()))
     draws = np.random.default_rng(7)
@@ -49,7 +47,7 @@ def test_the_outline_is_that_of_the_formula(tilt: float) -> None:
     profile = np.sqrt(1 + t) * (1 - t) ** neck
     area = 2 * length * np.trapezoid(profile / profile.max() * 40, t)
     assert areas[0] == pytest.approx(areas[1], rel=0.002)
-    assert areas[0] == pytest.approx(area, rel=0.02)  # the knot adds about 1 %
+    assert areas[0] == pytest.approx(area, rel=0.02)
 
 
 def test_balloons_stand_out_and_vary() -> None:
@@ -108,8 +106,8 @@ def test_again_draws_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         (("--size", "32x32"), 1, "out of bounds"),
         (("--size", "9000x9000"), 1, "out of bounds"),
         (("--size", "big"), 2, "not a size such as 640x480"),
-        (("--images", "many"), 2, "is not a valid integer range"),
-        (("--seed=-1",), 2, "is not in the range 0<=x<=4294967295"),
+        (("--images", "many"), 2, "is not a valid integer"),
+        (("--seed=-1",), 2, "is not in the range"),
     ],
 )
 def test_bad_options(

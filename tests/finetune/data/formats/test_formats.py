@@ -386,7 +386,8 @@ BAD: dict[str, tuple[Any, str]] = {
     "yolo: word": (_yolo("mug 0.1 0.1 0.2 0.2 0.3 0.3"), "begins with 'mug'"),
     "yolo: name twice": (_yolo("", "names: [mug, mug]"), "names a class twice"),
     "labelme: point": (
-        lambda f: labelme_file(f, shape("point", (1, 1))), "point 1 of {}/a.png is of the kind 'point', which has no area"
+        lambda f: labelme_file(f, shape("point", (1, 1))),
+        "point 1 of {}/a.png is of the kind 'point', which has no area",
     ),
     "labelme: nan": (
         lambda f: labelme_file(f, shape("polygon", (1, float("nan")), (2, 2), (3, 1))), "not a finite number"
