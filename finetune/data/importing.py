@@ -126,10 +126,17 @@ def write_annotations(
     """Write annotations as a data set; see ``import_dataset`` for the result and the errors."""
     photos = _usable_photos(annotations, options)
     classes = _classes(annotations, photos, options.class_name)
-    if options.negatives:
-        photos |= _negatives(options.negatives)
+    group_of = grouping(options.group_by)
     given = {key: photo.split for key, photo in photos.items()}
-    plan = plan_splits(given, options.val, options.test, options.seed, grouping(options.group_by))
+    plan = plan_splits(given, options.val, options.test, options.seed, group_of)
+    if options.negatives:
+        negatives = _negatives(options.negatives)
+        photos |= negatives
+        enough = len(negatives) >= len(plan)
+        val = options.val if enough and "val" in plan else 0
+        test = options.test if enough and "test" in plan else 0
+        for split, names in plan_splits(dict.fromkeys(negatives), val, test, options.seed, group_of).items():
+            plan[split] = plan[split] + names
     bases = Counter(posixpath.basename(key) for key in photos)
     short = {key: base if bases[base := posixpath.basename(key)] == 1 else key for key in photos}
     tally = Tally()

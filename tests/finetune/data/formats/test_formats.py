@@ -310,6 +310,24 @@ def test_negatives_join_the_splits_and_groups_stay_together(tmp_path: Path) -> N
     assert sorted(empty) == [f"n{i}.jpg" for i in range(5)]
 
 
+def test_negatives_are_spread_over_splits_that_folders_give(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        via_folder(tmp_path / "in" / split, 4, kind="mug")
+    for i in range(5):
+        save_photo(tmp_path / "nothing" / f"n{i}.jpg", seed=100 + i)
+    command = (
+        "data",
+        "import",
+        tmp_path / "in",
+        "--root",
+        tmp_path / "set",
+        "--negatives",
+        tmp_path / "nothing",
+    )
+    assert run(*command, "--val", 0.4, "--test", 0) == 0
+    assert [len(read_photos(tmp_path / "set", split)) for split in ("train", "val")] == [4 + 3, 4 + 2]
+
+
 @pytest.mark.parametrize(("crowd", "trained"), [("auto", 7), ("object", 7), ("keep", 0), ("drop", 0)])
 def test_crowds_of_cvat(tmp_path: Path, capsys: pytest.CaptureFixture[str], crowd: str, trained: int) -> None:
     command = ("data", "import", FIXTURES / "datumaro_coco", "--root", tmp_path / "set", *WHOLE)
