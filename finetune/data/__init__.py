@@ -1,4 +1,4 @@
-"""Data sets: balloon photos, synthetic balloons, anybody's VIA or COCO annotations, all in one layout.
+"""Data sets: anyone's annotations, the balloon photos and drawn balloons, in one layout.
 
-``layout`` defines that layout and is all that training and evaluation need to import.
+``dataset`` defines that layout and is all that training and evaluation import.
 """

@@ -4,17 +4,17 @@ https://github.com/matterport/Mask_RCNN/releases/tag/v2.1 . The 13 photos of its
 ``test``: never trained on, never used to choose a checkpoint. 20 % of its official ``train`` are our ``val``.
 """
 
-import stat
 import tempfile
-import zipfile
-import zlib
-from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from finetune.data.dataset import already_made, write_dataset
-from finetune.data.importers.via import read_via, to_photos
+from finetune.data.dataset import already_made
+from finetune.data.formats import via
+from finetune.data.formats.source import Options, SourceFolder
+from finetune.data.importing import write_annotations
 from finetune.data.split import split_names
+from finetune.data.unzip import unpack
 from finetune.download import cache_folder, download
 from finetune.errors import UserError
 from finetune.files import sha256_of
@@ -26,7 +26,6 @@ SHA256 = {
     "val": "46e0297a7a0f370bcc0250d683aafe869d1709a6bb0803d658fb1333ca76a09d",
 }
 MAX_BYTES = 400_000_000  # the zip has about 40 MB
-MAX_FILES = 1000
 
 
 def make_balloon(
@@ -43,7 +42,7 @@ def make_balloon(
         The contents of ``dataset.json``.
 
     Raises:
-        UserError: it cannot be fetched, or is not the balloon set.
+        UserError: it cannot be downloaded, or is not the balloon set.
     """
     source = f"Matterport balloon v2.1, val = 20 % of official train (seed {seed}), test = official val"
     if card := already_made(root, source, force):
@@ -58,7 +57,7 @@ def make_balloon(
     if not origin.is_file():
         raise UserError(f"{origin} is not there: give --from the balloon folder or its zip")
     with tempfile.TemporaryDirectory(prefix="balloon-") as scratch:
-        unpack(origin, Path(scratch))
+        unpack(origin, Path(scratch), max_bytes=MAX_BYTES)
         return _convert(_balloon_folder(Path(scratch)), root, source, seed)
 
 
@@ -75,44 +74,16 @@ def _convert(folder: Path, root: Path, source: str, seed: int) -> dict[str, Any]
         if sha256_of(path) != expected:
             raise UserError(
                 f"{path} is not the one of the balloon set v2.1 (its checksum differs): fetch {URL} again, "
-                "or convert annotations of your own with `data via`"
+                "or import annotations of your own with `maskrcnn data import`"
             )
-    train, test = (read_via(folder / split / "via_region_data.json") for split in ("train", "val"))
-    rest, drawn = split_names(list(train), 0.2, seed)
-
-    def class_of(region: Mapping[str, Any]) -> str:
-        return "balloon"
-
-    splits = {
-        "train": to_photos(folder / "train", train, rest, ["balloon"], class_of),
-        "val": to_photos(folder / "train", train, drawn, ["balloon"], class_of),
-        "test": to_photos(folder / "val", test, sorted(test), ["balloon"], class_of),
-    }
-    return write_dataset(root, name="balloon", classes=["balloon"], source=source, splits=splits)
-
-
-def unpack(archive: Path, folder: Path) -> None:
-    """Unpack a zip from a stranger: no path out of ``folder``, no links, at most MAX_BYTES and MAX_FILES.
-
-    Raises:
-        UserError: it is damaged, or not to be trusted.
-    """
-    again = "remove it and fetch the balloon set again"
-    try:
-        with zipfile.ZipFile(archive) as zipped:
-            members = [member for member in zipped.infolist() if not member.is_dir()]
-            if len(members) > MAX_FILES or sum(member.file_size for member in members) > MAX_BYTES:
-                raise UserError(f"{archive} unpacks to more than the balloon set: {again}")
-            for member in members:
-                path = PurePosixPath(member.filename.replace("\\", "/"))
-                leads_out = path.is_absolute() or ".." in path.parts or ":" in path.parts[0]
-                if leads_out or stat.S_IFMT(member.external_attr >> 16) not in (0, stat.S_IFREG):
-                    raise UserError(f"{archive} holds {member.filename!r}, an unsafe path or a link: {again}")
-                target = folder / path
-                target.parent.mkdir(parents=True, exist_ok=True)
-                with zipped.open(member) as packed:
-                    target.write_bytes(packed.read())  # at most file_size bytes; the CRC is checked
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError, zlib.error) as error:
-        raise UserError(f"{archive} is not a whole zip file ({error}): {again}") from None
-    except OSError as error:
-        raise UserError(f"cannot unpack {archive} ({error.strerror or error}): free some space") from None
+    options = Options(class_name="balloon")
+    annotations = via.read(SourceFolder(folder), options)
+    train = [photo.name for photo in annotations.photos if photo.split == "train"]
+    drawn = set(split_names(train, 0.2, seed)[1])
+    photos = [
+        replace(photo, split="test" if photo.split == "val" else "val" if photo.name in drawn else "train")
+        for photo in annotations.photos
+    ]
+    return write_annotations(
+        replace(annotations, photos=photos), root, options, name="balloon", source=source
+    )

@@ -1,4 +1,4 @@
-"""Look a data set over before hours of training go into it."""
+"""Validate a data set before training on it."""
 
 import hashlib
 from collections import Counter
@@ -7,30 +7,37 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 from pycocotools import mask as coco_mask
 
 from finetune.data.dataset import SPLITS, read_card
+from finetune.data.duplicates import difference_hash, near_pairs
 from finetune.data.masks import polygon_area, to_rle
 from finetune.data.photos import open_photo, photo_path, upright_size
 from finetune.errors import UserError
 from finetune.files import read_json
 
 SMALL, MEDIUM = 32**2, 96**2  # upper bounds of COCO's size classes, in pixels of mask
+FEW = 10  # objects of a class in train, below which a warning says so
 SHOWN = 30  # at most so many errors, and warnings, are printed
 
 
 @dataclass
 class Report:
-    """What was found: ``errors`` break training or falsify its numbers, ``warnings`` may be meant."""
+    """What was found: ``errors`` break training or falsify its numbers, ``warnings`` may be intended."""
 
     card: dict[str, Any]
     photos: Counter[str] = field(default_factory=Counter)  # by split
     empty: Counter[str] = field(default_factory=Counter)
-    objects: Counter[tuple[str, str]] = field(default_factory=Counter)  # by split and class
+    objects: Counter[tuple[str, str]] = field(default_factory=Counter)  # by split and class, without crowds
+    photos_with: Counter[tuple[str, str]] = field(default_factory=Counter)  # by split and class
+    crowds: Counter[str] = field(default_factory=Counter)  # by split: training ignores these
     sizes: Counter[tuple[str, str]] = field(default_factory=Counter)  # by split and small, medium, large
     errors: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    hashes: list[tuple[str, str, np.ndarray]] = field(default_factory=list)  # split, name, difference hash
 
 
 def check_dataset(root: Path) -> Report:
@@ -61,10 +68,46 @@ def check_dataset(root: Path) -> Report:
         listed = splits.get(split) if isinstance(splits, dict) else None
         if listed != report.photos[split]:
             report.warnings.append(f"dataset.json counts {listed} photos in {split}: correct it")
-    for name in report.card["classes"]:
-        if not report.objects["train", name]:
-            report.warnings.append(f"no object of class {name!r} in train: annotate some or drop the class")
+        if report.photos[split] and not any(report.objects[split, name] for name in report.card["classes"]):
+            crowds = f" ({report.crowds[split]} are marked iscrowd)" if report.crowds[split] else ""
+            cure = "import it again with --crowd object" if crowds else "annotate some"
+            report.errors.append(f"{split} has no object that training sees{crowds}: {cure}")
+    _check_classes(report)
+    _check_near_duplicates(report)
     return report
+
+
+def _check_classes(report: Report) -> None:
+    """Warn about classes with few objects, and say what sampling can do about rare ones."""
+    photos = report.photos["train"]
+    for name in report.card["classes"]:
+        count = report.objects["train", name]
+        if not count:
+            report.warnings.append(f"no object of class {name!r} in train: annotate some or drop the class")
+        elif count < FEW:
+            report.warnings.append(
+                f"only {count} objects of class {name!r} in train: annotate at least {FEW}"
+            )
+        if (
+            count
+            and len(report.card["classes"]) > 1
+            and (share := report.photos_with["train", name] / photos) < 0.1
+        ):
+            factor = max((0.1 / share) ** 0.5, 1)
+            report.warnings.append(
+                f"class {name!r} is in {share:.0%} of the train photos: training with FINETUNE.REPEAT_THRESHOLD 0.1 "
+                f"shows them {factor:.1f} times as often"
+            )
+
+
+def _check_near_duplicates(report: Report) -> None:
+    for i, j in near_pairs([each for _, _, each in report.hashes]):
+        (split, name, _), (other_split, other, _) = report.hashes[i], report.hashes[j]
+        if split != other_split:
+            report.warnings.append(
+                f"{name} in {split} and {other} in {other_split} look alike: if they show one scene, import again with "
+                "--group-by"
+            )
 
 
 def _check_split(
@@ -87,6 +130,7 @@ def _check_split(
 
     sizes: dict[Any, tuple[int, int]] = {}
     counts: Counter[Any] = Counter()
+    classes_of: dict[Any, set[str]] = {}
     labels: dict[Any, str] = {}
     for image in coco["images"]:
         number, name = image.get("id"), str(image.get("file_name"))
@@ -114,18 +158,18 @@ def _check_split(
                 f"{where} has category {number}, which is not listed: list it or remove this one"
             )
         _check_annotation(where, annotation, sizes[image_id], report, split, str(class_name))
+        if not annotation.get("iscrowd"):
+            classes_of.setdefault(image_id, set()).add(str(class_name))
     for number, times in annotation_ids.items():
         if times > 1:
-            report.errors.append(
-                f"{path.name}: annotation id {number} is used {times} times: number them anew"
-            )
+            report.errors.append(f"{path.name}: annotation id {number} is used {times} times: renumber them")
+    for found in classes_of.values():
+        report.photos_with.update((split, each) for each in found)
     report.empty[split] = sum(1 for number in sizes if not counts[number])
     if not sizes:
         report.errors.append(f"{path.name} has no photos: make the data set again with a share for {split}")
     elif report.empty[split]:
-        report.warnings.append(
-            f"{report.empty[split]} of {len(sizes)} photos in {split} show no object: is it meant?"
-        )
+        report.notes.append(f"{report.empty[split]} of {len(sizes)} photos in {split} show no object")
 
 
 def _check_photo(
@@ -141,6 +185,7 @@ def _check_photo(
         path = photo_path(root, name)
         with open_photo(path) as image:
             actual = upright_size(image)
+            difference = difference_hash(image)
     except UserError as error:
         report.errors.append(str(error))
         return
@@ -152,6 +197,7 @@ def _check_photo(
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     if digest not in contents:
         contents[digest] = (split, name)
+        report.hashes.append((split, name, difference))
         return
     other_split, other = contents[digest]
     if other_split == split:
@@ -166,7 +212,7 @@ def _check_annotation(
     """Check box and segmentation of one object, and count it."""
     problem, outside = segmentation_problem(annotation.get("segmentation"), *size)
     if problem:
-        report.errors.append(f"{where} {problem}: mend or remove it")
+        report.errors.append(f"{where} {problem}: correct or remove it")
         return
     if outside:
         report.warnings.append(f"{where} reaches {outside:.1f} pixels out of the image: clip it")
@@ -174,10 +220,13 @@ def _check_annotation(
     if not isinstance(box, list) or len(box) != 4 or not all(isinstance(v, int | float) for v in box):
         report.errors.append(f"{where} has no box of four numbers: make the data set again")
     elif not (box[2] > 0 and box[3] > 0):
-        report.errors.append(f"{where} has a box of no size ({box[2]} x {box[3]}): mend or remove it")
+        report.errors.append(f"{where} has a box of no size ({box[2]} x {box[3]}): correct or remove it")
     area = annotation.get("area")
     if not isinstance(area, int | float) or area <= 0:
         report.errors.append(f"{where} has no area: make the data set again")
+        return
+    if annotation.get("iscrowd"):
+        report.crowds[split] += 1
         return
     report.objects[split, name] += 1
     report.sizes[split, "small" if area < SMALL else "medium" if area < MEDIUM else "large"] += 1
@@ -213,25 +262,32 @@ def segmentation_problem(segmentation: Any, width: int, height: int) -> tuple[st
 
 
 def print_report(report: Report) -> None:
-    """Print counts as a table, then errors and warnings, one a line."""
+    """Print what training will see as tables, then errors, warnings and notes, one a line."""
     card = report.card
-    print(f"{card.get('name')}: {card.get('source', 'source unknown')}")
-    print(f"\n{'split':<8}{'photos':>8}{'empty':>8}{'objects':>9}{'small':>8}{'medium':>8}{'large':>8}")
+    click.echo(f"{card.get('name')}: {card.get('source', 'source unknown')}")
+    click.echo(
+        f"\n{'split':<8}{'photos':>8}{'empty':>8}{'objects':>9}{'small':>8}{'medium':>8}{'large':>8}{'crowds':>8}"
+    )
     for split in SPLITS:
         if split in report.photos:
             sizes = [report.sizes[split, size] for size in ("small", "medium", "large")]
-            row = [report.photos[split], report.empty[split]]
-            print(f"{split:<8}{row[0]:>8}{row[1]:>8}{sum(sizes):>9}" + "".join(f"{n:>8}" for n in sizes))
-    print("(by area of the mask: small below 32 x 32 pixels, large from 96 x 96)")
+            row = [*sizes, report.crowds[split]]
+            click.echo(
+                f"{split:<8}{report.photos[split]:>8}{report.empty[split]:>8}{sum(sizes):>9}"
+                + "".join(f"{n:>8}" for n in row)
+            )
+    click.echo(
+        "(by area of the mask: small below 32 x 32 pixels, large from 96 x 96; training ignores crowds)"
+    )
     width = max(len("class"), *map(len, card["classes"])) + 2
-    print(f"\n{'class':<{width}}" + "".join(f"{split:>8}" for split in SPLITS))
+    click.echo(f"\n{'class':<{width}}" + "".join(f"{split:>8}" for split in SPLITS))
     for name in card["classes"]:
-        print(f"{name:<{width}}" + "".join(f"{report.objects[split, name]:>8}" for split in SPLITS))
-    for kind, lines in (("error", report.errors), ("warning", report.warnings)):
+        click.echo(f"{name:<{width}}" + "".join(f"{report.objects[split, name]:>8}" for split in SPLITS))
+    for kind, lines in (("error", report.errors), ("warning", report.warnings), ("note", report.notes)):
         if lines:
-            print()
+            click.echo()
         for line in lines[:SHOWN]:
-            print(f"{kind}: {line}")
+            click.echo(f"{kind}: {line}")
         if len(lines) > SHOWN:
-            print(f"… and {len(lines) - SHOWN} more of these")
-    print(f"\n{len(report.errors)} errors, {len(report.warnings)} warnings")
+            click.echo(f"… and {len(lines) - SHOWN} more of these")
+    click.echo(f"\n{len(report.errors)} errors, {len(report.warnings)} warnings")

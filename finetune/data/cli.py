@@ -1,4 +1,4 @@
-"""``maskrcnn data``: make and check data sets."""
+"""``maskrcnn data …``: make, check, merge and export data sets."""
 
 from __future__ import annotations
 
@@ -8,86 +8,66 @@ from typing import Any
 
 import click
 
-# The modules that do the work are imported when a command runs, so --help answers at once.
+# The modules that do the work are imported when a command runs, so that --help answers at once.
 
-Command = Callable[..., Any]
-PATH = click.Path(path_type=Path)
+FORMAT_NAMES = ("via", "coco", "labelme", "yolo", "label-studio", "cvat")
+DIRECTORY = click.Path(path_type=Path, file_okay=False)
 SEED = click.IntRange(0, 2**32 - 1)
 SHARE = click.FloatRange(0, 1, max_open=True)
 
 
-def _options(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
-    """Several options as one decorator, in the order of ``--help``."""
-
-    def add(command: Command) -> Command:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return add
-
-
-force = click.option("--force", is_flag=True, help="Replace the data set at --root.")
-root = click.option("--root", type=PATH, required=True, metavar="DIR", help="The folder to make.")
-conversion = _options(
-    root,
-    click.option("--val", type=SHARE, default=0.2, show_default=True, help="Share of the photos for val, if it has no "
-                 "annotations of its own."),
-    click.option("--test", type=SHARE, default=0.2, show_default=True, help="The same for test."),
-    click.option("--seed", type=SEED, default=0, show_default=True, help="Draws these photos."),
-    click.option("--skip-bad", is_flag=True, help="Leave out shapes that cannot be used, and list them."),
-    force,
-)  # fmt: skip
-
-
-def _report(root: Path, card: dict[str, Any]) -> None:
-    counts = ", ".join(f"{split} {count}" for split, count in card["splits"].items())
-    click.echo(f"{card['name']}: {counts} photos; classes: {', '.join(card['classes'])}")
-    click.echo(root)
-
-
-@click.group()
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def data() -> None:
-    """Make and check data sets.
+    """Make, check, merge and export data sets.
 
     \b
     Examples:
-      maskrcnn data balloon
-      maskrcnn data via photos --class mug --root data/mugs
+      maskrcnn data import photos --class mug --root data/mugs
       maskrcnn data check data/mugs
     """
 
 
+def _report(root: Path, card: dict[str, Any]) -> None:
+    counts = ", ".join(f"{split} {count}" for split, count in card["splits"].items())
+    click.echo(f"{card['name']}: {counts} photos; classes: {', '.join(card['classes'])}", err=True)
+    click.echo(root)
+
+
+_force = click.option("--force", is_flag=True, help="Replace the data set at --root.")
+_root = click.option("--root", type=DIRECTORY, required=True, help="The folder to make.")
+
+
 @data.command()
+@click.option("--root", type=DIRECTORY, default="data/balloon", show_default=True, help="The folder to make.")
 @click.option(
-    "--root",
-    type=PATH,
-    default=Path("data/balloon"),
-    show_default=True,
-    metavar="DIR",
-    help="The folder to make.",
+    "--from",
+    "origin",
+    type=click.Path(path_type=Path),
+    metavar="DIR|ZIP",
+    help="Take it from here, not from GitHub.",
 )
-@click.option(
-    "--from", "origin", type=PATH, metavar="DIR|ZIP", help="Take it from here instead of downloading it."
-)
-@click.option("--url", help="Where to download it [default: the release on GitHub].")
+@click.option("--url", help="Where to download it.  [default: the release on GitHub]")
 @click.option("--seed", type=SEED, default=1997, show_default=True, help="Draws the val photos.")
-@force
-def balloon(root: Path, url: str | None, **options: Any) -> None:
-    """The balloon photos of Matterport's Mask R-CNN."""
+@_force
+def balloon(root: Path, origin: Path | None, url: str | None, seed: int, force: bool) -> None:
+    """The balloon photos of Matterport's Mask R-CNN.
+
+    \b
+    Examples:
+      maskrcnn data balloon
+      maskrcnn data balloon --from balloon_dataset.zip --root data/balloon
+    """
     from finetune.data.balloon import URL, make_balloon
 
-    _report(root, make_balloon(root, url=url or URL, **options))
+    _report(root, make_balloon(root, origin=origin, url=url or URL, seed=seed, force=force))
 
 
-class _Size(click.ParamType):
-    name = "WxH"
+class _Size(click.ParamType[tuple[int, int]]):
+    name = "size"
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[int, int]:
-        if isinstance(value, tuple):
-            return value
         width, _, height = str(value).partition("x")
         if not (width.isdecimal() and height.isdecimal()):
             self.fail(f"{value!r} is not a size such as 640x480", param, ctx)
@@ -95,67 +75,200 @@ class _Size(click.ParamType):
 
 
 @data.command()
-@root
-@click.option("--images", type=int, default=60, show_default=True, help="How many pictures.")
+@_root
+@click.option(
+    "--images", type=click.IntRange(min=3), default=60, show_default=True, help="Number of pictures."
+)
 @click.option(
     "--seed", type=SEED, default=0, show_default=True, help="The same seed draws the same pictures."
 )
-@click.option("--size", type=_Size(), default="640x480", show_default=True, help="In pixels.")
-@force
-def synthetic(root: Path, **options: Any) -> None:
-    """Drawn balloons with exact masks; no download."""
+@click.option("--size", type=_Size(), default="640x480", show_default=True, metavar="WxH", help="In pixels.")
+@_force
+def synthetic(root: Path, images: int, seed: int, size: tuple[int, int], force: bool) -> None:
+    """Drawn balloons with exact masks, without a download.
+
+    \b
+    Example:
+      maskrcnn data synthetic --images 60 --root data/synthetic
+    """
     from finetune.data.synthetic import make_synthetic
 
-    _report(root, make_synthetic(root, **options))
+    _report(root, make_synthetic(root, images=images, seed=seed, size=size, force=force))
 
 
-@data.command()
-@click.argument("folder", type=PATH)
-@click.option("--class", "class_name", metavar="NAME", help="The one class of all regions.")
-@click.option("--class-attribute", metavar="NAME", help="The region attribute that names the class.")
-@click.option(
-    "--keep-empty", is_flag=True, help="Keep photos without a region: they show what is not an object."
-)
-@conversion
-def via(folder: Path, root: Path, **options: Any) -> None:
-    """Photos annotated with VIA.
+def _import_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that all kinds of import share; they have the names of ``importing.Options``."""
+    share = "Share of the photos for this split, where the source has none."
+    group = "Keep photos of one group in one split: those of a folder, or whose names match alike."
+    crowd = "What to do with objects marked iscrowd: training ignores those that are kept."
+    for option in reversed(
+        [
+            click.option("--val", type=SHARE, default=0.2, show_default=True, metavar="SHARE", help=share),
+            click.option("--test", type=SHARE, default=0.2, show_default=True, metavar="SHARE", help=share),
+            click.option("--seed", type=SEED, default=0, show_default=True, help="Draws these photos."),
+            click.option("--group-by", metavar="REGEX|folder", help=group),
+            click.option("--class", "class_name", metavar="NAME", help="The one class of all objects."),
+            click.option(
+                "--empty",
+                type=click.Choice(("keep", "drop")),
+                default="keep",
+                show_default=True,
+                help="What to do with photos that were annotated with no object.",
+            ),
+            click.option(
+                "--negatives", type=DIRECTORY, metavar="DIR", help="Add photos that show no object."
+            ),
+            click.option(
+                "--crowd",
+                type=click.Choice(("auto", "keep", "object", "drop")),
+                default="auto",
+                show_default=True,
+                help=crowd,
+            ),
+            click.option("--skip-bad", is_flag=True, help="Leave out what cannot be used, and say so."),
+            _force,
+        ]
+    ):
+        command = option(command)
+    return command
 
-    FOLDER holds the photos and their VIA file, or folders train, val and test that do.
-    """
-    from finetune.data.importers.via import make_via
+
+def _run_import(source: Path, root: Path, *, format_name: str | None, force: bool, **options: Any) -> None:
+    from finetune.data.formats.source import Options
+    from finetune.data.importing import import_dataset
 
     if options["class_name"] and options["class_attribute"]:
         raise click.UsageError("--class and --class-attribute exclude each other: give one")
-    _report(root, make_via(folder, root, **options))
+    _report(root, import_dataset(source, root, Options(**options), format_name=format_name, force=force))
+
+
+_attribute = click.option(
+    "--class-attribute", metavar="NAME", help="The VIA region attribute that names the class."
+)
+
+
+@data.command("import")
+@click.argument("source", type=click.Path(path_type=Path))
+@_root
+@click.option("--format", "format_name", type=click.Choice(FORMAT_NAMES), help="Recognized if not given.")
+@_attribute
+@_import_options
+def import_(**arguments: Any) -> None:
+    """Annotated photos, in a folder or a zip: VIA, COCO, labelme, YOLO-seg, Label Studio or CVAT.
+
+    \b
+    Examples:
+      maskrcnn data import export.zip --root data/mugs
+      maskrcnn data import photos --class mug --root data/mugs
+      maskrcnn data import frames --group-by folder --negatives empty_rooms --root data/rooms
+    """
+    _run_import(**arguments)
 
 
 @data.command()
-@click.option("--images", type=PATH, required=True, metavar="DIR", help="The folder of the images.")
-@click.option("--annotations", type=PATH, required=True, metavar="FILE", help="The COCO JSON.")
-@click.option("--annotations-val", type=PATH, metavar="FILE", help="That of val, if it has one.")
-@click.option("--images-val", type=PATH, metavar="DIR", help="Images of val [default: --images].")
-@click.option("--annotations-test", type=PATH, metavar="FILE", help="That of test, if it has one.")
-@click.option("--images-test", type=PATH, metavar="DIR", help="Images of test [default: --images].")
-@conversion
-def coco(images: Path, annotations: Path, root: Path, **options: Any) -> None:
-    """Photos with COCO annotations."""
-    from finetune.data.importers.coco import make_coco
+@click.argument("source", type=click.Path(path_type=Path), metavar="DIR")
+@_root
+@_attribute
+@_import_options
+def via(**arguments: Any) -> None:
+    """The same as import --format via.
 
-    files, folders = {"train": annotations}, {"train": images}
-    for split in ("val", "test"):
-        file, folder = options.pop(f"annotations_{split}"), options.pop(f"images_{split}")
-        if file:
-            files[split], folders[split] = file, folder or images
-    _report(root, make_coco(files, folders, root, **options))
+    \b
+    Example:
+      maskrcnn data via photos --class mug --root data/mugs
+    """
+    _run_import(format_name="via", **arguments)
 
 
 @data.command()
-@click.argument("root", type=PATH)
+@click.option("--images", type=DIRECTORY, required=True, metavar="DIR", help="The folder of the photos.")
+@click.option(
+    "--annotations", type=click.Path(path_type=Path), required=True, metavar="FILE", help="The COCO JSON."
+)
+@click.option("--annotations-val", type=click.Path(path_type=Path), metavar="FILE", help="That of val.")
+@click.option("--images-val", type=DIRECTORY, metavar="DIR", help="[default: --images]")
+@click.option("--annotations-test", type=click.Path(path_type=Path), metavar="FILE", help="That of test.")
+@click.option("--images-test", type=DIRECTORY, metavar="DIR", help="[default: --images]")
+@_root
+@_import_options
+def coco(
+    images: Path,
+    annotations: Path,
+    annotations_val: Path | None,
+    images_val: Path | None,
+    annotations_test: Path | None,
+    images_test: Path | None,
+    root: Path,
+    force: bool,
+    **options: Any,
+) -> None:
+    """COCO files that lie apart from their photos.
+
+    \b
+    Example:
+      maskrcnn data coco --images photos --annotations mugs.json --root data/mugs
+    """
+    from finetune.data.formats.source import Options
+    from finetune.data.importing import import_coco
+
+    files = {"train": (annotations, images)}
+    if annotations_val:
+        files["val"] = (annotations_val, images_val or images)
+    if annotations_test:
+        files["test"] = (annotations_test, images_test or images)
+    _report(root, import_coco(files, root, Options(**options), force=force))
+
+
+@data.command()
+@click.argument("root", type=DIRECTORY, metavar="DIR")
 def check(root: Path) -> int:
-    """Validate a data set before training on it; exit status 1 if it has errors."""
+    """Check a data set before training on it; exit status 1 if it has errors.
+
+    \b
+    Example:
+      maskrcnn data check data/mugs
+    """
     from finetune.data.check import check_dataset, print_report
 
     report = check_dataset(root)
     print_report(report)
     click.echo(root)
     return 1 if report.errors else 0
+
+
+@data.command()
+@click.argument("old", type=DIRECTORY)
+@click.argument("new", type=DIRECTORY)
+@_root
+@_force
+def merge(old: Path, new: Path, root: Path, force: bool) -> None:
+    """Merge a corrected or enlarged data set into an older one.
+
+    The newer annotations of a photo win; photos of the older set stay in their split.
+
+    \b
+    Example:
+      maskrcnn data merge data/mugs data/mugs_corrected --root data/mugs_2
+    """
+    from finetune.data.merge import merge_datasets
+
+    _report(root, merge_datasets(old, new, root, force=force))
+
+
+@data.command()
+@click.argument("root", type=DIRECTORY, metavar="DIR")
+@click.option("--format", "format_name", type=click.Choice(FORMAT_NAMES), required=True)
+@click.option("--output", type=DIRECTORY, help="The folder to make.  [default: DIR_FORMAT]")
+@_force
+def export(root: Path, format_name: str, output: Path | None, force: bool) -> None:
+    """Write a data set in the format of another tool, photos included.
+
+    \b
+    Example:
+      maskrcnn data export data/mugs --format labelme --output mugs_labelme
+    """
+    from finetune.data.exporting import export_dataset
+
+    click.echo(
+        export_dataset(root, format_name, output or root.with_name(f"{root.name}_{format_name}"), force=force)
+    )

@@ -13,17 +13,17 @@ Photos stand upright (no EXIF orientation); ids of images and annotations are un
 
 import json
 import re
-import shutil
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import click
 
 from finetune.data.masks import Segmentation, box_and_area
 from finetune.data.photos import copy_upright
 from finetune.errors import UserError
-from finetune.files import read_json, replace_folder
+from finetune.files import new_folder, read_json, write_json
 
 SPLITS = ("train", "val", "test")
 
@@ -39,8 +39,10 @@ class Instance:
 
 @dataclass(frozen=True)
 class Photo:
-    """One image and its objects: ``image`` is a file to copy, or an encoded image; sizes in pixels,
-    upright."""
+    """One image and its objects.
+
+    ``image`` is a file to copy or an encoded image; the sizes are pixels of the upright image.
+    """
 
     name: str
     image: Path | bytes
@@ -60,7 +62,7 @@ def read_card(root: Path | str) -> dict[str, Any]:
     """
     root = Path(root)
     if not (root / "dataset.json").is_file():
-        made = "make one with `maskrcnn data balloon|synthetic|via|coco`"
+        made = "make one with `maskrcnn data import` or `maskrcnn data balloon`"
         raise UserError(f"{root} holds no data set (no dataset.json): {made}")
     card = read_json(root / "dataset.json")
     classes = card.get("classes") if isinstance(card, dict) else None
@@ -151,10 +153,10 @@ def load_split(root: Path | str, split: str) -> list[dict[str, Any]]:
 
 
 def already_made(root: Path, source: str, force: bool) -> dict[str, Any] | None:
-    """The card of this very data set if it lies at ``root``, so that making it can be skipped (and says so).
+    """The card of the data set at ``root`` if the same command made it, so that it need not be made again.
 
     Args:
-        source: what ``write_dataset`` will be given. force: make it again all the same.
+        source: what ``write_dataset`` will be given. force: make it again in any case.
 
     Raises:
         UserError: files that are no data set lie there, or another data set and no ``force``.
@@ -164,12 +166,12 @@ def already_made(root: Path, source: str, force: bool) -> dict[str, Any] | None:
     card = read_card(root)
     if card.get("source") != source:
         raise UserError(f"{root} holds another data set: choose another --root, or replace it with --force")
-    print(f"{root} is made already (--force makes it again)")
+    click.echo(f"{root} is up to date (--force makes it again)", err=True)
     return card
 
 
 def _check_replaceable(root: Path) -> bool:
-    """Whether a data set lies at ``root``; anything else but nothing or an empty folder is a UserError."""
+    """Whether a data set lies at ``root``; anything but a data set, an empty folder or nothing is a UserError."""
     if root.exists() and not root.is_dir():
         raise UserError(f"{root} is a file: choose another folder with --root")
     if not root.exists() or not any(root.iterdir()):
@@ -202,60 +204,86 @@ def write_dataset(
         UserError: no classes, no training photos, an unreadable photo, or no space.
     """
     _check_replaceable(root)
-    if not classes:
-        raise UserError("the data set has no classes: annotate at least one object")
-    categories = [{"id": i, "name": class_name} for i, class_name in enumerate(classes, start=1)]
     try:
-        root.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{root.name}.", suffix=".partial", dir=root.parent))
-    except OSError as error:
-        raise UserError(f"cannot write to {root.parent} ({error.strerror}): choose another --root") from None
-    try:
-        partial.chmod(0o755)  # mkdtemp makes it private
-        (partial / "images").mkdir()
-        taken: set[str] = set()
-        image_id = annotation_id = 0
-        counts = {}
-        for split, photos in splits.items():
-            coco: dict[str, list] = {"images": [], "annotations": [], "categories": categories}
-            for photo in photos:
-                image_id += 1
-                file_name = f"images/{_free_name(photo.name, taken)}"
-                if isinstance(photo.image, bytes):
-                    (partial / file_name).write_bytes(photo.image)
-                else:
-                    copy_upright(photo.image, partial / file_name)
-                coco["images"].append(
-                    {"id": image_id, "file_name": file_name, "width": photo.width, "height": photo.height}
-                )
-                for instance in photo.instances:
-                    annotation_id += 1  # from 1: pycocotools takes an id of 0 for "no match"
-                    box, area = box_and_area(instance.segmentation, photo.width, photo.height)
-                    coco["annotations"].append(
-                        {
-                            "id": annotation_id,
-                            "image_id": image_id,
-                            "category_id": instance.class_id + 1,
-                            "bbox": box,
-                            "area": area,
-                            "iscrowd": int(instance.iscrowd),
-                            "segmentation": instance.segmentation,
-                        }
-                    )
-            counts[split] = len(coco["images"])
-            (partial / f"{split}.json").write_text(json.dumps(coco))
-        if not counts.get("train"):
-            raise UserError("the data set has no photos to train on: annotate some, or check the paths")
-        card = {"name": name, "classes": list(classes), "source": source, "splits": counts}
-        (partial / "dataset.json").write_text(json.dumps(card, indent=2) + "\n")
-        replace_folder(partial, root)
-        return card
+        with new_folder(root) as folder:
+            (folder / "images").mkdir()
+            taken: set[str] = set()
+            counts: dict[str, int] = {}
+            first_image = first_annotation = 1  # pycocotools takes an id of 0 for "no match"
+            for split, photos in splits.items():
+                kept = [_store(photo, folder, taken) for photo in photos]
+                document = coco_document(classes, kept, first_image, first_annotation)
+                first_image += len(document["images"])
+                first_annotation += len(document["annotations"])
+                (folder / f"{split}.json").write_text(json.dumps(document))
+                counts[split] = len(kept)
+            if not classes:
+                raise UserError("the data set has no classes: annotate at least one object")
+            if not counts.get("train"):
+                raise UserError("the data set has no photos to train on: annotate some, or check the paths")
+            card = {"name": name, "classes": list(classes), "source": source, "splits": counts}
+            write_json(folder / "dataset.json", card)
+            return card
     except OSError as error:
         raise UserError(
             f"cannot write the data set {root} ({error.strerror or error}): free some space"
         ) from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _store(photo: Photo, folder: Path, taken: set[str]) -> Photo:
+    """Copy a photo upright into ``images/``; the result has no picture any more, and its new name."""
+    name = f"images/{_free_name(photo.name, taken)}"
+    if isinstance(photo.image, bytes):
+        (folder / name).write_bytes(photo.image)
+    else:
+        copy_upright(photo.image, folder / name)
+    return replace(photo, name=name, image=b"")
+
+
+def coco_document(
+    classes: Sequence[str], photos: Iterable[Photo], first_image: int = 1, first_annotation: int = 1
+) -> dict[str, list[dict[str, Any]]]:
+    """The content of a COCO JSON file; ids count up from the two given ones."""
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for image_id, photo in enumerate(photos, start=first_image):
+        images.append({"id": image_id, "file_name": photo.name, "width": photo.width, "height": photo.height})
+        for instance in photo.instances:
+            box, area = box_and_area(instance.segmentation, photo.width, photo.height)
+            annotations.append(
+                {
+                    "id": first_annotation + len(annotations),
+                    "image_id": image_id,
+                    "category_id": instance.class_id + 1,
+                    "bbox": box,
+                    "area": area,
+                    "iscrowd": int(instance.iscrowd),
+                    "segmentation": instance.segmentation,
+                }
+            )
+    categories = [{"id": i, "name": class_name} for i, class_name in enumerate(classes, start=1)]
+    return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def read_photos(root: Path, split: str) -> list[Photo]:
+    """One split as photos, the form in which ``write_dataset`` takes it.
+
+    Raises:
+        UserError: see ``load_split``.
+    """
+    return [
+        Photo(
+            Path(record["file_name"]).name,
+            Path(record["file_name"]),
+            record["width"],
+            record["height"],
+            [
+                Instance(each["category_id"], each["segmentation"], bool(each["iscrowd"]))
+                for each in record["annotations"]
+            ],
+        )
+        for record in load_split(root, split)
+    ]
 
 
 def _free_name(name: str, taken: set[str]) -> str:

@@ -4,8 +4,10 @@ A *segmentation* is a list of polygons, each ``[x0, y0, x1, y1, …]`` in pixels
 first pixel spans 0..1), or a compressed RLE ``{"size": [height, width], "counts": str}``.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
+import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
 
@@ -89,6 +91,51 @@ def encode_mask(mask: np.ndarray) -> dict[str, Any]:
     """Compressed COCO RLE of a (H, W) boolean mask, its counts as text so that it fits into JSON."""
     rle = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
     return {"size": [int(n) for n in rle["size"]], "counts": rle["counts"].decode("ascii")}
+
+
+def to_mask(segmentation: Segmentation, width: int, height: int) -> np.ndarray:
+    """The (H, W) bool mask of polygons or of an RLE of either kind.
+
+    Raises:
+        ValueError: the RLE does not describe a mask of this size.
+    """
+    return coco_mask.decode(to_rle(segmentation, width, height)).astype(bool)
+
+
+def polygons_to_mask(polygons: Sequence[np.ndarray], width: int, height: int) -> np.ndarray:
+    """The (H, W) bool mask of polygons, each (N, 2), which need not be clean.
+
+    Raises:
+        ValueError: a polygon cannot be used.
+    """
+    return to_mask([clean_polygon(polygon, width, height) for polygon in polygons], width, height)
+
+
+def crop(mask: np.ndarray) -> tuple[int, int, np.ndarray]:
+    """The left column, the top row and the content of the box around a mask that is not empty."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    part = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    return int(columns[0]), int(rows[0]), part
+
+
+def single_polygon(segmentation: Segmentation, width: int, height: int) -> np.ndarray:
+    """One polygon (N, 2) of an object, for formats without holes and parts.
+
+    Holes and parts are joined by bridges of no width, which the even-odd rule of filling ignores.
+    """
+    if isinstance(segmentation, list) and len(segmentation) == 1:
+        return np.reshape(segmentation[0], (-1, 2))
+    mask = to_mask(segmentation, width, height).astype(np.uint8)
+    # At twice the size an outline runs a quarter of a pixel inside the edges, so filling it restores every pixel.
+    contours, _ = cv2.findContours(mask.repeat(2, 0).repeat(2, 1), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    rings = [ring.reshape(-1, 2) / 2 + 0.25 for ring in contours]
+    rings.sort(key=lambda ring: -len(ring))
+    joined = rings[0]
+    for ring in rings[1:]:
+        distance = ((joined[:, None] - ring[None]) ** 2).sum(axis=2)
+        i, j = (int(n) for n in np.unravel_index(int(distance.argmin()), distance.shape))
+        joined = np.concatenate([joined[: i + 1], ring[j:], ring[: j + 1], joined[i:]])
+    return joined
 
 
 def to_rle(segmentation: Segmentation, width: int, height: int) -> dict[str, Any]:

@@ -1,9 +1,8 @@
-"""Photo files from strangers: opened with Pillow, a fixed list of formats and a cap on pixels.
+"""Open untrusted photo files with Pillow: a fixed list of formats, and a cap on pixels.
 
-Orientation: cameras store a photo lying on its side and say so in its EXIF data. Detectron2 turns it upright
-when it reads it, and so do browsers, in which VIA runs. So a data set of ours holds upright photos only: one
-with an orientation other than 1 is turned and saved again without that tag, all others are copied as they
-are.
+Cameras store a photo lying on its side and note so in its EXIF data. Detectron2 turns it upright when it reads it, and
+so do browsers. A data set of ours holds upright photos only: one with an orientation other than 1 is turned and saved
+again without that tag; all others are copied as they are.
 """
 
 import os
@@ -21,11 +20,12 @@ ORIENTATION = 0x0112  # the EXIF tag; 1 is upright, 5 to 8 lie on their side
 
 
 class UnreadableImage(UserError):
-    """A file that is not a whole image of the accepted formats and sizes."""
+    """The file is not a whole image in an accepted format and size."""
 
 
-def open_photo(path: Path, *, decode: bool = True) -> Image.Image:
-    """Open a photo as it is stored (not yet turned upright); without ``decode`` its header alone is read.
+def open_photo(path: Path, *, decode: bool = True, draft: bool = False) -> Image.Image:
+    """Open a photo as it is stored (not yet turned upright); without ``decode`` its header alone is read,
+    with ``draft`` a JPEG is decoded at a small size.
 
     Raises:
         UnreadableImage: missing, no image, truncated, or more than MAX_PIXELS.
@@ -33,12 +33,14 @@ def open_photo(path: Path, *, decode: bool = True) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            # odd EXIF data are no trouble
+            # odd EXIF data do no harm
             warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
             image = Image.open(path, formats=FORMATS)
             try:
                 if image.width * image.height > MAX_PIXELS:
                     raise Image.DecompressionBombError
+                if draft:
+                    image.draft("RGB", (1, 1))
                 if decode:
                     image.load()
             except BaseException:
@@ -92,11 +94,14 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
 
 def copy_upright(source: Path, target: Path) -> None:
     """Copy a photo; one that is stored turned or mirrored is saved again upright (JPEG quality 95)."""
-    with open_photo(source) as image:
-        if orientation_of(image) == 1:
+    with open_photo(source, decode=False) as image:
+        upright = orientation_of(image) == 1
+    # A JPEG that need not be turned is decoded at an eighth of its size, which shows as well whether it is whole.
+    with open_photo(source, draft=upright) as image:
+        if upright:
             shutil.copyfile(source, target)
             return
         options = {"quality": 95, "subsampling": 0} if image.format in ("JPEG", "MPO", "WEBP") else {}
         kind = "JPEG" if image.format == "MPO" else image.format
-        upright = ImageOps.exif_transpose(image)
-        upright.save(target, format=kind, icc_profile=image.info.get("icc_profile"), **options)
+        turned = ImageOps.exif_transpose(image)
+        turned.save(target, format=kind, icc_profile=image.info.get("icc_profile"), **options)

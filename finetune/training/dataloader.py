@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data.detection_utils import read_image
+from detectron2.data.samplers import RepeatFactorTrainingSampler
 from detectron2.structures import BitMasks, Boxes, Instances
 from torch.utils.data import DataLoader, Dataset
 
@@ -31,15 +32,18 @@ four workers stay below 2 GiB whatever the size of the data set."""
 class TrainingBatches(Dataset):
     """A map from the step to this process's share of the batch, in Detectron2's input format.
 
-    Each photo is seen once per epoch, in an order that is reshuffled every epoch.
+    Each photo is seen once per epoch, in an order that is reshuffled every epoch; with FINETUNE.REPEAT_THRESHOLD
+    photos of rare classes are seen, and pasted into others, more often.
 
     Args:
         records: Detectron2's standard dicts of the train split.
-        cfg: reads SEED, SOLVER.IMS_PER_BATCH (the total over all processes) and FINETUNE.AUGMENT.
+        cfg: reads SEED, SOLVER.IMS_PER_BATCH (the total over all processes), FINETUNE.REPEAT_THRESHOLD and
+            FINETUNE.AUGMENT.
     """
 
     def __init__(self, records: list[Record], cfg: CfgNode, *, rank: int = 0, world_size: int = 1) -> None:
         self.records = records
+        self.epoch = epoch_of(records, cfg.FINETUNE.REPEAT_THRESHOLD)
         self.seed = cfg.SEED
         self.batch_size = cfg.SOLVER.IMS_PER_BATCH
         self.augment = cfg.FINETUNE.AUGMENT
@@ -55,11 +59,11 @@ class TrainingBatches(Dataset):
 
     def _input(self, step: int, slot: int) -> Record:
         rng = np.random.default_rng([self.seed, step, slot])
-        epoch, place = divmod(step * self.batch_size + slot, len(self.records))
-        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.records))
+        epoch, place = divmod(step * self.batch_size + slot, len(self.epoch))
+        order = np.random.default_rng([self.seed, epoch]).permutation(self.epoch)
         sample = self._sample(int(order[place]), rng)
         if rng.random() < self.augment.COPY_PASTE:
-            sample = copy_paste(sample, self._sample(int(rng.integers(len(self.records))), rng), rng)
+            sample = copy_paste(sample, self._sample(int(rng.choice(self.epoch)), rng), rng)
         return to_model_input(jitter_color(sample, rng, **self.color))
 
     def _sample(self, index: int, rng: np.random.Generator) -> Sample:
@@ -93,6 +97,18 @@ class TrainingBatches(Dataset):
         if factor < 1:
             return cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
         return np.ascontiguousarray(image)
+
+
+def epoch_of(records: list[Record], threshold: float) -> np.ndarray:
+    """Indices of the photos that make an epoch: each once, or by its repeat factor (Gupta et al. 2019, LVIS).
+
+    A photo's factor is sqrt(threshold / the share of photos that show its rarest class), at least 1. Factors are
+    rounded to quarters and an epoch is four times as long, so that it is the same list whatever the step.
+    """
+    if not threshold:
+        return np.arange(len(records))
+    factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(records, threshold)
+    return np.repeat(np.arange(len(records)), np.round(4 * factors.numpy()).astype(int))
 
 
 def to_model_input(sample: Sample) -> Record:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from tests.finetune.data.samples import run, save_photo, via_folder
 
@@ -31,9 +32,10 @@ def test_a_sound_one(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
     assert run("data", "check", root) == 0
     out = capsys.readouterr().out
-    assert "train          3       0        3       3       0       0" in out
+    assert "train          3       0        3       3       0       0       0" in out
     assert "mug           3       1       1" in out
-    assert out.endswith(f"0 errors, 0 warnings\n{root}\n")
+    assert out.endswith(f"0 errors, 1 warnings\n{root}\n")
+    assert "warning: only 3 objects of class 'mug' in train: annotate at least 10" in out
 
 
 def _annotation(**changes: Any) -> Callable[[Coco], object]:
@@ -95,7 +97,7 @@ def test_all_errors_are_told_at_once(root: Path, capsys: pytest.CaptureFixture[s
     edit(root, _annotation(bbox=None), "val.json")
     capsys.readouterr()
     assert run("data", "check", root) == 1
-    assert "4 errors" in capsys.readouterr().out
+    assert "5 errors" in capsys.readouterr().out  # the fifth: train has no object left
 
 
 def test_a_truncated_photo(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -124,17 +126,58 @@ def test_the_same_photo_in_two_splits_is_an_error_in_one_a_warning(
 
 def test_warnings_do_not_fail(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     edit(root, _annotation(segmentation=[[5, 5, 43, 5, 5, 20]]))
-    edit(root, lambda coco: coco["annotations"].clear(), "val.json")
+    edit(root, lambda coco: coco["images"].append({**coco["images"][0], "id": 99}), "val.json")
     edit(root, lambda card: card["splits"].update(train=7), "dataset.json")
     (root / "test.json").unlink()
     capsys.readouterr()
     assert run("data", "check", root) == 0
     out = capsys.readouterr().out
     assert "reaches 3.0 pixels out of the image" in out
-    assert "1 of 1 photos in val show no object" in out
+    assert "note: 1 of 2 photos in val show no object" in out
     assert "dataset.json counts 7 photos in train" in out
     assert "there is no test.json" in out
-    assert "0 errors, 4 warnings" in out
+    assert "0 errors, 6 warnings" in out
+
+
+def test_crowds_are_not_counted_and_a_split_of_crowds_is_an_error(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edit(root, lambda coco: [each.update(iscrowd=1) for each in coco["annotations"]])
+    assert run("data", "check", root) == 1
+    out = capsys.readouterr().out
+    assert "train          3       0        0       0       0       0       3" in out
+    assert "error: train has no object that training sees (3 are marked iscrowd)" in out
+
+
+def test_photos_that_look_alike_in_two_splits_are_named(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [
+        json.loads((root / f"{split}.json").read_text())["images"][0]["file_name"]
+        for split in ("train", "test")
+    ]
+    with Image.open(root / names[0]) as image:
+        image.save(root / names[1], quality=60)  # the same picture in another file
+    assert run("data", "check", root) == 0
+    assert f"warning: {names[0]} in train and {names[1]} in test look alike" in capsys.readouterr().out
+
+
+def test_a_rare_class_is_named_with_what_sampling_would_do(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def change(coco: Coco) -> None:
+        coco["categories"].append({"id": 2, "name": "cup"})
+        first = coco["images"][0]
+        coco["images"] += [{**first, "id": 100 + i} for i in range(17)]
+        coco["annotations"][0]["category_id"] = 2
+
+    edit(root, change)
+    edit(root, lambda card: card["classes"].append("cup"), "dataset.json")
+    assert run("data", "check", root) == 0
+    message = (
+        "class 'cup' is in 5% of the train photos: training with FINETUNE.REPEAT_THRESHOLD 0.1 shows them 1.4"
+    )
+    assert message in capsys.readouterr().out
 
 
 def test_a_class_that_is_never_seen_in_training(root: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
+from finetune.data.conversion import turn_mask, turn_polygon
 from finetune.data.dataset import class_names, load_split
-from finetune.data.importers.coco import turn_mask, turn_polygon
 from finetune.data.masks import encode_mask
 from tests.finetune.data.samples import nothing_left, run, save_photo
 
@@ -57,8 +57,8 @@ def test_categories_become_contiguous_in_the_order_of_their_ids(
 ) -> None:
     coco_file(tmp_path / "in" / "a.json", 10)
     assert convert(tmp_path / "in", tmp_path / "set") == 0
-    out = capsys.readouterr().out
-    assert "left out: classes without an annotation: unused" in out
+    out = capsys.readouterr().err
+    assert "left out: classes without an annotation in train: unused" in out
     assert "set: train 6, val 2, test 2 photos; classes: cup, mug" in out
     assert class_names(tmp_path / "set") == ["cup", "mug"]
     for photo in load_split(tmp_path / "set", "train"):
@@ -187,9 +187,9 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "RLE empty": (_annotation(segmentation={"size": [30, 40], "counts": [1200]}), "has an empty mask"),
     "missing photo": (
         _image(file_name="b.png") | {"annotations": [{"id": 1, "image_id": 70, "category_id": 7}]},
-        "b.png is missing",
+        "names the photo 'b.png', which is not in",
     ),
-    "other size": (_annotation() | _image(width=41), "has 40x30 pixels but {}/a.json says 41x30"),
+    "other size": (_annotation() | _image(width=41), "has 40x30 pixels but its annotations say 41x30"),
 }
 
 
@@ -231,5 +231,5 @@ def test_bad_annotations_can_be_skipped(tmp_path: Path, capsys: pytest.CaptureFi
     data["annotations"][0]["segmentation"] = [[1, 1, 2, 2]]
     (tmp_path / "in" / "a.json").write_text(json.dumps(data))
     assert convert(tmp_path / "in", tmp_path / "set", *WHOLE, "--skip-bad") == 0
-    assert "skipped: annotation 0" in capsys.readouterr().out
+    assert "skipped: annotation 0" in capsys.readouterr().err
     assert [len(photo["annotations"]) for photo in load_split(tmp_path / "set", "train")] == [0, 1, 1]

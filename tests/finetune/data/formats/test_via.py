@@ -1,6 +1,5 @@
 """`data via`: every shape, both versions, classes, splits, and what is refused."""
 
-import json
 import math
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import numpy as np
 import pytest
 
 from finetune.data.dataset import class_names, load_split
-from finetune.data.importers.via import read_via, shape_points
+from finetune.data.formats.via import read_via, shape_points
 from finetune.data.masks import polygon_area
 from tests.finetune.data.samples import (
     TRIANGLE,
@@ -62,18 +61,16 @@ def test_both_versions_and_project_files_read_alike(tmp_path: Path, project: boo
     data = {"a.jpg1": entry}
     if project:
         data = {"_via_settings": {}, "_via_img_metadata": data, "_via_attributes": {"region": {}}}
-    (tmp_path / "via.json").write_text(json.dumps(data))
     region = {"shape_attributes": TRIANGLE, "region_attributes": {"kind": "cup"}}
-    assert read_via(tmp_path / "via.json") == {"a.jpg": [region, region]}
+    assert read_via(tmp_path / "via.json", data) == {"a.jpg": [region, region]}
 
 
 def test_one_class(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = tmp_path / "mugs"
     assert run("data", "via", via_folder(tmp_path / "photos", 10), "--class", "mug", "--root", root) == 0
-    assert capsys.readouterr().out.splitlines() == [
-        "mugs: train 6, val 2, test 2 photos; classes: mug",
-        str(root),
-    ]
+    captured = capsys.readouterr()
+    assert captured.out == f"{root}\n"
+    assert "mugs: train 6, val 2, test 2 photos; classes: mug" in captured.err
     (first, *_) = objects(root)
     assert first["segmentation"] == [[5.5, 5.5, 20.5, 5.5, 5.5, 20.5]]
     assert run("data", "check", root) == 0
@@ -113,9 +110,13 @@ def test_photos_without_regions(tmp_path: Path, capsys: pytest.CaptureFixture[st
     folder = tmp_path / "photos"
     save_via(folder, *(via_entry(f"{i}.jpg", *[TRIANGLE] * (i % 2)) for i in range(8)))
     split = ("--class", "mug", "--val", 0.25, "--test", 0)
-    assert run("data", "via", folder, *split, "--root", tmp_path / "a") == 0
-    assert "left out: 0.jpg has no region" in capsys.readouterr().out
-    assert run("data", "via", folder, *split, "--root", tmp_path / "b", "--keep-empty") == 0
+    assert run("data", "via", folder, *split, "--root", tmp_path / "a", "--empty", "drop") == 0
+    assert (
+        "left out: 4 photos annotated with no object (0.jpg, 2.jpg, 4.jpg and 1 more)"
+        in capsys.readouterr().err
+    )
+    assert run("data", "via", folder, *split, "--root", tmp_path / "b") == 0
+    assert "kept as examples of nothing to find: 4 photos" in capsys.readouterr().err
     assert [len(load_split(tmp_path / root, "train")) for root in "ab"] == [3, 6]
 
 
@@ -144,10 +145,6 @@ def _without_folder(folder: Path) -> None:
     folder.rmdir()
 
 
-def _two_files(folder: Path) -> None:
-    save_via(folder, via_entry("9.jpg", TRIANGLE), name="via_other.json")
-
-
 def _truncated(folder: Path) -> None:
     whole = save_photo(folder / "1.jpg", 200, 200).read_bytes()
     (folder / "1.jpg").write_bytes(whole[:-300])
@@ -164,15 +161,14 @@ def _entries(*entries: dict):
 BAD = {
     "missing folder": (_without_folder, "photos is not there"),
     "no VIA file": (lambda folder: (folder / "via_region_data.json").unlink(), "holds no VIA file"),
-    "two VIA files": (_two_files, "several JSON files (via_other.json, via_region_data.json)"),
     "not JSON": (_via("{"), "not valid JSON"),
-    "not VIA": (_via('{"images": []}'), "is not a VIA file"),
-    "a list": (_via("[1]"), "is not a VIA file"),
-    "empty data set": (_via("{}"), "lists no photos"),
+    "not VIA": (_via('{"images": []}'), "holds no VIA file"),
+    "a list": (_via("[1]"), "holds no VIA file"),
+    "empty data set": (_via("{}"), "holds no VIA file"),
     "no photos": (_via('{"_via_img_metadata": {}}'), "lists no photos"),
-    "no regions": (_via('{"a": {"filename": "0.jpg", "regions": []}}'), "holds no regions"),
+    "no regions": (_via('{"a": {"filename": "0.jpg", "regions": []}}'), "holds no annotations"),
     "damaged regions": (_via('{"a": {"filename": "0.jpg", "regions": [3]}}'), "are damaged"),
-    "missing photo": (lambda folder: (folder / "1.jpg").unlink(), "1.jpg is missing"),
+    "missing photo": (lambda folder: (folder / "1.jpg").unlink(), "names the photo '1.jpg', which is not in"),
     "truncated JPEG": (_truncated, "1.jpg cannot be read (image file is truncated"),
     "two points": (
         _entries(via_entry("1.jpg", polygon((1, 1), (9, 9)))),
@@ -184,7 +180,7 @@ BAD = {
     ),
     "a point": (
         _entries(via_entry("1.jpg", {"name": "point", "cx": 1, "cy": 1})),
-        "is a point, which has no area",
+        "is of the kind 'point', which has no area",
     ),
     "no radius": (_entries(via_entry("1.jpg", {"name": "circle", "cx": 1, "cy": 1})), "circle 1 of"),
     "not numbers": (_entries(via_entry("1.jpg", polygon(("a", 1), (2, 2), (3, 1)))), "the coordinate 'a'"),  # type: ignore[arg-type]
@@ -200,7 +196,10 @@ BAD = {
         _entries(via_entry("1.jpg", polygon((50, 5), (60, 5), (60, 9)))),
         "lies outside the image (40 x 30)",
     ),
-    "leads out": (_via('{"a": {"filename": "../x.jpg", "regions": [{"shape_attributes": {}}]}}'), "outside"),
+    "leads out": (
+        _via('{"a": {"filename": "../x.jpg", "regions": [{"shape_attributes": {}}]}}'),
+        "names the photo '../x.jpg', which is not in",
+    ),
     "named twice": (
         _via('{"a": {"filename": "0.jpg", "regions": []}, "b": {"filename": "0.jpg", "regions": []}}'),
         "lists 0.jpg twice",
@@ -229,21 +228,21 @@ def test_bad_shapes_can_be_skipped(tmp_path: Path, capsys: pytest.CaptureFixture
     split = ("--class", "mug", "--val", 0, "--test", 0, "--skip-bad")
     assert run("data", "via", tmp_path / "photos", *split, "--root", tmp_path / "set") == 0
     assert len(objects(tmp_path / "set")) == 1
-    assert capsys.readouterr().out.count("skipped: ") == 2
+    assert capsys.readouterr().err.count("skipped: ") == 2
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ((), "name the one class with --class NAME, or --class-attribute NAME for several (the regions"),
-        (("--class-attribute", "sort"), "no region has the attribute 'sort'"),
+        (("--class-attribute", "sort"), "has the attribute 'sort'"),
         (("--class", "mug", "--val", 0.9, "--test", 0.9), "leave nothing to train on"),
     ],
 )
 def test_choices_that_do_not_fit(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], options: tuple, message: str
 ) -> None:
-    folder = via_folder(tmp_path / "photos", 4, kind="cup")
+    folder = via_folder(tmp_path / "photos", 4, kind="cup", color="red")
     assert run("data", "via", folder, *options, "--root", tmp_path / "set") == 1
     assert message in capsys.readouterr().err
     assert nothing_left(tmp_path / "set")
@@ -265,7 +264,7 @@ def test_the_same_command_again_does_nothing_another_one_is_refused(
     assert run(*command, "mug") == 0
     before = (tmp_path / "set" / "dataset.json").stat().st_mtime_ns
     assert run(*command, "mug") == 0
-    assert "is made already" in capsys.readouterr().out
+    assert "is up to date" in capsys.readouterr().err
     assert (tmp_path / "set" / "dataset.json").stat().st_mtime_ns == before
     assert run(*command, "cup") == 1
     assert "holds another data set" in capsys.readouterr().err

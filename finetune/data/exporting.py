@@ -1,0 +1,54 @@
+"""Write a data set in the format of another tool."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from finetune.data.dataset import SPLITS, class_names, read_photos
+from finetune.data.formats import FORMATS
+from finetune.errors import UserError
+from finetune.files import new_folder
+
+
+def export_dataset(root: Path, format_name: str, output: Path, *, force: bool = False) -> Path:
+    """Write the photos and annotations of a data set; crowds are left out of all formats but COCO.
+
+    Args:
+        format_name: a key of ``finetune.data.formats.FORMATS``.
+        output: the folder to make.
+        force: replace what lies there.
+
+    Returns:
+        ``output``.
+
+    Raises:
+        UserError: ``root`` is not a data set, or ``output`` is taken or cannot be written.
+    """
+    chosen, classes = FORMATS[format_name], class_names(root)
+    if not force and output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise UserError(f"{output} is taken: choose another --output, or replace it with --force")
+    if output.resolve() == root.resolve():
+        raise UserError(f"{output} is the data set itself: choose another --output")
+    splits = {split: read_photos(root, split) for split in SPLITS if (root / f"{split}.json").is_file()}
+    crowds = 0
+    if format_name != "coco":
+        for split, photos in splits.items():
+            kept = [[each for each in photo.instances if not each.iscrowd] for photo in photos]
+            crowds += sum(len(photo.instances) - len(each) for photo, each in zip(photos, kept, strict=True))
+            splits[split] = [replace(photo, instances=each) for photo, each in zip(photos, kept, strict=True)]
+    try:
+        with new_folder(output) as folder:
+            for split, photos in splits.items():
+                target = folder / chosen.PHOTOS.format(split=split)
+                target.mkdir(parents=True)
+                for photo in photos:
+                    assert isinstance(photo.image, Path)
+                    shutil.copyfile(photo.image, target / photo.name)
+            chosen.write(folder, classes, splits)
+    except OSError as error:
+        raise UserError(f"{output} cannot be written ({error.strerror or error}): free some space") from None
+    if crowds:
+        click.echo(f"left out: {crowds} crowds, which {chosen.TITLE} does not know", err=True)
+    return output

@@ -1,0 +1,188 @@
+"""Label Studio's JSON export (https://labelstud.io/guide/export): a list of tasks.
+
+Read: polygons, brush masks (its own RLE), ellipses and rectangles (with rotation). Coordinates are percent of the
+photo's size. Uploaded photos carry eight hexadecimal digits and a dash before their name; both names are looked for.
+Of several annotations of a task, the ground truth counts, else the last one that was not skipped.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import numpy as np
+
+from finetune.data.dataset import Photo
+from finetune.data.formats.brush_rle import decode_brush, encode_brush
+from finetune.data.formats.source import (
+    PHOTO_SUFFIXES,
+    Annotations,
+    Options,
+    SourceFolder,
+    SourceObject,
+    SourcePhoto,
+    closed_curve,
+    found_files,
+    listing,
+    number,
+    rectangle,
+    refuse,
+    turned,
+)
+from finetune.data.masks import to_mask
+from finetune.errors import UserError
+from finetune.files import write_json
+
+TITLE = "Label Studio"
+PHOTOS = "images/{split}"
+UPLOAD_PREFIX = re.compile("^[0-9a-f]{8}-")
+KINDS = ("polygon", "brush", "ellipse", "rectangle")
+
+
+def recognize(folder: SourceFolder) -> str | None:
+    """See ``Format``."""
+    return found_files(folder, _is_label_studio, "tasks")
+
+
+def _is_label_studio(data: Any) -> bool:
+    return (
+        isinstance(data, list)
+        and bool(data)
+        and all(
+            isinstance(task, dict)
+            and isinstance(task.get("data"), dict)
+            and isinstance(task.get("annotations"), list)
+            for task in data
+        )
+    )
+
+
+def read(folder: SourceFolder, options: Options) -> Annotations:
+    """See ``Format``."""
+    documents = list(folder.documents(_is_label_studio))
+    if not documents:
+        raise UserError(
+            f"{folder.path} holds no Label Studio file: export JSON (not JSON-MIN), next to the photos"
+        )
+    photos, unfinished, several = [], [], []
+    for path, tasks in documents:
+        for task in tasks:
+            name = _photo_name(task, path)
+            usable = [
+                each
+                for each in task["annotations"]
+                if isinstance(each, dict)
+                and not each.get("was_cancelled")
+                and isinstance(each.get("result"), list)
+            ]
+            if not usable:
+                unfinished.append(name)
+                continue
+            if len(usable) > 1:
+                several.append(name)
+            truth = [each for each in usable if each.get("ground_truth")]
+            photos.append(_photo(folder, path, name, (truth or usable)[-1]["result"]))
+    notes = []
+    if unfinished:
+        notes.append(
+            f"left out: {len(unfinished)} tasks without a submitted annotation ({listing(unfinished)})"
+        )
+    if several:
+        notes.append(
+            f"{len(several)} tasks have several annotations; the last one counts ({listing(several)})"
+        )
+    if not photos:
+        raise UserError(f"{documents[0][0]} holds no submitted annotation: annotate some and export again")
+    return Annotations(photos, [path for path, _ in documents], notes=notes)
+
+
+def _photo_name(task: Mapping[str, Any], path: Path) -> str:
+    """The file name in a task's data: an upload, a local file (``?d=``) or a URL."""
+    for value in task["data"].values():
+        if isinstance(value, str):
+            parts = urlsplit(value)
+            name = (parse_qs(parts.query).get("d") or [unquote(parts.path)])[0]
+            if PurePosixPath(name).suffix.lower() in PHOTO_SUFFIXES:
+                return name
+    raise UserError(
+        f"task {task.get('id')} of {path} names no photo in its data: export the tasks with their images"
+    )
+
+
+def _photo(folder: SourceFolder, path: Path, name: str, result: Sequence[Any]) -> SourcePhoto:
+    regions = [each for each in result if isinstance(each, dict) and isinstance(each.get("value"), dict)]
+    labels: dict[Any, str] = {}
+    for (
+        each
+    ) in regions:  # with <Polygon> and <Labels> apart, the label is a result of its own with the same id
+        for value in (each["value"].get(key) for key in (each.get("type"), "labels")):
+            if isinstance(value, list) and value:
+                labels[each.get("id")] = str(value[0])
+    objects, size = [], None
+    for i, each in enumerate(regions, start=1):
+        kind = str(each.get("type")).removesuffix("labels")
+        if kind not in KINDS:
+            continue
+        if isinstance(width := each.get("original_width"), int) and isinstance(
+            height := each.get("original_height"), int
+        ):
+            size = width, height
+        label, class_name = f"{kind} {i}", labels.get(each.get("id"), "")
+        if each.get("image_rotation"):
+            objects.append(
+                SourceObject(label, class_name, refuse("was drawn on a rotated view: rotate the photo"))
+            )
+        else:
+            objects.append(SourceObject(label, class_name, partial(_outline, kind, each["value"])))
+    photo = folder.photo(name, path, objects, size=size)
+    base = PurePosixPath(name).name
+    if photo.problem and UPLOAD_PREFIX.match(base):
+        return folder.photo(UPLOAD_PREFIX.sub("", base), path, objects, size=size)
+    return photo
+
+
+def _outline(kind: str, value: Mapping[str, Any], width: int, height: int) -> Any:
+    scale = np.array([width, height]) / 100
+    angle = np.deg2rad(number(value.get("rotation") or 0, "rotation"))
+    if kind == "brush":
+        return decode_brush(value.get("rle"), width, height)
+    if kind == "polygon":
+        points = value.get("points")
+        if not isinstance(points, list) or not all(
+            isinstance(each, list) and len(each) == 2 for each in points
+        ):
+            raise ValueError("has coordinates that are not numbers in pairs")
+        return [np.array([(number(x), number(y)) for x, y in points]).reshape(-1, 2) * scale]
+    corner = np.array([number(value.get("x")), number(value.get("y"))]) * scale
+    if kind == "ellipse":
+        radii = np.array([number(value.get("radiusX")), number(value.get("radiusY"))]) * scale
+        return [closed_curve(tuple(corner), tuple(radii), angle)]
+    extent = np.array([number(value.get("width")), number(value.get("height"))]) * scale
+    return [turned(rectangle(0, 0, *extent), angle) + corner]  # turned about its corner
+
+
+def write(root: Path, classes: Sequence[str], splits: Mapping[str, Sequence[Photo]]) -> None:
+    """See ``Format``: one list of tasks per split; masks and objects of several parts become brushes."""
+    for split, photos in splits.items():
+        tasks = []
+        for i, photo in enumerate(photos, start=1):
+            result = []
+            for j, each in enumerate(photo.instances):
+                kind, value = _value(each.segmentation, photo.width, photo.height)
+                value[kind] = [classes[each.class_id]]
+                region = {"id": f"{split}-{i}-{j}", "type": kind, "value": value, "image_rotation": 0}
+                region |= {"from_name": "label", "to_name": "image"}
+                result.append(region | {"original_width": photo.width, "original_height": photo.height})
+            image = f"/data/local-files/?d=images/{split}/{photo.name}"
+            annotation = {"id": i, "was_cancelled": False, "ground_truth": False, "result": result}
+            tasks.append({"id": i, "data": {"image": image}, "annotations": [annotation]})
+        write_json(root / split / "label_studio.json", tasks)
+
+
+def _value(segmentation: Any, width: int, height: int) -> tuple[str, dict[str, Any]]:
+    if isinstance(segmentation, list) and len(segmentation) == 1:
+        points = np.reshape(segmentation[0], (-1, 2)) / (width, height) * 100
+        return "polygonlabels", {"points": points.tolist(), "closed": True}
+    return "brushlabels", {"format": "rle", "rle": encode_brush(to_mask(segmentation, width, height))}

@@ -1,1 +1,0 @@
-"""Annotation formats of other tools, read into the one layout."""

@@ -1,0 +1,511 @@
+"""All formats alike: files of other tools, round trips, recognition, and what is refused."""
+
+import json
+import shutil
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from finetune.data.cli import FORMAT_NAMES
+from finetune.data.dataset import SPLITS, Instance, Photo, class_names, read_photos, write_dataset
+from finetune.data.masks import encode_mask, to_mask
+from tests.finetune.data.samples import (
+    TRIANGLE,
+    nothing_left,
+    run,
+    save_photo,
+    save_via,
+    via_entry,
+    via_folder,
+)
+
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+WHOLE = ("--val", 0, "--test", 0)
+
+
+def objects_of(root: Path) -> dict[str, tuple[str, list[tuple[str, np.ndarray]]]]:
+    """Photo name → its split, and class and mask of its objects."""
+    names = class_names(root)
+    return {
+        photo.name: (
+            split,
+            [
+                (names[each.class_id], to_mask(each.segmentation, photo.width, photo.height))
+                for each in photo.instances
+            ],
+        )
+        for split in SPLITS
+        if (root / f"{split}.json").is_file()
+        for photo in read_photos(root, split)
+    }
+
+
+def iou(a: np.ndarray, b: np.ndarray) -> float:
+    return float((a & b).sum() / (a | b).sum())
+
+
+@pytest.mark.parametrize(
+    ("folder", "recognized", "least"),
+    [
+        ("supervision_coco", "COCO", 0.65),
+        ("supervision_yolo", "YOLO-seg", 0.65),
+        ("supervision_labelme", "labelme", 0.65),
+        ("labelme", "labelme", 0.999),
+        ("datumaro_cvat", "CVAT", 0.999),
+        ("datumaro_coco", "COCO", 0.999),
+        ("label_studio", "Label Studio", 0.98),
+    ],
+)
+def test_files_of_other_tools(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], folder: str, recognized: str, least: float
+) -> None:
+    assert run("data", "import", FIXTURES / folder, "--root", tmp_path / "set", *WHOLE) == 0
+    err = capsys.readouterr().err
+    assert f"recognized as {recognized}: " in err
+    assert "skipped" not in err
+    found = [objects for _, (_, objects) in sorted(objects_of(tmp_path / "set").items())]
+    truth = json.loads((FIXTURES / "truth.json").read_text(encoding="utf-8"))
+    found.sort(key=lambda objects: [mask.sum() for _, mask in objects])
+    expected = [
+        [
+            (each["class"], to_mask([list(np.ravel(each["polygon"]))], item["width"], item["height"]))
+            for each in item["objects"]
+        ]
+        for item in truth
+    ]
+    expected.sort(key=lambda objects: [mask.sum() for _, mask in objects])
+    for ours, theirs in zip(found, expected, strict=True):
+        assert [name for name, _ in ours] == [name for name, _ in theirs]
+        for (_, a), (_, b) in zip(ours, theirs, strict=True):
+            assert iou(a, b) >= least
+            assert not (a & ~_widened(b)).any()
+            assert not (b & ~_widened(a)).any()
+
+
+def _widened(mask: np.ndarray) -> np.ndarray:
+    """The mask and one pixel around it."""
+    return cv2.dilate(mask.astype(np.uint8), np.ones((3, 3))).astype(bool)
+
+
+@pytest.fixture(scope="module")
+def varied(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set with a polygon, a ring as a mask, an object of two parts and an empty photo."""
+    folder = tmp_path_factory.mktemp("varied")
+    y, x = np.mgrid[:60, :80]
+    distance = np.hypot(x - 40, y - 30)
+    ring = encode_mask((distance < 20) & (distance > 8))
+    triangle = [[5.25, 5.5, 30.0, 8.0, 10.75, 40.0]]
+    parts = [*triangle, [50.0, 40.0, 70.0, 40.0, 70.0, 55.0]]
+    instances = [
+        [Instance(0, triangle), Instance(1, ring)],
+        [Instance(1, parts)],
+        [],
+        [Instance(0, ring), Instance(1, triangle)],
+    ]
+    photos = [
+        Photo(f"photo {i}.png", save_photo(folder / f"{i}.png", 80, 60, seed=i), 80, 60, each)
+        for i, each in enumerate(instances)
+    ]
+    splits = {"train": photos[:2], "val": photos[2:3], "test": photos[3:]}
+    write_dataset(folder / "set", name="varied", classes=["mug", "cup öl"], source="a test", splits=splits)
+    return folder / "set"
+
+
+@pytest.mark.parametrize("name", FORMAT_NAMES)
+def test_round_trip(varied: Path, tmp_path: Path, name: str) -> None:
+    assert run("data", "export", varied, "--format", name, "--output", tmp_path / "out") == 0
+    assert run("data", "import", tmp_path / "out", "--root", tmp_path / "back") == 0
+    before, after = objects_of(varied), objects_of(tmp_path / "back")
+    assert after.keys() == before.keys()
+    for photo, (split, objects) in before.items():
+        assert after[photo][0] == split
+        for (class_name, mask), (other, back) in zip(objects, after[photo][1], strict=True):
+            assert other == class_name
+            assert iou(mask, back) >= 0.999
+
+
+@pytest.mark.slow
+@pytest.mark.real_data
+@pytest.mark.parametrize("name", FORMAT_NAMES)
+def test_round_trip_of_the_real_photos(balloon_photos: Path, tmp_path: Path, name: str) -> None:
+    assert run("data", "via", balloon_photos, "--class", "balloon", "--root", tmp_path / "set") == 0
+    assert run("data", "export", tmp_path / "set", "--format", name, "--output", tmp_path / "out") == 0
+    assert run("data", "import", tmp_path / "out", "--root", tmp_path / "back") == 0
+    before, after = objects_of(tmp_path / "set"), objects_of(tmp_path / "back")
+    pairs = [pair for photo in before for pair in zip(before[photo][1], after[photo][1], strict=True)]
+    assert len(pairs) == 305
+    assert min(iou(a, b) for (_, a), (_, b) in pairs) >= 0.999
+
+
+def test_an_export_does_not_replace_what_lies_there(
+    varied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("mine")
+    command = ("data", "export", varied, "--format", "coco", "--output")
+    assert run(*command, tmp_path / "out") == 1
+    assert "is taken" in capsys.readouterr().err
+    assert (tmp_path / "out" / "mine.txt").exists()
+    assert run(*command, varied, "--force") == 1
+    assert "is the data set itself" in capsys.readouterr().err
+
+
+# --- shapes -------------------------------------------------------------------------------------------------
+
+
+def labelme_file(folder: Path, *shapes: dict[str, Any], name: str = "a") -> None:
+    save_photo(folder / f"{name}.png", 80, 60, seed=len(name))
+    content = {"shapes": list(shapes), "imagePath": f"..\\x\\{name}.png", "imageWidth": 80, "imageHeight": 60}
+    (folder / f"{name}.json").write_text(json.dumps(content))
+
+
+def cvat_file(folder: Path, shapes: str, image: str = 'name="a.png" width="80" height="60"') -> None:
+    save_photo(folder / "a.png", 80, 60)
+    (folder / "a.xml").write_text(f'<annotations><image id="0" {image}>{shapes}</image></annotations>')
+
+
+def studio_file(folder: Path, kind: str, value: dict[str, Any]) -> None:
+    save_photo(folder / "a.png", 80, 60)
+    region = {"type": f"{kind}labels", "value": {f"{kind}labels": ["mug"], **value}, "id": "x"}
+    result = [region | {"original_width": 80, "original_height": 60}]
+    task = {"id": 1, "data": {"image": "/data/upload/1/0123abcd-a.png"}, "annotations": [{"result": result}]}
+    (folder / "a.json").write_text(json.dumps([task]))
+
+
+def shape(kind: str, *points: tuple[float, float], **more: Any) -> dict[str, Any]:
+    return {"label": "mug", "shape_type": kind, "points": points, "group_id": None, **more}
+
+
+SHAPES = {
+    "labelme rectangle": (lambda f: labelme_file(f, shape("rectangle", (30, 40), (10, 20))), (10, 20, 30, 40), 400),
+    "labelme circle": (lambda f: labelme_file(f, shape("circle", (40, 30), (40, 40))), (30, 20, 50, 40), 314),
+    "labelme linestrip": (
+        lambda f: labelme_file(f, shape("linestrip", (10, 10), (30, 10), (10, 30))), (10, 10, 30, 30), 200
+    ),
+    "labelme group": (
+        lambda f: labelme_file(
+            f, shape("rectangle", (0, 0), (10, 10), group_id=1), shape("rectangle", (20, 0), (30, 10), group_id=1)
+        ),
+        (0, 0, 30, 10),
+        200,
+    ),
+    "cvat box": (
+        lambda f: cvat_file(f, '<box label="mug" xtl="10" ytl="20" xbr="30" ybr="40"/>'), (10, 20, 30, 40), 400
+    ),
+    "cvat turned box": (
+        lambda f: cvat_file(f, '<box label="mug" xtl="20" ytl="25" xbr="60" ybr="35" rotation="90"/>'),
+        (35, 10, 45, 50),
+        400,
+    ),
+    "cvat ellipse": (
+        lambda f: cvat_file(f, '<ellipse label="mug" cx="40" cy="30" rx="20" ry="10"/>'), (20, 20, 60, 40), 628,
+    ),
+    "cvat mask": (
+        lambda f: cvat_file(f, '<mask label="mug" rle="1, 2, 1, 2" left="10" top="20" width="3" height="2"/>'),
+        (10, 20, 13, 22),
+        4,
+    ),
+    "studio rectangle": (
+        lambda f: studio_file(f, "rectangle", {"x": 50, "y": 50, "width": 25, "height": 10, "rotation": 90}),
+        (34, 30, 40, 50),
+        120,
+    ),
+    "studio ellipse": (
+        lambda f: studio_file(f, "ellipse", {"x": 50, "y": 50, "radiusX": 25, "radiusY": 25, "rotation": 0}),
+        (20, 15, 60, 45),
+        942,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", SHAPES)
+def test_shapes(tmp_path: Path, case: str) -> None:
+    write, box, area = SHAPES[case]
+    (tmp_path / "in").mkdir()
+    write(tmp_path / "in")
+    assert run("data", "import", tmp_path / "in", "--root", tmp_path / "set", *WHOLE) == 0
+    ((_, [(class_name, mask)]),) = objects_of(tmp_path / "set").values()
+    assert class_name == "mug"
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    assert (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1) == pytest.approx(box, abs=1)
+    assert mask.sum() == pytest.approx(area, rel=0.06)
+
+
+# --- what is where ------------------------------------------------------------------------------------------
+
+
+def test_a_zip_with_a_folder_inside(tmp_path: Path) -> None:
+    archive = shutil.make_archive(str(tmp_path / "export"), "zip", FIXTURES, "labelme")
+    assert run("data", "import", archive, "--root", tmp_path / "set", *WHOLE) == 0
+    assert len(read_photos(tmp_path / "set", "train")) == 3
+
+
+def test_roboflow_s_yolo_folders(tmp_path: Path) -> None:
+    for split in ("train", "valid"):
+        save_photo(tmp_path / "in" / split / "images" / "a.jpg", seed=len(split))
+        (tmp_path / "in" / split / "labels").mkdir()
+        (tmp_path / "in" / split / "labels" / "a.txt").write_text("0 0.1 0.1 0.9 0.1 0.9 0.9\n")
+    text = "train: ../train/images\nval: ../valid/images\nnc: 1\nnames: ['mug']\n"
+    (tmp_path / "in" / "data.yaml").write_text(text)
+    assert run("data", "import", tmp_path / "in", "--root", tmp_path / "set", "--test", 0) == 0
+    assert [len(read_photos(tmp_path / "set", split)) for split in ("train", "val")] == [1, 1]
+    names = {path.name for path in (tmp_path / "set" / "images").iterdir()}
+    assert names == {"train_images_a.jpg", "valid_images_a.jpg"}  # one name in two folders
+
+
+def test_labels_beside_their_photos_and_a_list_of_photos(tmp_path: Path) -> None:
+    """As labelImg-like tools write them: no data.yaml, and a name that begins like a split."""
+    save_photo(tmp_path / "in" / "test1.JPG")
+    (tmp_path / "in" / "test1.txt").write_text("1 0.1 0.1 0.9 0.1 0.9 0.9\n")
+    (tmp_path / "in" / "classes.txt").write_text("cup\nmug\n")
+    (tmp_path / "in" / "train.txt").write_text("test1.JPG\n")
+    (tmp_path / "in" / "README.roboflow.txt").write_text("text\n")
+    assert run("data", "import", tmp_path / "in", "--root", tmp_path / "set", *WHOLE) == 0
+    assert class_names(tmp_path / "set") == ["mug"]
+
+
+def test_files_of_two_annotators_and_a_test_folder_without_annotations(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for split in ("train", "val"):
+        via_folder(tmp_path / "in" / split, 4)
+    save_via(tmp_path / "in" / "train", via_entry("x.jpg", TRIANGLE), name="via_second.json")
+    save_photo(tmp_path / "in" / "test" / "later.jpg", seed=77)
+    assert (
+        run("data", "import", tmp_path / "in", "--class", "mug", "--root", tmp_path / "set", "--test", 0) == 0
+    )
+    err = capsys.readouterr().err
+    assert "left out: 1 photos without annotations (test/later.jpg)" in err
+    assert [len(read_photos(tmp_path / "set", split)) for split in ("train", "val")] == [5, 4]
+    assert not (tmp_path / "set" / "test.json").exists()
+
+
+def test_negatives_join_the_splits_and_groups_stay_together(tmp_path: Path) -> None:
+    for film in range(6):
+        via_folder(tmp_path / "in" / f"film{film}", 3, kind="mug")
+    for i in range(5):
+        save_photo(tmp_path / "nothing" / f"n{i}.jpg", seed=100 + i)
+    command = (
+        "data",
+        "import",
+        tmp_path / "in",
+        "--root",
+        tmp_path / "set",
+        "--negatives",
+        tmp_path / "nothing",
+    )
+    assert run(*command, "--group-by", "(film\\d)") == 0
+    places: dict[str, set[str]] = {}
+    for name, (split, _) in objects_of(tmp_path / "set").items():
+        if name.startswith("film"):
+            places.setdefault(name[:5], set()).add(split)
+    assert len(places) == 6
+    assert all(len(splits) == 1 for splits in places.values())
+    empty = [name for name, (_, objects) in objects_of(tmp_path / "set").items() if not objects]
+    assert sorted(empty) == [f"n{i}.jpg" for i in range(5)]
+
+
+def test_negatives_are_spread_over_splits_that_folders_give(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        via_folder(tmp_path / "in" / split, 4, kind="mug")
+    for i in range(5):
+        save_photo(tmp_path / "nothing" / f"n{i}.jpg", seed=100 + i)
+    command = (
+        "data",
+        "import",
+        tmp_path / "in",
+        "--root",
+        tmp_path / "set",
+        "--negatives",
+        tmp_path / "nothing",
+    )
+    assert run(*command, "--val", 0.4, "--test", 0) == 0
+    assert [len(read_photos(tmp_path / "set", split)) for split in ("train", "val")] == [4 + 3, 4 + 2]
+
+
+@pytest.mark.parametrize(("crowd", "trained"), [("auto", 7), ("object", 7), ("keep", 0), ("drop", 0)])
+def test_crowds_of_cvat(tmp_path: Path, capsys: pytest.CaptureFixture[str], crowd: str, trained: int) -> None:
+    command = ("data", "import", FIXTURES / "datumaro_coco", "--root", tmp_path / "set", *WHOLE)
+    assert run(*command, "--crowd", crowd) == 0
+    assert "7 objects marked iscrowd" in capsys.readouterr().err
+    instances = [each for photo in read_photos(tmp_path / "set", "train") for each in photo.instances]
+    assert len(instances) == (0 if crowd == "drop" else 7)
+    assert sum(not each.iscrowd for each in instances) == trained
+    assert run("data", "check", tmp_path / "set") == (0 if trained else 1)
+
+
+def test_a_real_crowd_stays_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mask = np.zeros((30, 40), dtype=bool)
+    mask[2:8, 2:8] = mask[20:25, 20:30] = True
+    save_photo(tmp_path / "in" / "a.png")
+    one = {"id": 1, "image_id": 1, "category_id": 1, "segmentation": encode_mask(mask), "iscrowd": 1}
+    content = {"images": [{"id": 1, "file_name": "a.png"}], "categories": [{"id": 1, "name": "mug"}]}
+    (tmp_path / "in" / "a.json").write_text(json.dumps(content | {"annotations": [one]}))
+    assert run("data", "import", tmp_path / "in", "--root", tmp_path / "set", *WHOLE) == 0
+    assert "not trained on: 1 objects marked iscrowd" in capsys.readouterr().err
+    assert run("data", "check", tmp_path / "set") == 1
+
+
+# --- what is refused ----------------------------------------------------------------------------------------
+
+
+def _two_formats(folder: Path) -> None:
+    shutil.copytree(FIXTURES / "labelme", folder, dirs_exist_ok=True)
+    shutil.copy(FIXTURES / "datumaro_cvat" / "default.xml", folder)
+
+
+def _yolo(labels: str, names: str = "names: [mug]") -> Any:
+    def write(folder: Path) -> None:
+        save_photo(folder / "images" / "a.jpg")
+        (folder / "labels").mkdir()
+        (folder / "labels" / "a.txt").write_text(labels)
+        (folder / "data.yaml").write_text(names)
+
+    return write
+
+
+def _without_photo(folder: Path) -> None:
+    shutil.copytree(FIXTURES / "supervision_yolo", folder, dirs_exist_ok=True)
+    (folder / "images" / "one.jpg").unlink()
+
+
+def _ambiguous(folder: Path) -> None:
+    for place in ("x", "y"):
+        save_photo(folder / place / "a.png", seed=ord(place))
+    content = {"shapes": [], "imagePath": "a.png"}
+    (folder / "a.json").write_text(json.dumps(content))
+
+
+def _twice(folder: Path) -> None:
+    save_via(folder, via_entry("0.jpg", TRIANGLE, kind="mug"), name="via_a.json")
+    save_via(folder, via_entry("0.jpg", TRIANGLE, kind="mug"), name="via_b.json")
+
+
+BAD: dict[str, tuple[Any, str]] = {
+    "nothing": (lambda f: save_photo(f / "a.png"), "holds no annotations of a known format (via, coco, labelme,"),
+    "two formats": (_two_formats, "choose one with --format"),
+    "label without photo": (_without_photo, "labels/one.txt has no photo of the same name"),
+    "name in two folders": (_ambiguous, "which fits several photos (x/a.png, y/a.png)"),
+    "other kind of photo": (
+        lambda f: cvat_file(f, "", 'name="a.heic" width="1" height="1"'), "which is none of .jpg, .jpeg, .png"
+    ),
+    "annotated twice": (_twice, "0.jpg is annotated in two places"),
+    "yolo: class without name": (_yolo("3 0 0 1 0 1 1"), "line 1 of {}/images/a.jpg has class 3, which"),
+    "yolo: box": (_yolo("0 0.5 0.5 0.1 0.1"), "has only a box"),
+    "yolo: two points": (_yolo("0 0.1 0.1 0.2 0.2 0.2 0.2"), "has 2 different points"),
+    "yolo: nan": (_yolo("0 0.1 nan 0.2 0.2 0.3 0.1"), "has the coordinate 'nan', which is not a finite number"),
+    "yolo: outside": (_yolo("0 1.1 1.1 1.2 1.1 1.2 1.2"), "lies outside the image"),
+    "yolo: odd": (_yolo("0 0.1 0.1 0.2 0.2 0.3"), "has 5 coordinates"),
+    "yolo: word": (_yolo("mug 0.1 0.1 0.2 0.2 0.3 0.3"), "begins with 'mug'"),
+    "yolo: name twice": (_yolo("", "names: [mug, mug]"), "names a class twice"),
+    "labelme: point": (
+        lambda f: labelme_file(f, shape("point", (1, 1))),
+        "point 1 of {}/a.png is of the kind 'point', which has no area",
+    ),
+    "labelme: nan": (
+        lambda f: labelme_file(f, shape("polygon", (1, float("nan")), (2, 2), (3, 1))), "not a finite number"
+    ),
+    "labelme: no label": (
+        lambda f: labelme_file(f, shape("circle", (20, 20), (20, 30), label=None)),
+        "circle 1 of {}/a.png has no class:",
+    ),
+    "labelme: no PNG": (lambda f: labelme_file(f, shape("mask", (1, 1), (2, 2), mask="x")), "not a PNG in base64"),
+    "cvat: entities": (
+        lambda f: (f / "a.xml").write_text("<!DOCTYPE a [<!ENTITY b 'c'>]><annotations></annotations>"),
+        "declares XML entities",
+    ),
+    "cvat: damaged": (lambda f: (f / "a.xml").write_text("<annotations><image>"), "is not valid XML"),
+    "cvat: video": (lambda f: (f / "a.xml").write_text("<annotations><track/></annotations>"), "describes a video"),
+    "cvat: RLE": (
+        lambda f: cvat_file(f, '<mask label="mug" rle="9" left="1" top="1" width="2" height="2"/>'),
+        "mask 1 of {}/a.png has an RLE that does not add up to its 2 x 2 pixels",
+    ),
+    "cvat: mask outside": (
+        lambda f: cvat_file(f, '<mask label="mug" rle="4" left="79" top="1" width="2" height="2"/>'),
+        "reaches out of the photo",
+    ),
+    "cvat: leads out": (
+        lambda f: cvat_file(f, "", 'name="../b.png" width="1" height="1"'),
+        "names the photo '../b.png', which is not in",
+    ),
+    "cvat: other size": (
+        lambda f: cvat_file(f, '<box xtl="1" ytl="2" xbr="9" ybr="9"/>', 'name="a.png" width="9" height="9"'),
+        "has 80x60 pixels but its annotations say 9x9",
+    ),
+    "studio: brush": (
+        lambda f: studio_file(f, "brush", {"format": "rle", "rle": [0, 0, 0, 9, 1]}),
+        "brush 1 of {}/a.png has a brush RLE",
+    ),
+    "studio: nothing submitted": (
+        lambda f: (f / "a.json").write_text(json.dumps([{"data": {"image": "a.png"}, "annotations": []}])),
+        "holds no submitted annotation",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_sentence_and_leaves_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], case: str
+) -> None:
+    write, message = BAD[case]
+    folder = tmp_path / "in"
+    folder.mkdir()
+    write(folder)
+    assert run("data", "import", folder, "--root", tmp_path / "set", *WHOLE) == 1
+    error = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("recognized")]
+    assert len(error) == 1
+    assert error[0].startswith("Error: ")
+    assert message.format(folder) in error[0]
+    assert nothing_left(tmp_path / "set")
+
+
+@pytest.mark.parametrize("name", ["../evil.json", "/evil.json"])
+def test_a_zip_that_leads_out_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    with zipfile.ZipFile(tmp_path / "in.zip", "w") as zipped:
+        zipped.writestr(name, "{}")
+    assert run("data", "import", tmp_path / "in.zip", "--root", tmp_path / "set") == 1
+    assert "an unsafe path or a link" in capsys.readouterr().err
+    assert nothing_left(tmp_path / "set")
+
+
+def test_an_error_in_a_zip_names_the_zip(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "in").mkdir()
+    _without_photo(tmp_path / "in")
+    archive = shutil.make_archive(str(tmp_path / "export"), "zip", tmp_path / "in")
+    assert run("data", "import", archive, "--root", tmp_path / "set", *WHOLE) == 1
+    assert "labels/one.txt has no photo of the same name" in capsys.readouterr().err
+    cvat_file(tmp_path / "in2" / "deep", '<points label="mug"/>')
+    archive = shutil.make_archive(str(tmp_path / "export2"), "zip", tmp_path / "in2")
+    assert run("data", "import", archive, "--root", tmp_path / "set", *WHOLE) == 1
+    assert f"points 1 of {archive}/deep/a.png is of the kind 'points'" in capsys.readouterr().err
+    assert run("data", "import", tmp_path / "in" / "data.yaml", "--root", tmp_path / "set") == 1
+    assert "is neither a folder nor a zip" in capsys.readouterr().err
+
+
+def test_a_group_in_two_splits_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for split in ("train", "val"):
+        via_folder(tmp_path / "in" / split, 2, kind="mug")
+    command = ("data", "import", tmp_path / "in", "--root", tmp_path / "set", "--test", 0, "--group-by")
+    assert run(*command, r"(\d)\.jpg") == 1
+    assert "the group '0' lies in train and in val" in capsys.readouterr().err
+    assert run(*command, "(") == 1
+    assert "is not a regular expression" in capsys.readouterr().err
+
+
+def test_a_photo_lying_on_its_side(tmp_path: Path) -> None:
+    """labelme draws on the upright photo; so does its copy in the data set."""
+    labelme_file(tmp_path / "in", shape("rectangle", (0, 40), (10, 60)))
+    save_photo(tmp_path / "in" / "a.png", 60, 80, orientation=6)  # seen 80 x 60
+    assert run("data", "import", tmp_path / "in", "--root", tmp_path / "set", *WHOLE) == 0
+    (photo,) = read_photos(tmp_path / "set", "train")
+    assert (photo.width, photo.height) == (80, 60)
+    assert isinstance(photo.image, Path)
+    with Image.open(photo.image) as image:
+        assert image.size == (80, 60)
