@@ -191,12 +191,26 @@ def step(title: str, command: str) -> None:
 
 
 def launch(title: str, command: str, stderr: object = None, stdout: int | None = -1) -> subprocess.Popen[str]:
-    """Announce a command of ours and start it, in a session of its own: Ctrl-C reaches it only through us."""
+    """Announce a command of ours and start it, in a session of its own: Ctrl-C reaches it only through us.
+
+    It starts with SIGINT blocked. `maskrcnn.run` unblocks it; before that, Python would print a traceback.
+    """
     shown, width = f"  maskrcnn {command}", 3 * shutil.get_terminal_size().columns
     click.echo(f"\n▸ {title}\n{shown if len(shown) <= width else shown[:width] + ' …'}")
     words = [sys.executable, "-m", "maskrcnn", *shlex.split(command)]
     with delayed_interrupts():
-        return subprocess.Popen(words, stdout=stdout, stderr=stderr, text=True, start_new_session=True)  # type: ignore[call-overload]
+        return subprocess.Popen(  # type: ignore[call-overload]
+            words,
+            stdout=stdout,
+            stderr=stderr,
+            text=True,
+            start_new_session=True,
+            preexec_fn=_block_interrupts,
+        )
+
+
+def _block_interrupts() -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
 
 
 def wait(process: subprocess.Popen[str]) -> tuple[str, str]:

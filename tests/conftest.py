@@ -1,11 +1,37 @@
 """What all tests share."""
 
+from __future__ import annotations
+
 import os
+import shutil
+import signal
+import tempfile
 from pathlib import Path
 
 import pytest
 
 REPOSITORY = Path(__file__).parent.parent
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give this process a temporary folder of its own, before anything asks for one.
+
+    torch-model-archiver assembles every archive in the same folder of TMPDIR, so two test runs must not share it. The
+    path is short because Unix sockets lie in it.
+    """
+    folder = tempfile.mkdtemp(prefix="t")
+    os.environ["TMPDIR"] = tempfile.tempdir = folder
+    config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+    # A shell's background job ("make test &") starts with SIGINT ignored, and children would inherit that.
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def no_gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Results are compared with a processor's, bit for bit, so only tests marked ``gpu`` see one."""
+    if request.node.get_closest_marker("gpu") is None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
 
 
 @pytest.fixture(scope="session")
