@@ -198,15 +198,22 @@ def launch(title: str, command: str, stderr: object = None, stdout: int | None =
     shown, width = f"  maskrcnn {command}", 3 * shutil.get_terminal_size().columns
     click.echo(f"\n▸ {title}\n{shown if len(shown) <= width else shown[:width] + ' …'}")
     words = [sys.executable, "-m", "maskrcnn", *shlex.split(command)]
-    with delayed_interrupts():
-        return subprocess.Popen(  # type: ignore[call-overload]
-            words,
-            stdout=stdout,
-            stderr=stderr,
-            text=True,
-            start_new_session=True,
-            preexec_fn=_block_interrupts,
-        )
+    process = None
+    try:
+        with delayed_interrupts():
+            process = subprocess.Popen(  # type: ignore[call-overload]
+                words,
+                stdout=stdout,
+                stderr=stderr,
+                text=True,
+                start_new_session=True,
+                preexec_fn=_block_interrupts,
+            )
+    except KeyboardInterrupt:
+        if process:
+            end(process)
+        raise
+    return process
 
 
 def _block_interrupts() -> None:
