@@ -31,6 +31,7 @@ from finetune.evaluation.inference import to_coco_results
 from finetune.export.archive import Options, export
 from handler.api.options import Options as Asked
 from handler.api.responses import coco_results
+from handler.model.precision import cpu_supports
 from handler.model.predictor import Predictor
 from tests.benchmarks.measuring import alternate, bar_chart, machine, save, summary, table, write_run_at_800
 from tests.toy_models import photo, quiet_detectron2
@@ -84,14 +85,7 @@ def bench(backbone: str | None, args: argparse.Namespace, folder: Path) -> list[
     )
     shutil.unpack_archive(archive, folder / "unpacked", "zip")
 
-    names = args.contestants or (
-        [
-            *("torch-fp32", "torch-bf16", "openvino-fp32", "openvino-bf16"),
-            *["openvino-int8"] * bool(args.calibration),
-        ]
-        if on_cpu
-        else ["torch-fp32", "torch-bf16", "torch-fp16"]
-    )
+    names = args.contestants or contestants(args.device, int8=bool(args.calibration))
     ours = {name: _load(folder / "unpacked", name, args.device) for name in names}
     default = default_predictor(run, args.device)
 
@@ -130,6 +124,15 @@ def bench(backbone: str | None, args: argparse.Namespace, folder: Path) -> list[
         }
         for name, times in seconds.items()
     ]
+
+
+def contestants(device: str, *, int8: bool) -> list[str]:
+    """``ENGINE-PRECISION`` of each contestant; bf16 only where the processor computes it, as emulation takes hours."""
+    if device != "cpu":
+        return ["torch-fp32", "torch-bf16", "torch-fp16"]
+    precisions = ["fp32", *["bf16"] * cpu_supports("amx_bf16", "avx512_bf16")]
+    names = [f"{engine}-{precision}" for engine in ("torch", "openvino") for precision in precisions]
+    return names + ["openvino-int8"] * int8
 
 
 def default_predictor(run: Path, device: str) -> DefaultPredictor:

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from serve_config.plan import read_measured
-from tests.benchmarks import bench_http
+from tests.benchmarks import bench_http, bench_predictor
 from tests.benchmarks.measuring import alternate, bar_chart, machine, save, summary, table
 
 
@@ -43,3 +43,14 @@ def test_the_http_benchmark_writes_what_plan_reads(tmp_path):
     measured = read_measured(tmp_path / "bench.json")
     assert measured.cycle == 0.25
     assert (measured.cores, measured.gpus) == (2, 0)
+
+
+@pytest.mark.parametrize(("native", "expected"), [(True, 5), (False, 3)])
+def test_precisions_that_the_processor_emulates_are_not_measured(
+    native: bool, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench_predictor, "cpu_supports", lambda *names: native)
+    names = bench_predictor.contestants("cpu", int8=True)
+    assert len(names) == expected
+    assert any("bf16" in name for name in names) is native
+    assert "torch-bf16" in bench_predictor.contestants("cuda", int8=False)
