@@ -34,14 +34,7 @@ SECTIONS = {
 }
 COMMANDS = {name: place for section in SECTIONS.values() for name, place in section.items()}
 
-EPILOG = """\b
-Example:
-  maskrcnn data balloon
-  maskrcnn train mobilenetv2_fpn --data data/balloon --weights imagenet
-  maskrcnn export runs/mobilenetv2_fpn
-  maskrcnn serve start
-  maskrcnn web
-"""
+EPILOG = "Example: maskrcnn train mobilenetv2_fpn --data photos --weights imagenet"
 
 
 class _LazyGroup(click.Group):

@@ -1,0 +1,111 @@
+"""The wheel and its console script, and how fast ``maskrcnn --help`` answers."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.conftest import REPOSITORY
+
+ROOMS = "finetune handler serve_config web_client".split()
+
+
+def test_help_fits_a_terminal_and_imports_no_heavy_package() -> None:
+    heavy = "torch detectron2 flask requests cv2 numpy".split()
+    code = (
+        "import sys\nfrom maskrcnn import run, maskrcnn\nstatus = run(maskrcnn, 'maskrcnn')\n"
+        f"print(*sorted(set({heavy}) & set(sys.modules)), file=sys.stderr)\nsys.exit(status)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--help"],
+        cwd=REPOSITORY,
+        env={**os.environ, "COLUMNS": "80"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    lines = done.stdout.splitlines()
+    assert done.stderr.strip() == ""
+    assert len(lines) < 24  # the prompt takes the last line
+    assert max(map(len, lines)) <= 80
+
+
+def test_help_takes_little_processor_time() -> None:
+    """Processor time rather than seconds on the clock, and a wide margin: 0.3 s are promised on an idle machine."""
+    process = psutil.Popen(
+        [sys.executable, "-m", "maskrcnn", "--help"], cwd=REPOSITORY, stdout=subprocess.DEVNULL
+    )
+    before = os.times()
+    assert process.wait(timeout=60) == 0
+    after = os.times()
+    used = after.children_user + after.children_system - before.children_user - before.children_system
+    assert used < 1
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project's wheel, built from a copy, because setuptools leaves a build folder beside the sources."""
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"
+    ignored = shutil.ignore_patterns("__pycache__", "node_modules")
+    for room in ROOMS:
+        shutil.copytree(REPOSITORY / room, source / room, ignore=ignored)
+    for name in "maskrcnn.py pyproject.toml README.md LICENSE".split():
+        shutil.copy(REPOSITORY / name, source)
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*command, "--wheel-dir", folder, source], check=True)
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+def test_wheel_holds_every_file_of_the_rooms(wheel: Path) -> None:
+    source = wheel.parent / "source"
+    kept = {
+        str(path.relative_to(source))
+        for room in ROOMS
+        for path in source.joinpath(room).rglob("*")
+        if path.is_file() and path.name != ".gitignore"
+    }
+    names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    assert names == kept | {"maskrcnn.py"}
+
+
+def test_console_script_works_outside_the_repository(wheel: Path, tmp_path: Path) -> None:
+    """Installed into an environment of its own, which sees the dependencies of this one by a .pth file."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "env"], check=True)
+    python = tmp_path / "env" / "bin" / "python"
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        python,
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--no-index",
+        wheel,
+    ]
+    subprocess.run(pip, check=True)
+    dependencies = Path(psutil.__file__).parents[1]
+    (site,) = (tmp_path / "env" / "lib").glob("python3*/site-packages")
+    # a plain path: .pth files of the other environment, which names the repository, are not read
+    (site / "dependencies.pth").write_text(f"{dependencies}\n")
+    script = tmp_path / "env" / "bin" / "maskrcnn"
+    for arguments in (["--help"], ["train", "--help"], ["serve", "start", "--help"], ["web", "--help"]):
+        done = subprocess.run([script, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert "Usage: maskrcnn" in done.stdout
+    where = [python, "-c", "import finetune; print(finetune.__file__)"]
+    found = subprocess.run(where, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    assert found.startswith(str(tmp_path))
+    done = subprocess.run([script, "doctor"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "Traceback" not in done.stderr
+    assert done.returncode in (0, 1)
