@@ -1,7 +1,7 @@
 """``make audit``: the bill of materials, and which of the pinned packages have known vulnerabilities.
 
-The pins are compared with the database of osv.dev, which wants a connection to the internet. Exit status: 0 nothing
-known, 1 vulnerabilities found, 3 the database could not be asked, so nothing is known.
+pip-audit compares the pins with the database of osv.dev, which needs the internet, and installs nothing. Exit status:
+0 nothing known, 1 vulnerabilities found, 3 the database could not be asked, so nothing is known and nothing written.
 """
 
 from __future__ import annotations
@@ -12,40 +12,46 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.bom import bom
-
 SERVED = ("requirements.txt", "requirements-detectron2.txt")
+ALL = (*SERVED, "requirements-dev.txt", "requirements-kserve.txt")
 DATABASE = "api.osv.dev"
 
 
-def audit(files: list[str], report: Path) -> int:
-    """Run pip-audit on the pins, without installing anything; its JSON goes to ``report``."""
+class DatabaseError(Exception):
+    """pip-audit wrote no report."""
+
+
+def pip_audit(files: tuple[str, ...], output_format: str, report: Path) -> None:
+    """Write pip-audit's report on ``files``.
+
+    Raises:
+        DatabaseError: there is no report; the message is pip-audit's last line.
+    """
     report.unlink(missing_ok=True)
-    command = [
-        sys.executable,
-        "-m",
-        "pip_audit",
-        "--vulnerability-service",
-        "osv",
-        "--progress-spinner",
-        "off",
-    ]
-    command += ["--no-deps", "--disable-pip", "--format", "json", "--output", str(report)]
-    for name in files:
-        command += ["--requirement", name]
+    options = "--vulnerability-service osv --progress-spinner off --no-deps --disable-pip".split()
+    options += ["--format", output_format, "--output", str(report)]
+    options += [word for name in files for word in ("--requirement", name)]
+    command = [sys.executable, "-m", "pip_audit", *options]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if not report.exists():
-        said = done.stderr.strip().splitlines() or ["no reason given"]
-        print(
-            f"error: {DATABASE} could not be asked, so NOTHING WAS AUDITED ({said[-1][:200]})",
-            file=sys.stderr,
-        )
+        raise DatabaseError((done.stderr.strip().splitlines() or ["no reason given"])[-1][:200])
+
+
+def audit(output: Path) -> int:
+    """Write ``sbom.json`` and ``audit.json``, and print the vulnerabilities; the exit status."""
+    bill, report = output / "sbom.json", output / "audit.json"
+    try:
+        pip_audit(SERVED, "cyclonedx-json", bill)
+        pip_audit(ALL, "json", report)
+    except DatabaseError as error:
+        print(f"error: {DATABASE} could not be asked, so NOTHING WAS AUDITED ({error})", file=sys.stderr)
         return 3
+    print(f"{bill}: {len(json.loads(bill.read_text())['components'])} packages that are served with")
     found = [entry for entry in json.loads(report.read_text())["dependencies"] if entry.get("vulns")]
     for entry in found:
         for each in entry["vulns"]:
             fixed = ", ".join(each["fix_versions"]) or "no release"
-            print(f"{entry['name']} {entry['version']}: {each['id']}, mended in {fixed}")
+            print(f"{entry['name']} {entry['version']}: {each['id']}, fixed in {fixed}")
     print(f"{report}: {len(found)} packages with known vulnerabilities")
     return 1 if found else 0
 
@@ -57,10 +63,7 @@ def main() -> int:
     parser.add_argument("--output", type=Path, default=Path("reports"))
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
-    materials = bom([Path(name).read_text(encoding="utf-8") for name in SERVED])
-    (args.output / "sbom.json").write_text(json.dumps(materials, indent=1) + "\n", encoding="utf-8")
-    print(f"{args.output / 'sbom.json'}: {len(materials['components'])} packages that are served with")
-    return audit([*SERVED, "requirements-dev.txt", "requirements-kserve.txt"], args.output / "audit.json")
+    return audit(args.output)
 
 
 if __name__ == "__main__":
