@@ -20,6 +20,7 @@ from detectron2.data.samplers import RepeatFactorTrainingSampler
 from detectron2.structures import BitMasks, Boxes, Instances
 from torch.utils.data import DataLoader, Dataset
 
+from finetune.errors import UserError
 from finetune.training.augment import Sample, copy_paste, jitter_color, large_scale_jitter
 
 Record = dict[str, Any]
@@ -33,17 +34,25 @@ class TrainingBatches(Dataset):
     """A map from the step to this process's share of the batch, in Detectron2's input format.
 
     Each photo is seen once per epoch, in an order that is reshuffled every epoch; with FINETUNE.REPEAT_THRESHOLD
-    photos of rare classes are seen, and pasted into others, more often.
+    photos of rare classes are seen, and pasted into others, more often. With FINETUNE.NEGATIVE_SHARE photos without an
+    object are drawn at random, for that share of the batches' slots, and the epoch is made of the others.
 
     Args:
         records: Detectron2's standard dicts of the train split.
-        cfg: reads SEED, SOLVER.IMS_PER_BATCH (the total over all processes), FINETUNE.REPEAT_THRESHOLD and
-            FINETUNE.AUGMENT.
+        cfg: reads SEED, SOLVER.IMS_PER_BATCH (the total over all processes), FINETUNE.REPEAT_THRESHOLD,
+            FINETUNE.NEGATIVE_SHARE and FINETUNE.AUGMENT.
+
+    Raises:
+        UserError: FINETUNE.NEGATIVE_SHARE is out of range, or there are no photos that it could be a share of.
     """
 
     def __init__(self, records: list[Record], cfg: CfgNode, *, rank: int = 0, world_size: int = 1) -> None:
         self.records = records
         self.epoch = epoch_of(records, cfg.FINETUNE.REPEAT_THRESHOLD)
+        self.negatives = np.array([], dtype=int)
+        self.negative_share = cfg.FINETUNE.NEGATIVE_SHARE
+        if self.negative_share >= 0:
+            self.negatives, self.epoch = without_objects(records, self.epoch, self.negative_share)
         self.seed = cfg.SEED
         self.batch_size = cfg.SOLVER.IMS_PER_BATCH
         self.augment = cfg.FINETUNE.AUGMENT
@@ -61,6 +70,9 @@ class TrainingBatches(Dataset):
         rng = np.random.default_rng([self.seed, step, slot])
         epoch, place = divmod(step * self.batch_size + slot, len(self.epoch))
         order = np.random.default_rng([self.seed, epoch]).permutation(self.epoch)
+        if len(self.negatives) and rng.random() < self.negative_share:
+            sample = self._sample(int(rng.choice(self.negatives)), rng)
+            return to_model_input(jitter_color(sample, rng, **self.color))
         sample = self._sample(int(order[place]), rng)
         if rng.random() < self.augment.COPY_PASTE:
             sample = copy_paste(sample, self._sample(int(rng.choice(self.epoch)), rng), rng)
@@ -109,6 +121,23 @@ def epoch_of(records: list[Record], threshold: float) -> np.ndarray:
         return np.arange(len(records))
     factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(records, threshold)
     return np.repeat(np.arange(len(records)), np.round(4 * factors.numpy()).astype(int))
+
+
+def without_objects(
+    records: list[Record], epoch: np.ndarray, share: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Split an epoch's photos into those without an object to train on (each once) and the others.
+
+    Raises:
+        UserError: ``share`` is not from 0 to below 1, or one of the two is missing.
+    """
+    empty = np.array([all(a.get("iscrowd") for a in record["annotations"]) for record in records])
+    if share >= 1 or (share and not empty.any()) or empty.all():
+        raise UserError(
+            f"FINETUNE.NEGATIVE_SHARE {share:g} needs to be below 1, and the train split to have photos with and without "
+            f"objects (it has {np.count_nonzero(~empty)} and {np.count_nonzero(empty)}): see `data import --negatives`"
+        )
+    return np.flatnonzero(empty), epoch[~empty[epoch]]
 
 
 def to_model_input(sample: Sample) -> Record:

@@ -1,9 +1,11 @@
 """The photos that a loader worker keeps in memory."""
 
 import numpy as np
+import pytest
 
 from finetune.configs.keys import get_config
 from finetune.data.dataset import load_split
+from finetune.errors import UserError
 from finetune.training import dataloader
 from finetune.training.dataloader import TrainingBatches, epoch_of
 
@@ -37,3 +39,40 @@ def test_the_draw_depends_on_the_step_alone(data):
     for step in (0, 1, 2):
         one[step]
     assert all((a["image"] == b["image"]).all() for a, b in zip(one[3], other[3], strict=True))
+
+
+def records(objects: int, empty: int) -> list:
+    return [{"annotations": [{"category_id": 0}]}] * objects + [{"annotations": []}] * empty
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.0, 0), (0.25, 100), (0.75, 300)])
+def test_negatives_take_their_share_of_the_slots(monkeypatch, share, expected):
+    cfg = get_config("mobilenetv2_fpn")
+    cfg.FINETUNE.NEGATIVE_SHARE = share
+    batches = TrainingBatches(records(3, 40), cfg)
+    seen: list[int] = []
+    monkeypatch.setattr(batches, "_sample", lambda index, rng: seen.append(index))
+    monkeypatch.setattr(dataloader, "jitter_color", lambda sample, rng, **color: sample)
+    monkeypatch.setattr(dataloader, "to_model_input", lambda sample: sample)
+    for step in range(100):
+        batches[step]
+    assert len(seen) == 400
+    negatives = [index for index in seen if index >= 3]
+    assert abs(len(negatives) - expected) < 40
+    if expected:
+        assert len(set(negatives)) > 30
+    again = list(seen)
+    seen.clear()
+    for step in range(100):
+        batches[step]
+    assert seen == again
+
+
+@pytest.mark.parametrize(
+    ("share", "objects", "empty"), [(1.0, 2, 2), (1.5, 2, 2), (0.25, 2, 0), (0.25, 0, 2)]
+)
+def test_a_share_of_nothing_is_an_error(share, objects, empty):
+    cfg = get_config("mobilenetv2_fpn")
+    cfg.FINETUNE.NEGATIVE_SHARE = share
+    with pytest.raises(UserError, match="NEGATIVE_SHARE"):
+        TrainingBatches(records(objects, empty), cfg)
