@@ -123,9 +123,7 @@ def epoch_of(records: list[Record], threshold: float) -> np.ndarray:
     return np.repeat(np.arange(len(records)), np.round(4 * factors.numpy()).astype(int))
 
 
-def without_objects(
-    records: list[Record], epoch: np.ndarray, share: float
-) -> tuple[np.ndarray, np.ndarray]:
+def without_objects(records: list[Record], epoch: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
     """Split an epoch's photos into those without an object to train on (each once) and the others.
 
     Raises:
@@ -134,8 +132,8 @@ def without_objects(
     empty = np.array([all(a.get("iscrowd") for a in record["annotations"]) for record in records])
     if share >= 1 or (share and not empty.any()) or empty.all():
         raise UserError(
-            f"FINETUNE.NEGATIVE_SHARE {share:g} needs to be below 1, and the train split to have photos with and without "
-            f"objects (it has {np.count_nonzero(~empty)} and {np.count_nonzero(empty)}): see `data import --negatives`"
+            f"FINETUNE.NEGATIVE_SHARE {share:g} must be below 1, and the train split must have photos with and without "
+            f"objects (it has {np.count_nonzero(~empty)} and {np.count_nonzero(empty)}): `data import --negatives`"
         )
     return np.flatnonzero(empty), epoch[~empty[epoch]]
 
