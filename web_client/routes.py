@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import re
 from pathlib import Path, PurePath
 from typing import Any
 from urllib.parse import quote
 
 from flask import Blueprint, Response, abort, current_app, g, jsonify, render_template, request
+from markupsafe import Markup, escape
 
 from web_client.api import requested_version, torchserve, uploaded_pictures
 from web_client.config import BROWSER_EXTRA
@@ -33,6 +35,12 @@ def page_values() -> dict[str, object]:
         "tokens": bool(current_app.config["TOKEN_FILE"]),
         "browser_timeout_ms": round(1000 * (current_app.config["TIMEOUT"] + BROWSER_EXTRA)),
     }
+
+
+@blueprint.app_template_filter()
+def with_code(text: str | None) -> Markup:
+    """Text of the OpenAPI document as HTML, with its `code` marked."""
+    return Markup(re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(text or ""))))  # noqa: S704 # escaped
 
 
 @blueprint.get("/")

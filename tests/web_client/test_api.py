@@ -101,3 +101,10 @@ def test_the_manual_is_a_page(client: FlaskClient) -> None:
     page = client.get("/api", headers={"Accept": "text/html"})
     for word in ("POST /api/v1/predict", "score_threshold", "too_many_requests", "openapi.json", "curl"):
         assert word in page.text
+
+
+def test_the_manual_marks_code_and_escapes_the_rest(client: FlaskClient) -> None:
+    page = client.get("/api").text
+    assert "<code>too_many_requests</code>" in page
+    assert "&lt;code&gt;" not in page
+    assert "`" not in page
