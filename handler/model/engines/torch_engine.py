@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from detectron2.modeling import GeneralizedRCNN
 from torch import nn
@@ -43,7 +45,8 @@ class TorchEngine:
     def __init__(self, trunk: Trunk, device: torch.device, dtype: torch.dtype) -> None:
         self._levels = len(trunk.rpn_in_features)
         self._dtype = dtype
-        self._trunk = trunk.to(device=device, dtype=dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        module: Any = trunk.to(device=device, dtype=dtype)  # torch's types know memory_format from 2.12 on
+        self._trunk = module.to(memory_format=torch.channels_last)
 
     def __call__(self, images: torch.Tensor) -> TrunkOutput:
         images = images.to(dtype=self._dtype, memory_format=torch.channels_last)
