@@ -30,7 +30,7 @@ from handler.api.options import Options, parse_options
 from handler.api.request_parsing import parse_body
 from handler.api.settings import Settings, parse_settings
 from handler.imaging.decode import decode_image
-from handler.model import Detections
+from handler.model import Detections, Wanted
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,9 @@ class Predictor(Protocol):
     engine: str
     threads: int
 
-    def predict(self, images: Sequence[np.ndarray]) -> list[Detections]: ...
+    def predict(
+        self, images: Sequence[np.ndarray], wanted: Sequence[Wanted] | None = None
+    ) -> list[Detections]: ...
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,7 @@ class Service:
         """Run the network once over all photos of the batch; what is an answer already stays one."""
         waiting = [photo for photo in photos if isinstance(photo, Photo)]
         start = time.perf_counter()
-        results = iter(self._detect([photo.pixels for photo in waiting]) if waiting else ())
+        results = iter(self._detect(waiting) if waiting else ())
         found: list[Detections | Answer] = []
         for photo in photos:
             if isinstance(photo, Answer):
@@ -201,23 +203,25 @@ class Service:
             if answer.status != 200:
                 raise RuntimeError(f"the warm-up at {height} × {width} failed: {answer.reason}")
 
-    def _detect(self, images: list[np.ndarray]) -> list[Detections | Exception]:
-        """Detections, or what went wrong, for each image."""
+    def _detect(self, photos: list[Photo]) -> list[Detections | Exception]:
+        """Detections, or what went wrong, for each photo."""
         try:
-            found = self.predictor.predict(images)
-            if len(found) != len(images):
-                raise RuntimeError(f"the predictor gave {len(found)} results for {len(images)} images")
+            found = self.predictor.predict(
+                [photo.pixels for photo in photos], [photo.options.wanted for photo in photos]
+            )
+            if len(found) != len(photos):
+                raise RuntimeError(f"the predictor gave {len(found)} results for {len(photos)} images")
             return list(found)
         except Exception as error:
             out_of_memory = is_out_of_memory(error)
             failure = _no_room() if out_of_memory else error.with_traceback(None)
-            if len(images) == 1 or not out_of_memory:
-                logger.warning("a batch of %d failed", len(images), exc_info=error)
+            if len(photos) == 1 or not out_of_memory:
+                logger.warning("a batch of %d failed", len(photos), exc_info=error)
         # outside of "except", where no traceback keeps the batch's tensors alive
         release_memory()
-        if len(images) == 1:
+        if len(photos) == 1:
             return [failure]
-        return [result for image in images for result in self._detect([image])]
+        return [result for photo in photos for result in self._detect([photo])]
 
 
 def unexpected() -> Answer:

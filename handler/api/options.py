@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from handler.api.errors import BadRequest, quoted
-from handler.model import MAX_DETECTIONS
+from handler.model import MAX_DETECTIONS, Wanted
 
 MASK_FORMATS = ("rle", "polygon", "png", "none")
 OUTPUTS = ("json", "coco", "overlay", "splash", "labels")
@@ -27,6 +27,12 @@ class Options:
     """0-based class ids to keep; None keeps all."""
     mask_format: str = "rle"
     output: str = "json"
+
+    @property
+    def wanted(self) -> Wanted:
+        """What the answer needs. JSON has each mask's area, even without the mask; COCO results do not."""
+        masks = (self.output, self.mask_format) != ("coco", "none")
+        return Wanted(self.score_threshold, self.max_detections, self.classes, masks)
 
 
 @dataclass(frozen=True)

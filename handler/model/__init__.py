@@ -11,6 +11,23 @@ MAX_DETECTIONS = 300
 
 
 @dataclass(frozen=True)
+class Wanted:
+    """What a caller needs of the instances in one photo, so that no masks are computed for the others.
+
+    Attributes:
+        score_threshold: keep instances whose score is at least this.
+        max_detections: keep at most this many, the best first.
+        classes: 0-based class ids to keep; None keeps all.
+        masks: False leaves every mask zero.
+    """
+
+    score_threshold: float = 0.0
+    max_detections: int = MAX_DETECTIONS
+    classes: frozenset[int] | None = None
+    masks: bool = True
+
+
+@dataclass(frozen=True)
 class Detections:
     """The predictor's output for one photo: N instances by falling score.
 

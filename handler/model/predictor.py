@@ -18,11 +18,11 @@ import torch
 from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.modeling import GeneralizedRCNN
 from detectron2.modeling import build_model as build
-from detectron2.structures import Instances
+from detectron2.structures import Boxes, Instances
 
 from handler.archive import Archive, open_archive
 from handler.errors import ArchiveError
-from handler.model import MAX_DETECTIONS, Detections
+from handler.model import MAX_DETECTIONS, Detections, Wanted
 from handler.model.cores import usable_cores
 from handler.model.engines import INT8_IR_NAME, IR_NAME, Engine, choose_engine
 from handler.model.engines.torch_engine import TorchEngine, Trunk
@@ -109,11 +109,14 @@ class Predictor:
         )
 
     @torch.inference_mode()
-    def predict(self, images: Sequence[np.ndarray]) -> list[Detections]:
+    def predict(
+        self, images: Sequence[np.ndarray], wanted: Sequence[Wanted] | None = None
+    ) -> list[Detections]:
         """Detect objects in photos, which may differ in size.
 
         Args:
             images: each (H, W, 3) uint8 RGB.
+            wanted: what to find in each image; default: everything.
 
         Returns:
             One :class:`Detections` per image, in pixels of that image: scores above the model's test
@@ -126,12 +129,16 @@ class Predictor:
             ResizeShortestEdge.get_output_shape(*image.shape[:2], self.short_side, self.long_side)
             for image in images
         ]
+        wanted = wanted or [Wanted()] * len(images)
         results: dict[int, Detections] = {}
         with self._lock:
             for group in self._groups(shapes):
-                instances = self._run([resize(images[i], shapes[i]) for i in group])
-                for i, found in zip(group, instances, strict=True):
-                    results[i] = _in_photo_pixels(found, images[i].shape[:2])
+                found = self._run(
+                    [resize(images[i], shapes[i]) for i in group],
+                    [images[i].shape[:2] for i in group],
+                    [wanted[i] for i in group],
+                )
+                results.update(zip(group, found, strict=True))
         return [results[i] for i in range(len(images))]
 
     def _make_engine(self, name: str, folder: Path, trunk: Trunk, dtype: torch.dtype) -> Engine:
@@ -148,12 +155,23 @@ class Predictor:
         # a CPU gains nothing from batches (measured: two images together take longer than one by one)
         return group_like_sized(shapes) if self.device.type != "cpu" else [[i] for i in range(len(shapes))]
 
-    def _run(self, images: list[torch.Tensor]) -> list[Instances]:
+    def _run(
+        self, images: list[torch.Tensor], photo_shapes: list[tuple[int, int]], wanted: list[Wanted]
+    ) -> list[Detections]:
+        """Detections of resized ``images``, in pixels of photos of ``photo_shapes``."""
         on_gpu = self.device.type == "cuda"
         batch = self.normalize(images, pin=on_gpu).to(self.device, non_blocking=on_gpu)
         trunk = self._engine(batch)
         proposals = self._propose(trunk, [(image.shape[0], image.shape[1]) for image in images])
-        return self._roi_heads(trunk.features, proposals)
+        found = self._roi_heads.detect(trunk.features, proposals)
+        boxes = []
+        for i, (shape, want) in enumerate(zip(photo_shapes, wanted, strict=True)):
+            in_photo = _in_photo_pixels(found[i], shape)
+            keep = _choose(found[i], in_photo, want)
+            found[i] = found[i][keep]
+            boxes.append(in_photo[keep])
+        self._roi_heads.add_masks(trunk.features, found, [want.masks for want in wanted])
+        return [_to_numpy(*pair) for pair in zip(found, boxes, strict=True)]
 
 
 def build_model(archive: Archive) -> GeneralizedRCNN:
@@ -175,15 +193,26 @@ def build_model(archive: Archive) -> GeneralizedRCNN:
     return model.eval().requires_grad_(False)
 
 
-def _in_photo_pixels(found: Instances, shape: tuple[int, int]) -> Detections:
-    """Boxes scaled to the photo and clipped, empty ones dropped, as ``detector_postprocess`` does."""
-    boxes = found.pred_boxes
+def _in_photo_pixels(found: Instances, shape: tuple[int, int]) -> Boxes:
+    """The boxes scaled to the photo and clipped, as ``detector_postprocess`` does."""
+    boxes = found.pred_boxes.clone()
     boxes.scale(shape[1] / found.image_size[1], shape[0] / found.image_size[0])
     boxes.clip(shape)
-    kept = boxes.nonempty()
+    return boxes
+
+
+def _choose(found: Instances, boxes: Boxes, wanted: Wanted) -> torch.Tensor:
+    """Indices of the wanted instances, by falling score; ``boxes`` that are empty in the photo are dropped."""
+    keep = boxes.nonempty() & (found.scores >= wanted.score_threshold)
+    if wanted.classes is not None:
+        keep &= torch.isin(found.pred_classes, keep.new_tensor(sorted(wanted.classes), dtype=torch.int64))
+    return keep.nonzero().flatten()[: wanted.max_detections]
+
+
+def _to_numpy(found: Instances, boxes: Boxes) -> Detections:
     return Detections(
-        boxes=boxes.tensor[kept].cpu().numpy(),
-        scores=found.scores[kept].cpu().numpy(),
-        class_ids=found.pred_classes[kept].cpu().numpy(),
-        masks=found.pred_masks[kept][:, 0].cpu().numpy(),
+        boxes=boxes.tensor.cpu().numpy(),
+        scores=found.scores.cpu().numpy(),
+        class_ids=found.pred_classes.cpu().numpy(),
+        masks=found.pred_masks[:, 0].cpu().numpy(),
     )

@@ -19,7 +19,7 @@ from handler.model.roi_align import RoiAlign
 
 
 class RoiHeads:
-    """From proposals to detections with masks."""
+    """From proposals to detections, and from detections to masks."""
 
     def __init__(self, roi_heads: StandardROIHeads, device: torch.device, dtype: torch.dtype) -> None:
         layout = {"device": device, "dtype": dtype, "memory_format": torch.channels_last}
@@ -33,8 +33,8 @@ class RoiHeads:
         self._mask_upsampling = math.prod(layer.stride[0] for layer in layers)
         _take_channels_last(self._box_head, roi_heads.box_pooler.output_size[0])
 
-    def __call__(self, features: list[torch.Tensor], proposals: list[Instances]) -> list[Instances]:
-        """Detections of N images.
+    def detect(self, features: list[torch.Tensor], proposals: list[Instances]) -> list[Instances]:
+        """Detections of N images, without masks.
 
         Args:
             features: p2..p5, each (N, C, H, W).
@@ -42,7 +42,7 @@ class RoiHeads:
 
         Returns:
             N ``Instances`` by falling score with ``pred_boxes`` (XYXY, pixels of the resized image),
-            ``scores``, ``pred_classes`` and ``pred_masks`` (n, 1, M, M), probabilities in fp32; M is 28 by default.
+            ``scores`` and ``pred_classes``.
         """
         x, where = self._box_align(features, [p.proposal_boxes for p in proposals], self._dtype)
         for conv in self._box_head.conv_norm_relus:
@@ -51,14 +51,29 @@ class RoiHeads:
         for fc in self._box_head.fcs:
             x = fc(x).relu_()
         detections, _ = self._predictor.inference(self._predictor(x[where].float()), proposals)
-        if not sum(map(len, detections)):
-            side = self._mask_align.size * self._mask_upsampling
-            for instances in detections:
-                instances.pred_masks = x.new_empty(0, 1, side, side, dtype=torch.float32)
-            return detections
-        x, where = self._mask_align(features, [d.pred_boxes for d in detections], self._dtype)
-        mask_rcnn_inference(self._mask_head.layers(x)[where].float(), detections)
         return detections
+
+    def add_masks(
+        self, features: list[torch.Tensor], detections: list[Instances], wanted: list[bool]
+    ) -> None:
+        """Give each detection ``pred_masks`` (n, 1, M, M), probabilities in fp32; M is 28 by default.
+
+        Args:
+            features: p2..p5, each (N, C, H, W).
+            detections: N ``Instances`` with ``pred_boxes`` and ``pred_classes``.
+            wanted: per image; False gives masks of zeros without computing any.
+        """
+        side = self._mask_align.size * self._mask_upsampling
+        for instances in detections:
+            instances.pred_masks = features[0].new_zeros(len(instances), 1, side, side, dtype=torch.float32)
+        chosen = [d for d, want in zip(detections, wanted, strict=True) if want and len(d)]
+        if not chosen:
+            return
+        boxes = [
+            d.pred_boxes if want else d.pred_boxes[:0] for d, want in zip(detections, wanted, strict=True)
+        ]
+        x, where = self._mask_align(features, boxes, self._dtype)
+        mask_rcnn_inference(self._mask_head.layers(x)[where].float(), chosen)
 
 
 def _take_channels_last(box_head: FastRCNNConvFCHead, pooled_side: int) -> None:

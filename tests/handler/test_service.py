@@ -19,7 +19,7 @@ from handler.api.options import IMAGE_OUTPUTS, MASK_FORMATS, OUTPUTS, Options
 from handler.api.responses import select
 from handler.api.settings import Settings, parse_settings
 from handler.errors import SettingsError
-from handler.model import Detections
+from handler.model import Detections, Wanted
 from handler.service import Answer, Request, Service, is_out_of_memory
 from tests.handler.awkward import HEIGHT, WIDTH, corners, save
 from tests.handler.toys import FakePredictor, blob_detections
@@ -45,7 +45,7 @@ def changed(change: Callable[[list[Detections]], list[Detections]], count: int =
     """A service whose predictor's results went through ``change``."""
 
     class Changed(FakePredictor):
-        def predict(self, images: Sequence[np.ndarray]) -> list[Detections]:
+        def predict(self, images: Sequence[np.ndarray], wanted: object = None) -> list[Detections]:
             return change(super().predict(images))
 
     return Service(Changed(count), Settings())
@@ -153,6 +153,22 @@ def test_one_bad_request_never_harms_another() -> None:
     assert ends[::2] == [("refused", "unsupported_media_type"), ("refused", "invalid_option")]
 
 
+def test_the_predictor_is_asked_for_what_each_request_needs() -> None:
+    predictor = FakePredictor(1, ["balloon", "kite"])
+    requests = [
+        form(score_threshold="0.7", max_detections="3", classes="kite"),
+        form(output="coco", mask_format="none"),
+        form(mask_format="none"),  # JSON has the mask's area
+        form(output="overlay", mask_format="none"),
+    ]
+    Service(predictor, Settings()).answer(requests)
+    assert predictor.wanted == [
+        Wanted(0.7, 3, frozenset({1})),
+        Wanted(0.5, 100, masks=False),
+        *[Wanted(0.5, 100)] * 2,
+    ]
+
+
 def test_a_batch_without_a_good_request_never_reaches_the_network() -> None:
     predictor = FakePredictor()
     assert statuses(Service(predictor, Settings()).answer([JUNK, WRONG])) == [415, 400]
@@ -167,7 +183,7 @@ class Picky(FakePredictor):
         super().__init__(1)
         self.most, self.error = most, error
 
-    def predict(self, images: Sequence[np.ndarray]) -> list[Detections]:
+    def predict(self, images: Sequence[np.ndarray], wanted: object = None) -> list[Detections]:
         result = super().predict(images)
         if len(images) > self.most or any(image.shape[0] > 100 for image in images):
             raise self.error

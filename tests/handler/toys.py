@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from handler.model import Detections
+from handler.model import Detections, Wanted
 
 
 def blob_detections(count: int, height: int, width: int, seed: int = 0, classes: int = 1) -> Detections:
@@ -45,8 +45,12 @@ class FakePredictor:
         self.card: dict = CARD | {"classes": list(classes)}
         self.device, self.precision, self.engine, self.threads = "cpu", "fp32", "toy", 1
         self.batches: list[list[tuple[int, ...]]] = []
+        self.wanted: list[Wanted] = []
 
-    def predict(self, images: Sequence[np.ndarray]) -> list[Detections]:
+    def predict(
+        self, images: Sequence[np.ndarray], wanted: Sequence[Wanted] | None = None
+    ) -> list[Detections]:
+        self.wanted = list(wanted or ())
         self.batches.append([image.shape for image in images])
         assert all(image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3 for image in images)
         return [

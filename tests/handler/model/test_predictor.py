@@ -8,7 +8,7 @@ from detectron2.structures import Instances
 from torch import nn
 
 from handler.errors import EngineError
-from handler.model import Detections
+from handler.model import Detections, Wanted
 from handler.model.predictor import Predictor
 from handler.model.preprocess import resize
 from tests.toy_models import TINY, photo, quiet_detectron2, write_unpacked_archive
@@ -75,7 +75,9 @@ def test_images_padded_together_find_the_same(toy: tuple[Path, nn.Module], fp32:
     # a GPU's way, tried on the CPU: one batch of two sizes, the smaller padded
     images = [photo(96, 128, seed=4), photo(96, 120, seed=5)]
     with torch.inference_mode():
-        for image, found in zip(images, fp32._run([torch.from_numpy(i) for i in images]), strict=True):
+        shapes, everything = [image.shape[:2] for image in images], [Wanted()] * len(images)
+        batch = fp32._run([torch.from_numpy(i) for i in images], shapes, everything)
+        for image, found in zip(images, batch, strict=True):
             expected = detectron2s(toy[1], image)
             # padding reaches past the border only, so strong detections stay where they were
             assert abs(len(found) - len(expected)) <= 3
@@ -90,6 +92,50 @@ def test_nothing_found_has_the_mask_heads_shape(tmp_path: Path) -> None:
     (nothing,) = predictor.predict([PHOTOS[0]])
     assert nothing.boxes.shape == (0, 4)
     assert found.masks.shape[1:] == nothing.masks.shape[1:] == (14, 14)
+
+
+def test_only_what_is_wanted_is_computed(fp32: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    everything = fp32.predict(PHOTOS)
+    middle = float(np.median(everything[0].scores))
+    some = int(everything[1].class_ids[0])
+    wanted = [
+        Wanted(score_threshold=middle),
+        Wanted(classes=frozenset({some}), max_detections=2),
+        Wanted(max_detections=3, masks=False),
+    ]
+    kept = [
+        np.flatnonzero(everything[0].scores >= middle),
+        np.flatnonzero(everything[1].class_ids == some)[:2],
+        np.arange(3),
+    ]
+    assert all(0 < len(index) < len(found) for index, found in zip(kept, everything, strict=True))
+    masks_computed = []
+    layers = fp32._roi_heads._mask_head.layers
+    monkeypatch.setattr(
+        fp32._roi_heads._mask_head, "layers", lambda x: (masks_computed.append(len(x)), layers(x))[1]
+    )
+    for found, index, whole in zip(fp32.predict(PHOTOS, wanted), kept, everything, strict=True):
+        for name in "boxes scores class_ids".split():
+            np.testing.assert_array_equal(getattr(found, name), getattr(whole, name)[index])
+        if found.masks.any():
+            np.testing.assert_array_equal(found.masks, whole.masks[index])
+    assert masks_computed == [len(kept[0]), len(kept[1])]
+
+
+def test_one_batch_may_want_different_things(fp32: Predictor) -> None:
+    # a GPU's way, tried on the CPU: the photos share the mask head
+    images = [torch.from_numpy(photo(96, 128, seed=seed)) for seed in (4, 5, 6)]
+    shapes = [(96, 128)] * 3
+    with torch.inference_mode():
+        whole = fp32._run(images, shapes, [Wanted()] * 3)
+        first, second, third = fp32._run(
+            images, shapes, [Wanted(max_detections=2), Wanted(masks=False), Wanted(max_detections=1)]
+        )
+    assert [len(first), len(second), len(third)] == [2, len(whole[1]), 1]
+    assert second.masks.shape == whole[1].masks.shape
+    assert not second.masks.any()
+    np.testing.assert_array_equal(first.masks, whole[0].masks[:2])
+    np.testing.assert_array_equal(third.masks, whole[2].masks[:1])
 
 
 def test_an_empty_batch_is_no_error(fp32: Predictor) -> None:

@@ -44,7 +44,7 @@ class Predictor:
             raise RuntimeError("no weights at all")
         return cls(json.loads((Path(folder) / "archive.json").read_text()))
 
-    def predict(self, images):
+    def predict(self, images, wanted=None):
         return [self.one(image) for image in images]
 
     def one(self, image):
