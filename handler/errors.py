@@ -5,6 +5,7 @@
     HandlerError              a command prints it as "Error: …" and exits with status 1
     ├── ArchiveError          the archive is damaged, incomplete or of another format
     ├── SettingsError         the handler section of model-config.yaml is wrong
+    ├── DeviceError           the GPU that the worker was given cannot be used
     ├── PrecisionError        the precision is unknown, or this machine cannot compute in it
     ├── EngineError           the engine is unknown, or cannot run here
     └── PredictError          ``maskrcnn predict`` cannot go on
@@ -27,6 +28,10 @@ class ArchiveError(HandlerError):
 
 class SettingsError(HandlerError):
     """``model-config.yaml`` holds an unknown key or a wrong value."""
+
+
+class DeviceError(HandlerError):
+    """The GPU that the worker was given cannot be used."""
 
 
 class PrecisionError(HandlerError):

@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import sys
+import threading
 import time
 from http import HTTPStatus
 from pathlib import Path
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from handler.service import Answer, Photo
 
 logger = logging.getLogger(__name__)
+
+SECONDS_TO_SEND = 1.0
+"""How long a worker that must end still lives, for TorchServe to take the last answers from its socket."""
 
 
 class MaskRCNNHandler:
@@ -43,6 +47,7 @@ class MaskRCNNHandler:
     - ``handle(data, context)`` gets one mapping (part name → value) per request.
     - An exception that leaves ``handle`` fails the whole batch with a 5xx, so none does. A request's own status is
       set on the context.
+    - A worker is restarted when its connection closes, so one whose GPU has failed answers its batch and ends.
     - ``GET /models/maskrcnn?customized=true`` arrives in a batch as well, marked by the header ``describe``.
     - The archive carries its own ``handler`` and ``finetune`` packages. Its folder must be first on ``sys.path``
       before any of them is imported, so imports are inside the methods.
@@ -95,6 +100,9 @@ class MaskRCNNHandler:
             context.set_response_status(answer.status, HTTPStatus(answer.status).phrase, index)
             context.set_response_content_type(index, answer.content_type)
         self._record(answers, time.perf_counter() - start)
+        if self.service.broken:
+            logger.critical("the GPU failed: this worker ends, and TorchServe starts another")
+            threading.Timer(SECONDS_TO_SEND, os._exit, (1,)).start()
         return [answer.body for answer in answers]
 
     def preprocess(self, data: list[dict[str, Any]], context: Any) -> list[Photo | Answer]:
@@ -164,10 +172,23 @@ def _request_id(headers: dict[str, str], own: str) -> str:
 
 
 def _device(gpu_id: int | None) -> str:
-    """The device that TorchServe assigned to this worker; it assigns no GPU where ``deviceType`` is cpu."""
+    """The device that TorchServe assigned to this worker; it assigns no GPU where ``deviceType`` is cpu.
+
+    Raises:
+        DeviceError: torch cannot use the GPU; the CPU in its place would be slow without anyone knowing why.
+    """
     import torch
 
-    return f"cuda:{gpu_id}" if gpu_id is not None and torch.cuda.is_available() else "cpu"
+    from handler.errors import DeviceError
+
+    if gpu_id is None:
+        return "cpu"
+    if not torch.cuda.is_available():
+        raise DeviceError(
+            f"TorchServe assigned GPU {gpu_id}, but torch {torch.__version__} cannot use it: install a driver that "
+            "fits it, or set deviceType: cpu in model-config.yaml"
+        )
+    return f"cuda:{gpu_id}"
 
 
 def _fair_threads(config: dict[str, Any]) -> int:

@@ -89,11 +89,17 @@ class Answer:
 
 
 class Service:
-    """Decode, predict, encode. A request that is refused on the way travels on as its :class:`Answer`."""
+    """Decode, predict, encode. A request that is refused on the way travels on as its :class:`Answer`.
+
+    Attributes:
+        broken: the GPU failed in a way that only a new process gets over. Whoever runs the service sends what is
+            answered and ends the process.
+    """
 
     def __init__(self, predictor: Predictor, settings: Settings) -> None:
         self.predictor = predictor
         self.settings = settings
+        self.broken = False
         self.classes: list[str] = list(predictor.card["classes"])
 
     @classmethod
@@ -215,13 +221,24 @@ class Service:
         except Exception as error:
             out_of_memory = is_out_of_memory(error)
             failure = _no_room() if out_of_memory else error.with_traceback(None)
+            self.broken |= is_broken_gpu(error)
             if len(photos) == 1 or not out_of_memory:
                 logger.warning("a batch of %d failed", len(photos), exc_info=error)
         # outside of "except", where no traceback keeps the batch's tensors alive
-        release_memory()
-        if len(photos) == 1:
-            return [failure]
+        self._release_memory()
+        if len(photos) == 1 or self.broken:
+            return [failure] * len(photos)
         return [result for photo in photos for result in self._detect([photo])]
+
+    def _release_memory(self) -> None:
+        """Free what a failed batch left in caches. On a broken GPU that fails, too."""
+        if self.broken:
+            return
+        try:
+            release_memory()
+        except Exception as error:
+            logger.warning("memory was not released", exc_info=error)
+            self.broken |= is_broken_gpu(error)
 
 
 def unexpected() -> Answer:
@@ -255,6 +272,19 @@ def is_out_of_memory(error: BaseException) -> bool:
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"
         or (isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text))
+    )
+
+
+def is_broken_gpu(error: BaseException) -> bool:
+    """Whether every later CUDA call of this process will fail as well: a device assert, an illegal access, ECC.
+
+    Such an error is a ``torch.AcceleratorError``, or a ``RuntimeError`` with the words of CUDA, cuBLAS or cuDNN.
+    """
+    if is_out_of_memory(error):
+        return False
+    words = ("CUDA error", "CUBLAS_STATUS_", "CUDNN_STATUS_", "cuDNN error")
+    return type(error).__name__ == "AcceleratorError" or (
+        isinstance(error, RuntimeError) and any(word in str(error) for word in words)
     )
 
 

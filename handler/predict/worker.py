@@ -50,6 +50,8 @@ class PhotoService:
         """
         decoded = [self._decode(photo) for photo in photos]
         found = self.service.predict(decoded)
+        if self.service.broken:  # a new process tries these photos again
+            os._exit(1)
         answers = [self.service.encode(*pair) for pair in zip(decoded, found, strict=True)]
         for i, target in enumerate(overlays):
             if target and answers[i].status == 200:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import importlib
 import json
 import logging
+import os
 import re
 import struct
 import sys
+import threading
 import types
 import warnings
 from collections.abc import Iterator
@@ -19,7 +21,7 @@ import yaml
 
 from handler import maskrcnn_handler
 from handler.api.metrics import METRICS
-from handler.errors import SettingsError
+from handler.errors import DeviceError, SettingsError
 from handler.maskrcnn_handler import MaskRCNNHandler
 from tests.handler.awkward import corners, save
 from tests.handler.toys import CARD, FakePredictor
@@ -237,6 +239,35 @@ def test_nothing_leaves_handle(
     assert [answer["status"] for answer in answers] == [500, 500]
     assert b"secret" not in answers[0]["body"]
     assert "CUDA /secret" in caplog.text
+
+
+def test_a_worker_with_a_broken_gpu_answers_and_ends(
+    predictor: FakePredictor, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = Worker(folder)
+    ended = threading.Event()
+    monkeypatch.setattr(maskrcnn_handler, "SECONDS_TO_SEND", 0.01)
+    monkeypatch.setattr(os, "_exit", lambda status: ended.set() if status else None)
+    assert worker.ask(raw(JPEG))[0]["status"] == 200
+    assert not ended.wait(0.1)
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    monkeypatch.setattr(predictor, "predict", fail)
+    assert [answer["status"] for answer in worker.ask(raw(JPEG), raw(b"junk"))] == [500, 415]
+    assert ended.wait(10)
+
+
+def test_a_gpu_that_torch_cannot_use_fails_the_load(
+    predictor: FakePredictor, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(DeviceError, match=r"assigned GPU 1, .* deviceType: cpu"):
+        Worker(folder, gpu=1)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    Worker(folder, gpu=1)
+    assert predictor.card["loaded"]["device"] == "cuda:1"
 
 
 def test_metrics_reach_torchserve(

@@ -20,7 +20,7 @@ from handler.api.responses import select
 from handler.api.settings import Settings, parse_settings
 from handler.errors import SettingsError
 from handler.model import Detections, Wanted
-from handler.service import Answer, Request, Service, is_out_of_memory
+from handler.service import Answer, Request, Service, is_broken_gpu, is_out_of_memory
 from tests.handler.awkward import HEIGHT, WIDTH, corners, save
 from tests.handler.toys import FakePredictor, blob_detections
 
@@ -220,6 +220,40 @@ def test_internal_errors_show_nothing(caplog: pytest.LogCaptureFixture) -> None:
     assert "/secret/path" in caplog.text  # the log has it
     for other in (RuntimeError("CUDA error: device-side assert"), ValueError("out of memory")):
         assert not is_out_of_memory(other)
+
+
+BROKEN_GPU = [
+    RuntimeError("CUDA error: device-side assert triggered"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR"),
+    torch.AcceleratorError("CUDA error: an illegal memory access was encountered"),
+]
+
+
+@pytest.mark.parametrize("error", BROKEN_GPU, ids=lambda e: type(e).__name__)
+def test_a_broken_gpu_is_not_asked_again(error: Exception) -> None:
+    predictor = Picky(0, error)
+    service = Service(predictor, Settings())
+    assert statuses(service.answer([GOOD, JUNK, GOOD])) == [500, 415, 500]
+    assert [len(batch) for batch in predictor.batches] == [2]
+    assert service.broken
+
+
+def test_memory_that_cannot_be_released_shows_a_broken_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise BROKEN_GPU[0]
+
+    monkeypatch.setattr("handler.service.release_memory", fail)
+    service = Service(Picky(0, OUT_OF_MEMORY[1]), Settings())
+    assert statuses(service.answer([GOOD, GOOD])) == [503, 503]
+    assert service.broken
+
+
+@pytest.mark.parametrize("error", [*OUT_OF_MEMORY, KeyError("CUDA error"), RuntimeError("shapes")], ids=str)
+def test_other_errors_break_no_gpu(error: Exception) -> None:
+    service = Service(Picky(0, error), Settings())
+    service.answer([GOOD])
+    assert not service.broken
+    assert not is_broken_gpu(error)
 
 
 def test_an_answer_that_is_too_long_is_refused() -> None:

@@ -1,6 +1,7 @@
 """Photos and archives for the tests of predict. The stub archive holds the real handler around a predictor without
 torch:
-it finds boxes, takes a moment, dies of a red image and never returns from a black one.
+it finds boxes, takes a moment, dies of a red image, never returns from a black one, and loses its
+GPU over a green one.
 """
 
 from __future__ import annotations
@@ -49,6 +50,8 @@ class Predictor:
 
     def one(self, image):
         if (image == image[0, 0]).all():
+            if image[0, 0, 1]:
+                raise RuntimeError("CUDA error: device-side assert triggered")
             os._exit(7) if image[0, 0, 0] else time.sleep(3600)
         time.sleep(SECONDS)
         count = int(image[5, 5].sum()) % 4

@@ -91,21 +91,22 @@ def test_what_is_wrong_is_said_before_any_work(tmp_path: Path, more: list[str], 
     assert not (tmp_path / "out").exists()
 
 
-def test_a_photo_that_takes_forever(tmp_path: Path) -> None:
+@pytest.mark.parametrize("color", ["black", "green"])
+def test_a_photo_that_takes_forever_or_breaks_the_gpu(tmp_path: Path, color: str) -> None:
     write_photos(tmp_path / "photos", 2)
-    Image.new("RGB", (60, 40), "black").save(tmp_path / "photos/hangs.png")
+    Image.new("RGB", (60, 40), color).save(tmp_path / "photos/bad.png")
     arguments = [
         stub_archive(tmp_path),
         tmp_path / "photos",
         "--output",
         tmp_path / "out",
-        "--stall-timeout",
-        2,
+        *("--batch-size", 3),
+        *("--stall-timeout", 2),
     ]
     result = CliRunner().invoke(predict, [*map(str, arguments)])
     assert result.exit_code == 0, result.stderr
     errors = {row["photo"]: row["error_code"] for row in rows(tmp_path / "out") if "error_code" in row}
-    assert errors == {str(tmp_path / "photos/hangs.png"): "worker_died"}
+    assert errors == {str(tmp_path / "photos/bad.png"): "worker_died"}
     assert len(answered(tmp_path / "out")) == 3
 
 
