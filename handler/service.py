@@ -48,6 +48,8 @@ class Predictor(Protocol):
         self, images: Sequence[np.ndarray], wanted: Sequence[Wanted] | None = None
     ) -> list[Detections]: ...
 
+    def warm_up(self, image: np.ndarray, batch_size: int) -> None: ...
+
 
 @dataclass(frozen=True)
 class Request:
@@ -92,13 +94,15 @@ class Service:
     """Decode, predict, encode. A request that is refused on the way travels on as its :class:`Answer`.
 
     Attributes:
+        batch_size: the most requests that come together; the warm-up prepares for them.
         broken: the GPU failed in a way that only a new process gets over. Whoever runs the service sends what is
             answered and ends the process.
     """
 
-    def __init__(self, predictor: Predictor, settings: Settings) -> None:
+    def __init__(self, predictor: Predictor, settings: Settings, batch_size: int = 1) -> None:
         self.predictor = predictor
         self.settings = settings
+        self.batch_size = batch_size
         self.broken = False
         self.classes: list[str] = list(predictor.card["classes"])
 
@@ -135,7 +139,7 @@ class Service:
             engine=settings.engine,
             threads=settings.threads or threads,
         )
-        return cls(predictor, settings)
+        return cls(predictor, settings, int(config.get("batchSize") or 1))
 
     def answer(self, requests: Sequence[Request]) -> list[Answer]:
         """Answer a batch, in the order of the requests. Raises nothing."""
@@ -201,8 +205,20 @@ class Service:
         return Answer(200, responses.JSON_TYPE, responses.to_json(document), "described")
 
     def warm_up(self) -> None:
-        """Predict one image of each size in ``settings.warmup``, so that the first visitor does not wait."""
+        """Predict images of each size in ``settings.warmup``, so that the first visitor does not wait."""
         for height, width in self.settings.warmup:
+            try:
+                self.predictor.warm_up(np.full((height, width, 3), 128, np.uint8), self.batch_size)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                logger.warning(
+                    "%d images of %d × %d do not fit into memory: lower batchSize",
+                    self.batch_size,
+                    height,
+                    width,
+                )
+            self._release_memory()
             buffer = io.BytesIO()
             Image.new("RGB", (width, height), "gray").save(buffer, "JPEG")
             (answer,) = self.answer([Request({"body": buffer.getvalue()}, id="warm-up")])

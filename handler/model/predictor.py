@@ -8,11 +8,14 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from detectron2.data.transforms import ResizeShortestEdge
@@ -24,12 +27,16 @@ from handler.archive import Archive, open_archive
 from handler.errors import ArchiveError
 from handler.model import MAX_DETECTIONS, Detections, Wanted
 from handler.model.cores import usable_cores
-from handler.model.engines import INT8_IR_NAME, IR_NAME, Engine, choose_engine
+from handler.model.engines import INT8_IR_NAME, IR_NAME, Engine, TrunkOutput, choose_engine
 from handler.model.engines.torch_engine import TorchEngine, Trunk
 from handler.model.precision import choose_dtype, name_of
 from handler.model.preprocess import Normalizer, group_like_sized, resize
 from handler.model.proposals import ProposalGenerator
 from handler.model.roi_heads import RoiHeads
+
+logger = logging.getLogger(__name__)
+
+_WARM_UP_DETECTIONS = 10
 
 
 class Predictor:
@@ -92,7 +99,7 @@ class Predictor:
             device: ``cpu``, ``cuda``, ``cuda:1``…; default: the GPU if there is one.
             precision: ``auto | fp32 | bf16 | fp16 | int8``, see :func:`handler.model.precision.choose_dtype`.
             engine: ``auto | torch | openvino``, see :func:`handler.model.engines.choose_engine`.
-            threads: cores to use on a CPU; default: all that this process may run on.
+            threads: cores to use; default: all that this process may run on.
 
         Raises:
             ArchiveError, PrecisionError, EngineError.
@@ -100,13 +107,16 @@ class Predictor:
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         dtype = choose_dtype(precision, device)
         threads = threads or usable_cores()
-        if device.type == "cpu":
-            torch.set_num_threads(threads)
+        torch.set_num_threads(threads)
+        cv2.setNumThreads(threads)
         archive = open_archive(Path(folder))
         name = choose_engine(engine, precision, device, archive.folder)
-        return cls(
-            archive, device=device, dtype=dtype, engine=name, threads=threads, int8=precision == "int8"
-        )
+        make = partial(cls, archive, device=device, engine=name, threads=threads, int8=precision == "int8")
+        predictor = make(dtype=dtype)
+        if dtype is torch.float16 and predictor._overflows():
+            logger.warning("this model's features are too large for fp16: it runs in bf16")
+            predictor = make(dtype=torch.bfloat16)
+        return predictor
 
     @torch.inference_mode()
     def predict(
@@ -141,6 +151,37 @@ class Predictor:
                 results.update(zip(group, found, strict=True))
         return [results[i] for i in range(len(images))]
 
+    @torch.inference_mode()
+    def warm_up(self, image: np.ndarray, batch_size: int = 1) -> None:
+        """Run each batch size that a GPU may get, with the mask head, and prepare what is made on first use.
+
+        Proposals stand in for detections: an image that serves to warm up may show nothing.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+            batch_size: the largest; a CPU runs images one by one and needs only one.
+        """
+        shape = ResizeShortestEdge.get_output_shape(*image.shape[:2], self.short_side, self.long_side)
+        resized = resize(image, shape)
+        with self._lock:
+            for count in range(1, 1 + (1 if self.device.type == "cpu" else batch_size)):
+                trunk, proposals = self._propose_in([resized] * count)
+                self._roi_heads.detect(trunk.features, proposals)
+                found = [_as_detections(p) for p in proposals]
+                self._roi_heads.add_masks(trunk.features, found, [True] * count)
+
+    @torch.inference_mode()
+    def _overflows(self) -> bool:
+        """Whether a picture of noise drives the trunk near fp16's largest number.
+
+        Beyond it are infinities, and Detectron2 drops proposals that are not finite without a word.
+        """
+        side = self.short_side
+        noise = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8))
+        trunk, _ = self._propose_in([noise])
+        highest = torch.stack([level.abs().max() for part in trunk for level in part]).max()  # NaN if one is
+        return not float(highest) < torch.finfo(torch.float16).max / 4
+
     def _make_engine(self, name: str, folder: Path, trunk: Trunk, dtype: torch.dtype) -> Engine:
         if name == "torch":
             return TorchEngine(trunk, self.device, dtype)
@@ -159,10 +200,7 @@ class Predictor:
         self, images: list[torch.Tensor], photo_shapes: list[tuple[int, int]], wanted: list[Wanted]
     ) -> list[Detections]:
         """Detections of resized ``images``, in pixels of photos of ``photo_shapes``."""
-        on_gpu = self.device.type == "cuda"
-        batch = self.normalize(images, pin=on_gpu).to(self.device, non_blocking=on_gpu)
-        trunk = self._engine(batch)
-        proposals = self._propose(trunk, [(image.shape[0], image.shape[1]) for image in images])
+        trunk, proposals = self._propose_in(images)
         found = self._roi_heads.detect(trunk.features, proposals)
         boxes = []
         for i, (shape, want) in enumerate(zip(photo_shapes, wanted, strict=True)):
@@ -172,6 +210,13 @@ class Predictor:
             boxes.append(in_photo[keep])
         self._roi_heads.add_masks(trunk.features, found, [want.masks for want in wanted])
         return [_to_numpy(*pair) for pair in zip(found, boxes, strict=True)]
+
+    def _propose_in(self, images: list[torch.Tensor]) -> tuple[TrunkOutput, list[Instances]]:
+        """The trunk's output for resized ``images``, padded together, and the proposals in each."""
+        on_gpu = self.device.type == "cuda"
+        batch = self.normalize(images, pin=on_gpu).to(self.device, non_blocking=on_gpu)
+        trunk = self._engine(batch)
+        return trunk, self._propose(trunk, [(image.shape[0], image.shape[1]) for image in images])
 
 
 def build_model(archive: Archive) -> GeneralizedRCNN:
@@ -191,6 +236,13 @@ def build_model(archive: Archive) -> GeneralizedRCNN:
             f"model.safetensors does not fit config.yaml ({reason}): export it again"
         ) from error
     return model.eval().requires_grad_(False)
+
+
+def _as_detections(proposals: Instances) -> Instances:
+    """The best proposals, as if they were instances of class 0."""
+    boxes = proposals.proposal_boxes[:_WARM_UP_DETECTIONS]
+    classes = torch.zeros(len(boxes), dtype=torch.int64, device=boxes.device)
+    return Instances(proposals.image_size, pred_boxes=boxes, pred_classes=classes)
 
 
 def _in_photo_pixels(found: Instances, shape: tuple[int, int]) -> Boxes:

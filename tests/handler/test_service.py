@@ -278,10 +278,30 @@ def test_a_predictor_that_loses_a_result_shortens_no_batch() -> None:
 
 def test_warm_up_runs_the_sizes_and_fails_loudly() -> None:
     predictor = FakePredictor()
-    Service(predictor, Settings(warmup=((40, 60), (70, 50)))).warm_up()
+    Service(predictor, Settings(warmup=((40, 60), (70, 50))), 8).warm_up()
+    assert predictor.warmed == [((40, 60, 3), 8), ((70, 50, 3), 8)]
     assert predictor.batches == [[(40, 60, 3)], [(70, 50, 3)]]
     with pytest.raises(RuntimeError, match="warm-up at 40 × 60"):
         Service(Picky(0, ValueError("x")), Settings(warmup=((40, 60),))).warm_up()
+
+
+@pytest.mark.parametrize("error", [*OUT_OF_MEMORY, *BROKEN_GPU], ids=lambda e: type(e).__name__)
+def test_a_batch_that_does_not_fit_keeps_no_model_from_loading(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    predictor = FakePredictor()
+    monkeypatch.setattr(predictor, "warm_up", fail)
+    service = Service(predictor, Settings(warmup=((40, 60),)), 8)
+    if error in BROKEN_GPU:
+        with pytest.raises(type(error)):
+            service.warm_up()
+        return
+    service.warm_up()
+    assert "8 images of 40 × 60 do not fit into memory: lower batchSize" in caplog.text
+    assert predictor.batches == [[(40, 60, 3)]]
 
 
 def test_description() -> None:

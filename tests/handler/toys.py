@@ -46,6 +46,10 @@ class FakePredictor:
         self.device, self.precision, self.engine, self.threads = "cpu", "fp32", "toy", 1
         self.batches: list[list[tuple[int, ...]]] = []
         self.wanted: list[Wanted] = []
+        self.warmed: list[tuple[tuple[int, ...], int]] = []
+
+    def warm_up(self, image: np.ndarray, batch_size: int) -> None:
+        self.warmed.append((image.shape, batch_size))
 
     def predict(
         self, images: Sequence[np.ndarray], wanted: Sequence[Wanted] | None = None

@@ -1,5 +1,7 @@
+import copy
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.structures import Instances
 from torch import nn
 
+from handler.archive import open_archive
 from handler.errors import EngineError
 from handler.model import Detections, Wanted
 from handler.model.predictor import Predictor
@@ -154,6 +157,61 @@ def test_bf16_is_close_to_fp32(tmp_path: Path) -> None:
     np.testing.assert_allclose(rounded.boxes[nearest], exact.boxes[0], atol=2)
     assert abs(rounded.scores[nearest] - exact.scores[0]) < 0.1
     assert 0 < np.abs(rounded.masks[nearest] - exact.masks[0]).mean() < 0.05
+
+
+@pytest.mark.parametrize(("device", "counts"), [("cpu", [1]), ("meta", [1, 2, 3])])
+def test_the_warm_up_reaches_the_mask_head_with_every_batch_size(
+    fp32: Predictor, monkeypatch: pytest.MonkeyPatch, device: str, counts: list[int]
+) -> None:
+    # "meta" stands for a device that runs batches; the tensors stay on the CPU
+    predictor, batches, masks = copy.copy(fp32), [], []
+    layers = fp32._roi_heads._mask_head.layers
+    monkeypatch.setattr(
+        predictor, "_propose_in", lambda images: (batches.append(len(images)), fp32._propose_in(images))[1]
+    )
+    monkeypatch.setattr(fp32._roi_heads._mask_head, "layers", lambda x: (masks.append(len(x)), layers(x))[1])
+    predictor.device = torch.device(device)
+    predictor.warm_up(np.full((96, 128, 3), 128, np.uint8), 3)
+    assert batches == counts
+    assert masks == [10 * count for count in counts], "gray shows nothing, yet there are masks"
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_threads_are_bounded_on_every_device(
+    toy: tuple[Path, nn.Module], monkeypatch: pytest.MonkeyPatch, device: str
+) -> None:
+    class Stop(Exception):
+        pass
+
+    def stop(folder: Path) -> None:
+        raise Stop
+
+    bounded: list[tuple[str, int]] = []
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: bounded.append(("torch", count)))
+    monkeypatch.setattr(cv2, "setNumThreads", lambda count: bounded.append(("cv2", count)))
+    monkeypatch.setattr("handler.model.predictor.open_archive", stop)
+    with pytest.raises(Stop):
+        Predictor.load(toy[0], device=device, threads=3)
+    assert bounded == [("torch", 3), ("cv2", 3)]
+
+
+@pytest.mark.parametrize(("gain", "precision"), [(1.0, "fp16"), (1e5, "bf16")])
+def test_fp16_gives_way_to_bf16_where_features_overflow(
+    toy: tuple[Path, nn.Module],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    gain: float,
+    precision: str,
+) -> None:
+    monkeypatch.setattr("handler.model.predictor.choose_dtype", lambda *_: torch.float16)  # as on a GPU
+    archive = open_archive(toy[0])
+    for name, weight in archive.weights.items():
+        if "fpn_output" in name:
+            weight.mul_(gain)
+    monkeypatch.setattr("handler.model.predictor.open_archive", lambda _: archive)
+    assert Predictor.load(toy[0], device="cpu", engine="torch").precision == precision
+    assert ("too large for fp16" in caplog.text) == (precision == "bf16")
 
 
 def test_unknown_engine_is_refused(toy: tuple[Path, nn.Module]) -> None:
