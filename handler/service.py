@@ -11,7 +11,6 @@ a whole is run again one by one, and only the image that fails by itself gets an
 
 from __future__ import annotations
 
-import gc
 import io
 import logging
 import time
@@ -31,6 +30,7 @@ from handler.api.request_parsing import parse_body
 from handler.api.settings import Settings, parse_settings
 from handler.imaging.decode import decode_image
 from handler.model import Detections, Wanted
+from handler.model.failures import is_broken_gpu, is_out_of_memory, release_memory
 
 logger = logging.getLogger(__name__)
 
@@ -279,38 +279,6 @@ def _no_room() -> NoRoom:
         "The image does not fit into the server's memory now; send a smaller one or try later.",
         "image",
     )
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out: Python's, CUDA's (``torch.OutOfMemoryError``), or PyTorch's on the CPU."""
-    text = str(error).lower()
-    return (
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"
-        or (isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text))
-    )
-
-
-def is_broken_gpu(error: BaseException) -> bool:
-    """Whether every later CUDA call of this process will fail as well: a device assert, an illegal access, ECC.
-
-    Such an error is a ``torch.AcceleratorError``, or a ``RuntimeError`` with the words of CUDA, cuBLAS or cuDNN.
-    """
-    if is_out_of_memory(error):
-        return False
-    words = ("CUDA error", "CUBLAS_STATUS_", "CUDNN_STATUS_", "cuDNN error")
-    return type(error).__name__ == "AcceleratorError" or (
-        isinstance(error, RuntimeError) and any(word in str(error) for word in words)
-    )
-
-
-def release_memory() -> None:
-    """Free what a failed batch left in caches."""
-    gc.collect()
-    import torch
-
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def _milliseconds_since(start: float) -> float:

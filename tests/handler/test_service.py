@@ -20,7 +20,8 @@ from handler.api.responses import select
 from handler.api.settings import Settings, parse_settings
 from handler.errors import SettingsError
 from handler.model import Detections, Wanted
-from handler.service import Answer, Request, Service, is_broken_gpu, is_out_of_memory
+from handler.model.failures import is_broken_gpu, is_out_of_memory
+from handler.service import Answer, Request, Service
 from tests.handler.awkward import HEIGHT, WIDTH, corners, save
 from tests.handler.toys import FakePredictor, blob_detections
 
