@@ -25,8 +25,11 @@ UNWANTED_PREFIXES = ("TS_", "SERVE_")
 
 
 def environment() -> dict[str, str]:
-    """The environment for TorchServe and its workers."""
-    return {
+    """The environment for TorchServe and its workers.
+
+    A thread of OpenMP that has nothing to do sleeps: by default it spins and takes a core from the other workers.
+    """
+    return {"OMP_WAIT_POLICY": "passive"} | {
         name: value
         for name, value in os.environ.items()
         if name not in UNWANTED and not name.startswith(UNWANTED_PREFIXES)

@@ -135,6 +135,9 @@ def test_environment_cannot_configure_torchserve(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     environment = processes.environment()
     assert environment["OMP_NUM_THREADS"] == "1"
+    assert environment["OMP_WAIT_POLICY"] == "passive"
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    assert processes.environment()["OMP_WAIT_POLICY"] == "active"
     assert "x" not in environment.values()
 
 
