@@ -121,7 +121,7 @@ def _photo(folder: SourceFolder, path: Path, name: str, result: Sequence[Any]) -
     for (
         each
     ) in regions:  # with <Polygon> and <Labels> apart, the label is a result of its own with the same id
-        for value in (each["value"].get(key) for key in (each.get("type"), "labels")):
+        for value in (each["value"].get(key) for key in (str(each.get("type")), "labels")):
             if isinstance(value, list) and value:
                 labels[str(each.get("id"))] = str(value[0])
     objects, size = [], None

@@ -416,9 +416,9 @@ def _rle(size: list[float]) -> Any:
     return _json({"images": images, "categories": categories, "annotations": [one]})
 
 
-def _tasks(image: str, number: Any = "x") -> Any:
+def _tasks(image: str, number: Any = "x", kind: Any = "polygonlabels") -> Any:
     value = {"polygonlabels": ["mug"], "points": [[1, 1], [9, 1]]}
-    result = [{"id": number, "type": "polygonlabels", "value": value}]
+    result = [{"id": number, "type": kind, "value": value}]
     return _json([{"id": 7, "data": {"image": image}, "annotations": [{"result": result}]}])
 
 
@@ -467,6 +467,7 @@ BAD: dict[str, tuple[Any, str]] = {
         "polygon 1 of {}/a.png has coordinates that are not numbers in pairs",
     ),
     "studio: no URL": (_tasks("http://[x/a.png"), "task 7 of {}/a.json names no photo"),
+    "studio: odd type": (_tasks("a.png", kind=[["x"]]), "a.json holds no annotations: annotate some objects"),
     "studio: odd id": (_tasks("a.png", [1]), "polygon 1 of {}/a.png has 2 different points"),
     "yolo: name twice": (_yolo("", "names: [mug, mug]"), "names a class twice"),
     "labelme: point": (
