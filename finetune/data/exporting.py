@@ -1,12 +1,14 @@
 """Write a data set in the format of another tool."""
 
 import shutil
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import click
 
-from finetune.data.dataset import SPLITS, class_names, read_photos
+from finetune.data.dataset import SPLITS, Photo, class_names, read_photos
 from finetune.data.formats import FORMATS
 from finetune.errors import UserError
 from finetune.files import new_folder
@@ -32,6 +34,8 @@ def export_dataset(root: Path, format_name: str, output: Path, *, force: bool = 
     if output.resolve() == root.resolve():
         raise UserError(f"{output} is the data set itself: choose another --output")
     splits = {split: read_photos(root, split) for split in SPLITS if (root / f"{split}.json").is_file()}
+    if format_name in ("labelme", "yolo"):
+        splits = _own_stems(splits)
     crowds = 0
     if format_name != "coco":
         for split, photos in splits.items():
@@ -52,3 +56,17 @@ def export_dataset(root: Path, format_name: str, output: Path, *, force: bool = 
     if crowds:
         click.echo(f"left out: {crowds} crowds, which {chosen.TITLE} does not know", err=True)
     return output
+
+
+def _own_stems(splits: Mapping[str, Sequence[Photo]]) -> dict[str, list[Photo]]:
+    """Rename photos that differ in their suffix alone: labelme and YOLO name a label file by the rest."""
+    counts = Counter(Path(photo.name).stem.lower() for photos in splits.values() for photo in photos)
+
+    def name(path: Path) -> str:
+        shared = counts[path.stem.lower()] > 1
+        return f"{path.stem}_{path.suffix[1:]}{path.suffix}" if shared else path.name
+
+    return {
+        split: [replace(photo, name=name(Path(photo.name))) for photo in photos]
+        for split, photos in splits.items()
+    }

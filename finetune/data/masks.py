@@ -148,10 +148,11 @@ def to_rle(segmentation: Segmentation, width: int, height: int) -> dict[str, Any
         return coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
     try:
         size, counts = [int(n) for n in segmentation["size"]], segmentation["counts"]
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         raise ValueError("is neither a list of polygons nor an RLE with size and counts") from None
     if size != [height, width]:
-        raise ValueError(f"has an RLE of {size[1]} x {size[0]} pixels but the image is {width} x {height}")
+        listed = " x ".join(map(str, size[::-1]))
+        raise ValueError(f"has an RLE of {listed} pixels but the image is {width} x {height}")
     if isinstance(counts, list):
         if not all(isinstance(n, int) and n >= 0 for n in counts) or sum(counts) != height * width:
             raise ValueError("has RLE counts that do not add up to the pixels of the image")

@@ -1,5 +1,6 @@
 """Unpack zip files from strangers."""
 
+import lzma
 import shutil
 import stat
 import zipfile
@@ -39,14 +40,26 @@ def unpack(archive: Path, folder: Path, *, max_bytes: int | None = None) -> None
                 )
             for member in members:
                 path = PurePosixPath(member.filename.replace("\\", "/"))
-                leads_out = path.is_absolute() or ".." in path.parts or ":" in path.parts[0]
-                if leads_out or stat.S_IFMT(member.external_attr >> 16) not in (0, stat.S_IFREG):
+                leads_out = path.is_absolute() or ".." in path.parts or ":" in "".join(path.parts[:1])
+                if (
+                    leads_out
+                    or not path.parts
+                    or stat.S_IFMT(member.external_attr >> 16) not in (0, stat.S_IFREG)
+                ):
                     raise UserError(f"{archive} holds {member.filename!r}, an unsafe path or a link: {again}")
                 target = folder / path
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with zipped.open(member) as packed, target.open("wb") as file:
                     shutil.copyfileobj(packed, file)  # at most file_size bytes; the CRC is checked
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError, zlib.error) as error:
+    except (
+        EOFError,
+        NotImplementedError,
+        RuntimeError,
+        ValueError,
+        lzma.LZMAError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
         raise UserError(f"{archive} is not a whole zip file ({error}): {again}") from None
     except OSError as error:
         raise UserError(f"cannot unpack {archive} ({error.strerror or error}): free some space") from None

@@ -27,6 +27,7 @@ from finetune.data.formats.source import (
     found_files,
     listing,
     number,
+    pairs,
     rectangle,
     refuse,
     turned,
@@ -102,7 +103,10 @@ def _photo_name(task: Mapping[str, Any], path: Path) -> str:
     """The file name in a task's data: an upload, a local file (``?d=``) or a URL."""
     for value in task["data"].values():
         if isinstance(value, str):
-            parts = urlsplit(value)
+            try:
+                parts = urlsplit(value)
+            except ValueError:  # brackets that are no IPv6 address
+                continue
             name = (parse_qs(parts.query).get("d") or [unquote(parts.path)])[0]
             if PurePosixPath(name).suffix.lower() in PHOTO_SUFFIXES:
                 return name
@@ -113,13 +117,13 @@ def _photo_name(task: Mapping[str, Any], path: Path) -> str:
 
 def _photo(folder: SourceFolder, path: Path, name: str, result: Sequence[Any]) -> SourcePhoto:
     regions = [each for each in result if isinstance(each, dict) and isinstance(each.get("value"), dict)]
-    labels: dict[Any, str] = {}
+    labels: dict[str, str] = {}
     for (
         each
     ) in regions:  # with <Polygon> and <Labels> apart, the label is a result of its own with the same id
-        for value in (each["value"].get(key) for key in (each.get("type"), "labels")):
+        for value in (each["value"].get(key) for key in (str(each.get("type")), "labels")):
             if isinstance(value, list) and value:
-                labels[each.get("id")] = str(value[0])
+                labels[str(each.get("id"))] = str(value[0])
     objects, size = [], None
     for i, each in enumerate(regions, start=1):
         kind = str(each.get("type")).removesuffix("labels")
@@ -129,7 +133,7 @@ def _photo(folder: SourceFolder, path: Path, name: str, result: Sequence[Any]) -
             height := each.get("original_height"), int
         ):
             size = width, height
-        label, class_name = f"{kind} {i}", labels.get(each.get("id"), "")
+        label, class_name = f"{kind} {i}", labels.get(str(each.get("id")), "")
         if each.get("image_rotation"):
             objects.append(
                 SourceObject(label, class_name, refuse("was drawn on a rotated view: rotate the photo"))
@@ -149,12 +153,7 @@ def _outline(kind: str, value: Mapping[str, Any], width: int, height: int) -> An
     if kind == "brush":
         return decode_brush(value.get("rle"), width, height)
     if kind == "polygon":
-        points = value.get("points")
-        if not isinstance(points, list) or not all(
-            isinstance(each, list) and len(each) == 2 for each in points
-        ):
-            raise ValueError("has coordinates that are not numbers in pairs")
-        return [np.array([(number(x), number(y)) for x, y in points]).reshape(-1, 2) * scale]
+        return [pairs(value.get("points")) * scale]
     corner = np.array([number(value.get("x")), number(value.get("y"))]) * scale
     if kind == "ellipse":
         radii = np.array([number(value.get("radiusX")), number(value.get("radiusY"))]) * scale

@@ -25,7 +25,7 @@ from finetune.data.formats.source import (
     closed_curve,
     found_files,
     joined,
-    number,
+    pairs,
     rectangle,
 )
 from finetune.data.masks import crop, to_mask
@@ -86,10 +86,7 @@ def _outline(parts: Sequence[Mapping[str, Any]], width: int, height: int) -> Any
 def _shape(shape: Mapping[str, Any], width: int, height: int) -> np.ndarray:
     """A polygon (N, 2), or for a mask (H, W) bool."""
     kind = shape.get("shape_type") or "polygon"
-    try:
-        points = np.array([(number(x), number(y)) for x, y in shape["points"]]).reshape(-1, 2)
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"has no list of points ({error})") from None
+    points = pairs(shape.get("points"))
     if kind in ("polygon", "linestrip", "oriented_rectangle") or (kind == "rectangle" and len(points) == 4):
         return points
     if kind not in ("rectangle", "circle", "mask"):
@@ -119,7 +116,7 @@ def _decode_png(text: Any) -> np.ndarray:
             if image.width * image.height > 80_000_000:
                 raise ValueError("has a mask of too many pixels")
             return np.asarray(image.convert("L")) > 0
-    except (TypeError, binascii.Error, OSError, SyntaxError):
+    except (TypeError, binascii.Error, OSError, SyntaxError, Image.DecompressionBombError):
         raise ValueError("has a mask that is not a PNG in base64") from None
 
 

@@ -265,6 +265,17 @@ def number(value: Any, what: str = "coordinate") -> float:
     return converted
 
 
+def pairs(points: Any) -> np.ndarray:
+    """Points (N, 2) from a file's list of pairs.
+
+    Raises:
+        ValueError: it is not one.
+    """
+    if not isinstance(points, list) or not all(isinstance(each, list) and len(each) == 2 for each in points):
+        raise ValueError("has coordinates that are not numbers in pairs")
+    return np.array([(number(x), number(y)) for x, y in points]).reshape(-1, 2)
+
+
 def refuse(reason: str) -> Callable[[int, int], Any]:
     """An outline that cannot be used: asking for it raises ValueError."""
 

@@ -76,6 +76,8 @@ def read_via(path: Path, data: Any) -> Regions:
     """
     photos: Regions = {}
     for entry in data.get("_via_img_metadata", data).values():
+        if not isinstance(entry, dict) or not isinstance(entry.get("filename"), str):
+            raise UserError(f"{path} lists a photo without a filename: export again")
         regions = entry.get("regions") or []  # VIA 1 writes a dict, VIA 2 a list
         regions = list(regions.values()) if isinstance(regions, dict) else regions
         if not isinstance(regions, list) or not all(_is_region(region) for region in regions):

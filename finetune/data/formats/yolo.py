@@ -63,7 +63,7 @@ def _label_files(folder: SourceFolder) -> list[Path]:
     return [
         path
         for path in folder.files(".txt")
-        if "labels" in path.parts[:-1] or not _is_list(path.stem.lower())
+        if "labels" in folder.name_of(path).split("/")[:-1] or not _is_list(path.stem.lower())
     ]
 
 
@@ -81,26 +81,29 @@ def read(folder: SourceFolder, options: Options) -> Annotations:
         )
     classes = _class_names(folder, configs)
     splits = _split_folders(folder, configs[0][1]) if configs else {}
-    photo_of = {}
+    photos_of: dict[str, list[str]] = {}
     for name in folder.photos:
         stem = posixpath.splitext(name)[0]
-        photo_of[stem] = name
+        photos_of.setdefault(stem, []).append(name)
         parts = stem.split("/")
         if "images" in parts[:-1]:
             last = len(parts) - 2 - parts[-2::-1].index("images")
-            photo_of["/".join([*parts[:last], "labels", *parts[last + 1 :]])] = name
+            labels = "/".join([*parts[:last], "labels", *parts[last + 1 :]])
+            photos_of.setdefault(labels, []).append(name)
     photos, files = [], [path for path, _ in configs]
     for path in _label_files(folder):
         stem = posixpath.splitext(folder.name_of(path))[0]
         objects = _objects(path, classes)
         files.append(path)
-        if stem not in photo_of:
-            problem = (
-                f"{folder.name_of(path)} has no photo of the same name: put it there or remove the label file"
-            )
+        names = photos_of.get(stem, [])
+        if len(names) != 1:
+            which = folder.name_of(path)
+            problem = f"{which} has no photo of the same name: put it there or remove the label file"
+            if names:
+                problem = f"{which} fits several photos ({listing(names)}): give each its own name"
             photos.append(SourcePhoto(path, stem, objects, problem=problem))
             continue
-        name = photo_of[stem]
+        (name,) = names
         split = next((split for start, split in splits.items() if name.startswith(start)), None)
         photo = folder.photos[name]
         photos.append(SourcePhoto(photo, name, objects, split or folder.split_of(photo)))
@@ -113,6 +116,8 @@ def _class_names(folder: SourceFolder, configs: Sequence[tuple[Path, Mapping[str
     """Class id → name, from data.yaml or classes.txt."""
     if configs:
         names = configs[0][1]["names"]
+        if not isinstance(names, dict | list):
+            raise UserError(f"{configs[0][0]}: names is {names!r}, not a list of class names: correct it")
         pairs = names.items() if isinstance(names, dict) else enumerate(names)
     else:
         lists = [path for path in folder.files(".txt") if path.stem.lower() in ("classes", "obj")]
@@ -160,7 +165,7 @@ def _objects(path: Path, classes: Mapping[int, str]) -> list[SourceObject]:
             objects.append(
                 SourceObject(label, "", refuse(f"begins with {words[0]!r}, which is not a class id"))
             )
-        elif int(words[0]) not in classes:
+        elif len(words[0]) > 9 or int(words[0]) not in classes:
             objects.append(
                 SourceObject(label, "", refuse(f"has class {words[0]}, which data.yaml does not name"))
             )

@@ -129,6 +129,27 @@ def test_round_trip(varied: Path, tmp_path: Path, name: str) -> None:
             assert iou(mask, back) >= 0.999
 
 
+@pytest.mark.parametrize("name", FORMAT_NAMES)
+def test_photos_that_differ_in_their_suffix_alone_keep_their_objects(tmp_path: Path, name: str) -> None:
+    triangle = [[5.25, 5.5, 30.0, 8.0, 10.75, 40.0]]
+    photos = [
+        Photo(
+            f"a{suffix}", save_photo(tmp_path / f"a{suffix}", 80, 60, seed=i), 80, 60, [Instance(i, triangle)]
+        )
+        for i, suffix in enumerate((".jpg", ".png"))
+    ]
+    write_dataset(
+        tmp_path / "set", name="x", classes=["mug", "cup"], source="a test", splits={"train": photos}
+    )
+    assert run("data", "export", tmp_path / "set", "--format", name, "--output", tmp_path / "out") == 0
+    assert run("data", "import", tmp_path / "out", "--root", tmp_path / "back", *WHOLE) == 0
+    classes = {photo: objects[0][0] for photo, (_, objects) in objects_of(tmp_path / "back").items()}
+    by_stem = name in ("labelme", "yolo")
+    assert classes == (
+        {"a_jpg.jpg": "mug", "a_png.png": "cup"} if by_stem else {"a.jpg": "mug", "a.png": "cup"}
+    )
+
+
 @pytest.mark.slow
 @pytest.mark.real_data
 @pytest.mark.parametrize("name", FORMAT_NAMES)
@@ -269,6 +290,13 @@ def test_labels_beside_their_photos_and_a_list_of_photos(tmp_path: Path) -> None
     assert class_names(tmp_path / "set") == ["mug"]
 
 
+def test_a_text_file_is_no_label_because_the_source_lies_in_a_folder_called_labels(tmp_path: Path) -> None:
+    folder = tmp_path / "labels"
+    _yolo("0 0.1 0.1 0.9 0.1 0.9 0.9")(folder)
+    (folder / "README.txt").write_text("Exported by a tool\n")
+    assert run("data", "import", folder, "--root", tmp_path / "set", *WHOLE) == 0
+
+
 def test_files_of_two_annotators_and_a_test_folder_without_annotations(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -369,6 +397,31 @@ def _yolo(labels: str, names: str = "names: [mug]") -> Any:
     return write
 
 
+def _json(content: Any) -> Any:
+    def write(folder: Path) -> None:
+        save_photo(folder / "a.png", 80, 60)
+        (folder / "a.json").write_text(json.dumps(content))
+
+    return write
+
+
+def _one_name(folder: Path) -> None:
+    _yolo("0 0 0 1 0 1 1")(folder)
+    save_photo(folder / "images" / "a.png", seed=1)
+
+
+def _rle(size: list[float]) -> Any:
+    one = {"id": 1, "image_id": 1, "category_id": 1, "segmentation": {"size": size, "counts": "1"}}
+    images, categories = [{"id": 1, "file_name": "a.png"}], [{"id": 1, "name": "mug"}]
+    return _json({"images": images, "categories": categories, "annotations": [one]})
+
+
+def _tasks(image: str, number: Any = "x", kind: Any = "polygonlabels") -> Any:
+    value = {"polygonlabels": ["mug"], "points": [[1, 1], [9, 1]]}
+    result = [{"id": number, "type": kind, "value": value}]
+    return _json([{"id": 7, "data": {"image": image}, "annotations": [{"result": result}]}])
+
+
 def _without_photo(folder: Path) -> None:
     shutil.copytree(FIXTURES / "supervision_yolo", folder, dirs_exist_ok=True)
     (folder / "images" / "one.jpg").unlink()
@@ -402,6 +455,20 @@ BAD: dict[str, tuple[Any, str]] = {
     "yolo: outside": (_yolo("0 1.1 1.1 1.2 1.1 1.2 1.2"), "lies outside the image"),
     "yolo: odd": (_yolo("0 0.1 0.1 0.2 0.2 0.3"), "has 5 coordinates"),
     "yolo: word": (_yolo("mug 0.1 0.1 0.2 0.2 0.3 0.3"), "begins with 'mug'"),
+    "yolo: names are no list": (_yolo("", "names: mug"), "data.yaml: names is 'mug', not a list of class names"),
+    "yolo: endless class": (_yolo("9" * 5000 + " 0 0 1 0 1 1"), "which data.yaml does not name"),
+    "yolo: two photos of one name": (_one_name, "labels/a.txt fits several photos (images/a.jpg, images/a.png)"),
+    "via: no filename": (_json({"_via_img_metadata": {"a": {}}}), "a.json lists a photo without a filename"),
+    "via: no entry": (_json({"_via_img_metadata": {"a": 3}}), "a.json lists a photo without a filename"),
+    "coco: infinite RLE": (_rle([float("inf"), 80]), "is neither a list of polygons nor an RLE"),
+    "coco: size of one number": (_rle([60]), "has an RLE of 60 pixels but the image is 80 x 60"),
+    "labelme: not pairs": (
+        lambda f: labelme_file(f, {**shape("polygon"), "points": [[1, 2, 3]]}),
+        "polygon 1 of {}/a.png has coordinates that are not numbers in pairs",
+    ),
+    "studio: no URL": (_tasks("http://[x/a.png"), "task 7 of {}/a.json names no photo"),
+    "studio: odd type": (_tasks("a.png", kind=[["x"]]), "a.json holds no annotations: annotate some objects"),
+    "studio: odd id": (_tasks("a.png", [1]), "polygon 1 of {}/a.png has 2 different points"),
     "yolo: name twice": (_yolo("", "names: [mug, mug]"), "names a class twice"),
     "labelme: point": (
         lambda f: labelme_file(f, shape("point", (1, 1))),
@@ -464,7 +531,7 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(
     assert nothing_left(tmp_path / "set")
 
 
-@pytest.mark.parametrize("name", ["../evil.json", "/evil.json"])
+@pytest.mark.parametrize("name", ["../evil.json", "/evil.json", "."])
 def test_a_zip_that_leads_out_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
