@@ -83,6 +83,11 @@ def start(
 
     It restores what was registered when it stopped; the first time it serves the whole model store. --workers and
     --response-timeout win over an archive's own settings.
+
+    \b
+    Examples:
+      maskrcnn serve start
+      maskrcnn serve start --models resnet50_fpn --workers 2
     """
     from serve_config.models.client import Client
     from serve_config.models.fetch import read_list
@@ -123,7 +128,12 @@ def _web_command(client: Client) -> str:
 @serve.command()
 @at_home
 def stop(home: Home) -> None:
-    """Stop TorchServe and its workers."""
+    """Stop TorchServe and its workers.
+
+    \b
+    Example:
+      maskrcnn serve stop
+    """
     from serve_config.server import lifecycle
 
     click.echo("TorchServe has stopped" if lifecycle.stop(home) else "TorchServe was not running")
@@ -136,6 +146,10 @@ def status(home: Home, as_json: bool) -> int:
     """Show versions, workers, queue, memory, GPU and the last errors.
 
     The exit status is 1 if TorchServe is not healthy.
+
+    \b
+    Example:
+      maskrcnn serve status --json
     """
     from serve_config import status
 
@@ -165,7 +179,12 @@ def status(home: Home, as_json: bool) -> int:
 )
 @json_option
 def plan(rate: float, p95: float, bench: Path, as_json: bool) -> None:
-    """Estimate how many machines a load needs, from what `make bench` measured."""
+    """Estimate how many machines a load needs, from what `make bench` measured.
+
+    \b
+    Example:
+      maskrcnn serve plan --rate 10 --p95 2000
+    """
     from serve_config import plan
 
     measured = plan.read_measured(bench)
@@ -181,7 +200,12 @@ for command in serve_config.models.cli.COMMANDS:
 @with_ports
 @at_home
 def doctor(home: Home, **ports: int) -> int:
-    """Check this machine for what is missing, and name the cure."""
+    """Check this machine for what is missing, and name the cure.
+
+    \b
+    Example:
+      maskrcnn doctor
+    """
     from serve_config import doctor
 
     return doctor.report(home.path, {name: ports[f"{name}_port"] for name in DEFAULT_PORTS})

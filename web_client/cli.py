@@ -142,7 +142,12 @@ def token() -> None:
 )
 @_file
 def add(name: str, days: float | None, rate_limit: str | None, file: Path) -> None:
-    """Make a token for NAME and print it, once: only its hash is kept."""
+    """Make a token for NAME and print it, once: only its hash is kept.
+
+    \b
+    Example:
+      maskrcnn web token add anna --days 90 --rate-limit "600 per minute"
+    """
     if rate_limit is not None:
         rate_limit = config.RATE_LIMIT_TYPE.convert(rate_limit, None, None)
     from web_client.tokens import TokenFile
@@ -153,7 +158,12 @@ def add(name: str, days: float | None, rate_limit: str | None, file: Path) -> No
 @token.command("list")
 @_file
 def list_(file: Path) -> None:
-    """Print name, expiry and limit of each token."""
+    """Print name, expiry and limit of each token.
+
+    \b
+    Example:
+      maskrcnn web token list
+    """
     from web_client.tokens import TokenFile
 
     for entry in TokenFile(file).all():
@@ -165,7 +175,12 @@ def list_(file: Path) -> None:
 @click.argument("name")
 @_file
 def revoke(name: str, file: Path) -> None:
-    """Remove the token of NAME."""
+    """Remove the token of NAME.
+
+    \b
+    Example:
+      maskrcnn web token revoke anna
+    """
     from web_client.tokens import TokenFile
 
     TokenFile(file).revoke(name)

@@ -29,7 +29,12 @@ def _client(home: Home) -> Client:
 @json_option
 @at_home
 def models(home: Home, as_json: bool) -> None:
-    """List the registered versions and the archives in the model store."""
+    """List the registered versions and the archives in the model store.
+
+    \b
+    Example:
+      maskrcnn serve models --json
+    """
     from serve_config.status import models_table
 
     click.echo(models_table(_client(home), as_json))
@@ -43,6 +48,10 @@ def register(home: Home, archive: str, allow_other_classes: bool) -> None:
     """Register ARCHIVE as a further version and wait until it is READY.
 
     ARCHIVE is a .mar file (copied into the model store if it lies elsewhere) or a version in the store.
+
+    \b
+    Example:
+      maskrcnn serve register model_store/maskrcnn_resnet50_fpn.mar
     """
     from serve_config.models import management
     from serve_config.models.archives import find_archive, read_archive
@@ -77,6 +86,10 @@ def swap(home: Home, version: str, **options: Any) -> None:
     """Make VERSION the default without losing a request.
 
     VERSION is registered, or is model_store/maskrcnn_VERSION.mar. It must answer a probe image first.
+
+    \b
+    Example:
+      maskrcnn serve swap resnet50_fpn --unregister-old
     """
     from serve_config.models import swap
 
@@ -88,7 +101,12 @@ def swap(home: Home, version: str, **options: Any) -> None:
 @click.command()
 @at_home
 def rollback(home: Home) -> None:
-    """Restore the default before the last swap."""
+    """Restore the default before the last swap.
+
+    \b
+    Example:
+      maskrcnn serve rollback
+    """
     from serve_config.models import swap
 
     with home.lock():
@@ -100,7 +118,12 @@ def rollback(home: Home) -> None:
 @click.argument("version")
 @at_home
 def unregister(home: Home, version: str) -> None:
-    """Remove VERSION, which must not be the default, from TorchServe."""
+    """Remove VERSION, which must not be the default, from TorchServe.
+
+    \b
+    Example:
+      maskrcnn serve unregister mobilenetv2_fpn
+    """
     from serve_config.models import management
 
     with home.lock():
@@ -115,6 +138,10 @@ def fetch(listed: str, to: Path) -> None:
     """Download the archives of LIST into the model store, checking their SHA-256.
 
     LIST has a line `SHA256  https://…/NAME.mar` for each; - reads standard input.
+
+    \b
+    Example:
+      maskrcnn serve fetch archives.txt --to model_store
     """
     from serve_config.models import fetch
 
@@ -143,7 +170,13 @@ def fetch(listed: str, to: Path) -> None:
 def ask(
     home: Home, image: Path, version: str | None, to: Path | None, raw: bool, timeout: int, **options: Any
 ) -> None:
-    """Send IMAGE; print the JSON or write the PNG."""
+    """Send IMAGE; print the JSON or write the PNG.
+
+    \b
+    Examples:
+      maskrcnn serve ask photo.jpg --score-threshold 0.7
+      maskrcnn serve ask photo.jpg --output overlay --to overlay.png
+    """
     from serve_config.models import ask
 
     if options["output"] in ask.PNG_OUTPUTS and to is None:
@@ -162,7 +195,12 @@ def ask(
 @version_option
 @at_home
 def curl(home: Home, image: str, version: str | None) -> None:
-    """Print the curl line that sends IMAGE."""
+    """Print the curl line that sends IMAGE.
+
+    \b
+    Example:
+      maskrcnn serve curl photo.jpg --version resnet50_fpn
+    """
     from serve_config.models import ask
 
     click.echo(ask.curl_line(_client(home), home, image, version))
@@ -171,7 +209,12 @@ def curl(home: Home, image: str, version: str | None) -> None:
 @click.command()
 @at_home
 def header(home: Home) -> None:
-    """Print the authorization header, to pipe into `curl --header @-`."""
+    """Print the authorization header, to pipe into `curl --header @-`.
+
+    \b
+    Example:
+      maskrcnn serve header | curl --header @- -T photo.jpg http://127.0.0.1:8080/predictions/maskrcnn
+    """
     from serve_config.models import ask
 
     click.echo(ask.header(_client(home)))

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from finetune.backbones import BACKBONES
-from finetune.cli import finetune
 from finetune.configs.keys import CONFIGS, get_config, leaves, read_config
 from finetune.errors import UserError
 
@@ -89,10 +88,3 @@ def test_readme_states_the_defaults(backbone):
     config = dict(leaves(get_config(backbone)))
     stated = dict(ROW.findall(README.read_text()))
     assert stated == {key: str(config[key]) for key in stated}
-
-
-@pytest.mark.parametrize("command", ["train", "evaluate", "compare", "publish", "export"])
-def test_readme_documents_every_option(command):
-    options = [option for parameter in finetune.commands[command].params for option in parameter.opts]
-    text = README.read_text()
-    assert [option for option in options if option.startswith("--") and f"`{option}" not in text] == []
