@@ -170,7 +170,7 @@ def parse(line: str) -> None:
         if re.fullmatch(r"[\w./]+", word) and not word.startswith("/"):
             path = Path(word)
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch() if path.suffix or word.isupper() else path.mkdir(exist_ok=True)
+            path.touch() if path.suffix or word == "ARCHIVE" else path.mkdir(exist_ok=True)
     while True:
         context = command.make_context(command.name, list(words), parent=context)
         rest = [*context._protected_args, *context.args] if isinstance(command, click.Group) else []
