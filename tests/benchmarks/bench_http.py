@@ -224,11 +224,7 @@ def encoding() -> Iterator[dict[str, Any]]:
             ).body
 
         median = summary(alternate({"": encode}, repeats=20)[""])["median_ms"]
-        yield {
-            "JSON of": f"{count} objects",
-            "ms an object": median / count,
-            "kB": len(encode()) / 1000,
-        }
+        yield {"JSON of": f"{count} objects", "ms an object": median / count, "kB": len(encode()) / 1000}
 
 
 def memory() -> dict[str, Any]:

@@ -109,14 +109,7 @@ def slow_clients(url: str, count: int) -> Iterator[None]:
 def service(folder: Path) -> Iterator[tuple[RunningTorchServe, str, int]]:
     """TorchServe with a tiny model, and the page in a process of its own: (server, the page's URL, its pid)."""
     with running_torchserve(folder, [handler_archive(folder / "archive")]) as server:
-        flags = [
-            "--port",
-            "0",
-            "--rate-limit",
-            "off",
-            "--key-file",
-            str(server.home.key_file),
-        ]
+        flags = ["--port", "0", "--rate-limit", "off", "--key-file", str(server.home.key_file)]
         for kind in ("inference", "management"):
             flags += [f"--{kind}-url", server.client.url(kind, "")]  # type: ignore[arg-type]
         command = [sys.executable, "-m", "web_client", *flags]
