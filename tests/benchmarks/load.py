@@ -10,7 +10,6 @@ status 1 if an answer was lost, was none of 200 or 503 with ``Retry-After``, or 
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import socket
 import subprocess
@@ -32,7 +31,7 @@ import requests
 from serve_config.models.management import versions
 from serve_config.server.state import State
 from tests.benchmarks.load_chart import chart
-from tests.benchmarks.measuring import machine, save, table
+from tests.benchmarks.measuring import argument_parser, machine, save, table
 from tests.corpus import files
 from tests.handler.served import handler_archive
 from tests.torchserve_fixture import RunningTorchServe, running_torchserve
@@ -121,7 +120,7 @@ def service(folder: Path) -> Iterator[tuple[RunningTorchServe, str, int]]:
                 process.terminate()
 
 
-def summarise(samples: Sequence[Sample]) -> list[dict[str, Any]]:
+def summarize(samples: Sequence[Sample]) -> list[dict[str, Any]]:
     """A row per phase: what was asked, what came of it, and the latency of the answers in milliseconds."""
     rows = []
     for phase in dict.fromkeys(sample.phase for sample in samples):
@@ -221,14 +220,11 @@ def failures(rows: Sequence[dict[str, Any]], grown: Sequence[dict[str, Any]] = (
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argument_parser(__doc__, "reports/load")
     parser.add_argument("--seconds", type=float, default=20, help="length of a phase (default: 20)")
     parser.add_argument(
         "--soak", type=float, metavar="MINUTES", help="instead of the phases, steady for so long"
     )
-    parser.add_argument("--output", type=Path, default=Path("reports/load"))
     args = parser.parse_args()
     name, grown, measured = "soak" if args.soak else "load", [], []
     with tempfile.TemporaryDirectory() as folder, service(Path(folder)) as (server, url, page):
@@ -236,7 +232,7 @@ def main() -> int:
             samples, grown, measured = soak(server, url, page, args.soak)
         else:
             samples = load(url, args.seconds)
-    rows = summarise(samples)
+    rows = summarize(samples)
     found = failures(rows, grown)
     where = machine()
     title = f"{where['processor']}, {where['cores']} cores; one worker with a tiny model"
@@ -244,18 +240,8 @@ def main() -> int:
         [title, table(rows), *([table(grown)] if grown else []), *(found or ["All as it should be."])]
     )
     print(text)
-    save(
-        args.output,
-        name,
-        {
-            "machine": where,
-            "rows": rows,
-            "growth": grown,
-            "measured": measured[:: len(measured) // 5 or 1],
-            "failures": found,
-        },
-        text,
-    )
+    report = {"machine": where, "rows": rows, "growth": grown, "failures": found}
+    save(args.output, name, report, text)
     chart(args.output / f"{name}.png", [s for s in samples if s.phase != "warm-up"], measured)
     print(f"\n{args.output}")
     return 1 if found else 0

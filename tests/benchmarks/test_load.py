@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from serve_config.server.properties import Settings
-from tests.benchmarks.load import Sample, failures, growth, service, soak, summarise
+from tests.benchmarks.load import Sample, failures, growth, service, soak, summarize
 from web_client import config
 
 
@@ -17,7 +17,7 @@ def samples(*statuses: int, phase: str = "steady", promised: bool = True) -> lis
 
 
 def test_a_row_counts_every_request_once() -> None:
-    (row,) = summarise(samples(200, 200, 400, 503, 0, 502))
+    (row,) = summarize(samples(200, 200, 400, 503, 0, 502))
     assert (row["asked"], row["answered"], row["503"], row["other or lost"]) == (6, 3, 1, 2)
     assert row["p50 ms"] == pytest.approx(200)
 
@@ -33,11 +33,11 @@ def test_a_row_counts_every_request_once() -> None:
     ],
 )
 def test_what_must_not_be_is_told(made: list[Sample], words: str) -> None:
-    assert any(words in failure for failure in failures(summarise(made)))
+    assert any(words in failure for failure in failures(summarize(made)))
 
 
 def test_good_load_has_no_failures() -> None:
-    assert failures(summarise([*samples(200, 400), *samples(200, 503, phase="burst")])) == []
+    assert failures(summarize([*samples(200, 400), *samples(200, 503, phase="burst")])) == []
 
 
 def test_the_page_can_fill_the_queue_of_torchserve() -> None:
@@ -74,6 +74,6 @@ def test_growth_is_told_from_noise(megabytes: float, files: float, grows: list[s
 def test_three_minutes_of_soak(tmp_path: Path) -> None:
     with service(tmp_path) as (server, url, page):
         asked, grown, _ = soak(server, url, page, minutes=3)
-    assert failures(summarise(asked), grown) == []
+    assert failures(summarize(asked), grown) == []
     assert len(asked) > 500
     assert {row["process"] for row in grown} == {"worker", "page", "TorchServe (Java)"}
