@@ -1,8 +1,8 @@
-"""What input size and number of proposals cost and give: AP against latency, so that users choose their point.
+"""AP against latency over input sizes and numbers of proposals.
 
     python -m tests.benchmarks.bench_options RUN|CHECKPOINT --data DIR [--split val]
 
-One archive; for every setting its config is changed and its predictor loaded anew. Latency is the median over the
+For every setting, one archive's config is changed and its predictor reloaded. Latency is the median over the
 photos of the split, one at a time.
 """
 
@@ -71,7 +71,7 @@ def measure(
     results: list[dict[str, Any]] = []
     seconds = []
     for record, image in zip(records, images, strict=True):
-        predictor.predict([image])  # a new shape compiles something
+        predictor.predict([image])  # OpenVINO compiles for each new shape
         start = time.perf_counter()
         (found,) = predictor.predict([image])
         seconds.append(time.perf_counter() - start)

@@ -3,9 +3,9 @@
     python -m tests.benchmarks.load                        # make load: the three phases, 20 s each
     python -m tests.benchmarks.load --soak 30              # make soak: 30 minutes; memory and files must not grow
 
-Everything real but the model, which is tiny and random: what is measured is the service around it. Callers are an open
-loop (a request starts at its time whether or not the ones before it were answered), so a queue shows as latency. Exit
-status 1 if an answer was lost, was none of 200 or 503 with ``Retry-After``, or if something grew.
+The model is tiny and random, everything else is real: this measures the service, not the network. Callers are an open
+loop (each request starts on time, whether or not earlier ones were answered), so queueing shows as latency. Exit status
+1 if an answer was lost or had an unexpected status, if a 503 lacked ``Retry-After``, or if something grew.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ MIX: tuple[dict[str, Any], ...] = (
 
 @dataclass(frozen=True)
 class Sample:
-    """One request: seconds from its time until its answer, the status (0: none came), whether 503 named a time."""
+    """One request: seconds from its due time to its answer, the status (0: no answer), and Retry-After beside a 503."""
 
     phase: str
     at: float
@@ -68,7 +68,7 @@ def ask(url: str, phase: str, due: float, form: dict[str, Any]) -> Sample:
 
 
 def open_loop(url: str, phase: str, rate: float, seconds: float) -> list[Sample]:
-    """``rate`` requests a second for ``seconds``, each on time; returns when the last is answered."""
+    """Send ``rate`` requests a second for ``seconds``, each on time; return when the last is answered."""
     count, start = max(1, int(rate * seconds)), time.monotonic() + 0.1
 
     def work(i: int) -> Sample:
@@ -82,7 +82,7 @@ def open_loop(url: str, phase: str, rate: float, seconds: float) -> list[Sample]
 
 @contextlib.contextmanager
 def slow_clients(url: str, count: int) -> Iterator[None]:
-    """``count`` callers that send a byte every 100 ms and never come to an end."""
+    """``count`` callers that send a byte every 100 ms and never finish."""
     host, port = url.removeprefix("http://").rstrip("/").split(":")
     ending = threading.Event()
 
@@ -121,7 +121,7 @@ def service(folder: Path) -> Iterator[tuple[RunningTorchServe, str, int]]:
 
 
 def summarize(samples: Sequence[Sample]) -> list[dict[str, Any]]:
-    """A row per phase: what was asked, what came of it, and the latency of the answers in milliseconds."""
+    """A row per phase: requests, outcomes, and the latency of the answers in milliseconds."""
     rows = []
     for phase in dict.fromkeys(sample.phase for sample in samples):
         chosen = [sample for sample in samples if sample.phase == phase]
@@ -141,9 +141,7 @@ def summarize(samples: Sequence[Sample]) -> list[dict[str, Any]]:
 
 
 def load(url: str, seconds: float) -> list[Sample]:
-    """The phases. The steady rate is 0.4 of what eight callers without a pause get through, so the burst is four
-    times more than can be answered.
-    """
+    """Run the phases. The steady rate is 0.4 of what eight busy callers reach, so the burst is four times too much."""
     start, count = time.monotonic(), 80
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda i: ask(url, "", time.monotonic(), MIX[i % len(MIX)]), range(count)))
@@ -180,8 +178,9 @@ def soak(
 
 
 def growth(measured: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
-    """How much a process grew over the soak, by the slope of a straight line through what was measured. Java's memory
-    is only told: its heap fills by design until it is collected, and has a bound of its own (-Xmx).
+    """How much a process grew over the soak: the slope of a line fitted to its measurements.
+
+    Java's memory has no limit here: its heap fills until it is collected, and -Xmx bounds it.
     """
     at = np.array([row["seconds"] for row in measured])
     row: dict[str, Any] = {"process": name}
@@ -198,17 +197,19 @@ def growth(measured: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
 
 
 def failures(rows: Sequence[dict[str, Any]], grown: Sequence[dict[str, Any]] = ()) -> list[str]:
-    """What must not be, in words."""
+    """Every broken promise, as a sentence; empty if there is none."""
     found = []
     for row in rows:
         if row["other or lost"]:
-            found.append(f"{row['phase']}: {row['other or lost']} requests were lost or answered oddly")
+            found.append(
+                f"{row['phase']}: {row['other or lost']} requests were lost or got an unexpected status"
+            )
         if row["503 without Retry-After"]:
             found.append(f"{row['phase']}: a 503 without Retry-After")
         if row["503"] and "burst" not in row["phase"]:
             found.append(f"{row['phase']}: {row['503']} requests were turned away")
     if any("burst" in row["phase"] and not row["503"] for row in rows):
-        found.append("the burst did not reach the bound of the queue: nothing was shown")
+        found.append("the burst did not reach the queue's limit, so it showed nothing")
     for row in grown:
         for what in ("MB", "files"):
             allowed = row[f"{what} allowed"]
@@ -236,9 +237,7 @@ def main() -> int:
     found = failures(rows, grown)
     where = machine()
     title = f"{where['processor']}, {where['cores']} cores; one worker with a tiny model"
-    text = "\n\n".join(
-        [title, table(rows), *([table(grown)] if grown else []), *(found or ["All as it should be."])]
-    )
+    text = "\n\n".join([title, table(rows), *([table(grown)] if grown else []), *(found or ["No failures."])])
     print(text)
     report = {"machine": where, "rows": rows, "growth": grown, "failures": found}
     save(args.output, name, report, text)

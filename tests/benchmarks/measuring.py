@@ -1,4 +1,4 @@
-"""What benchmarks share: fair timing, the machine's name, tables, a chart."""
+"""Helpers of the benchmarks: fair timing, the machine, tables, a chart."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def write_run_at_800(folder: Path, backbone: str, trained: Path | None = None) -
 
     Args:
         backbone: of a random model that finds about ten objects, where ``trained`` is None.
-        trained: a run folder or a published checkpoint; it stays as it is.
+        trained: a run folder or a published checkpoint; it is not changed.
     """
     if trained is None:
         size = [str(word) for key, pixels in AT_800.items() for word in (f"INPUT.{key}", pixels)]
@@ -59,7 +59,7 @@ def argument_parser(description: str | None, output: str) -> argparse.ArgumentPa
 def alternate(
     contestants: Mapping[str, Callable[[], object]], *, repeats: int, warm_up: int = 3
 ) -> dict[str, list[float]]:
-    """Seconds of each call. The contestants take turns: what disturbs the machine disturbs all alike."""
+    """Seconds of each call. The contestants take turns, so that other load on the machine slows all alike."""
     for call in contestants.values():
         for _ in range(warm_up):
             call()
@@ -84,7 +84,7 @@ def summary(seconds: Sequence[float]) -> dict[str, float]:
 
 
 def machine() -> dict[str, Any]:
-    """Where the numbers come from."""
+    """The processor, its cores and the versions that a report states."""
     units = ("amx_bf16", "amx_int8", "avx512_bf16", "avx512_vnni")
     affinity = getattr(os, "sched_getaffinity", None)  # Linux only
     return {

@@ -1,4 +1,4 @@
-"""``make load`` and ``make soak`` can fail: shown on made-up measurements. And three minutes of the real soak."""
+"""``make load`` and ``make soak`` fail on bad measurements; and three minutes of the real soak."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def test_a_row_counts_every_request_once() -> None:
     ("made", "words"),
     [
         (samples(200, 0), "1 requests were lost"),
-        (samples(200, 500), "1 requests were lost or answered oddly"),
+        (samples(200, 500), "1 requests were lost or got an unexpected status"),
         (samples(200, 503), "turned away"),
         (samples(200, 503, phase="burst", promised=False), "without Retry-After"),
-        (samples(200, phase="burst"), "did not reach the bound"),
+        (samples(200, phase="burst"), "did not reach the queue's limit"),
     ],
 )
-def test_what_must_not_be_is_told(made: list[Sample], words: str) -> None:
+def test_broken_promises_are_reported(made: list[Sample], words: str) -> None:
     assert any(words in failure for failure in failures(summarize(made)))
 
 
@@ -41,13 +41,13 @@ def test_good_load_has_no_failures() -> None:
 
 
 def test_the_page_can_fill_the_queue_of_torchserve() -> None:
-    """Otherwise a burst waits in the page, without a bound and without a word."""
+    """Otherwise a burst would wait in the web server, without a limit and without a 503."""
     batch = 8  # the largest that the README recommends
     assert config.from_environment({})["THREADS"] >= Settings().job_queue_size + batch
 
 
 def measured(megabytes: float, files: float) -> list[dict[str, Any]]:
-    """A minute in which a process grows evenly by so much, with some noise on it."""
+    """A minute in which a process grows steadily, with some noise."""
     return [
         {
             "seconds": 4.0 * i,

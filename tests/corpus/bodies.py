@@ -1,4 +1,4 @@
-"""Requests whose form, JSON, options or headers are wrong; the picture in them is good."""
+"""Requests with a valid image whose form, JSON, options or headers are wrong."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def forms(rng: random.Random) -> Iterator[Case]:
 
 
 def headed(rng: random.Random) -> Iterator[Case]:
-    """A good picture under strange headers."""
+    """A valid image with unusual request headers."""
     form_ = form(part("image", files()["JPEG"], '; filename="a.jpg"'))
     for name, headers in {
         "a header of 4 kB": {"X-Long": "x" * 4000},

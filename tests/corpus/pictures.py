@@ -1,4 +1,4 @@
-"""Pictures that are broken, huge, rare, or no pictures."""
+"""Images that are broken, huge or unusual, and files that are no images."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def truncated(rng: random.Random) -> Iterator[Case]:
 
 
 def flipped(rng: random.Random) -> Iterator[Case]:
-    """One to thirty bits turned over, half of the time in the header."""
+    """One to thirty flipped bits, in the header half of the time."""
     for kind, data in files().items():
         for number in range(20):
             bits = bytearray(data)
@@ -60,7 +60,7 @@ def sized(rng: random.Random) -> Iterator[Case]:
 
 
 def bombs(rng: random.Random) -> Iterator[Case]:
-    """Small files that ask for much memory or time."""
+    """Small files that cost much memory or time to decode."""
     for kind in ("PNG", "BMP", "GIF", "JPEG"):
         yield Case(f"{kind} that claims 30,000 × 30,000", awkward.bomb(kind))
     yield Case("PNG of 8,000 × 8,000 zeros", awkward.png(8000, 8000, 8, 0, bytes(8001 * 8000)))
@@ -97,7 +97,7 @@ def bombs(rng: random.Random) -> Iterator[Case]:
 
 
 def scans(width: int, height: int, size: int) -> bytes:
-    """A progressive JPEG whose last scan comes again and again: a decoder goes over all blocks for each."""
+    """A progressive JPEG that repeats its last scan: a decoder visits every block for each one."""
     data = save(Image.new("L", (width, height), 77), "JPEG", progressive=True)
     last = data[data.rindex(b"\xff\xda") : -2]
     return data[:-2] + last * ((size - len(data)) // len(last)) + data[-2:]
@@ -115,7 +115,7 @@ def with_tag(tiff: bytes, tag: int, value: int) -> bytes:
 
 
 def unusual(rng: random.Random) -> Iterator[Case]:
-    """Well-formed, but not what most programs are tried with."""
+    """Valid images in modes and formats that few programs are tested with."""
     yield Case("16-bit gray PNG", awkward.gray16())
     yield Case("16-bit RGB PNG", awkward.rgb16())
     yield Case("16-bit gray TIFF", awkward.gray16_big_endian_tiff())
