@@ -1,4 +1,4 @@
-"""What all tests share."""
+"""Set-up and fixtures of all tests."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(autouse=True)
 def no_gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Results are compared with a processor's, bit for bit, so only tests marked ``gpu`` see one."""
+    """Hide the GPU from tests not marked ``gpu``: they compare results with a processor's, bit for bit."""
     if request.node.get_closest_marker("gpu") is None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
 

@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from tests.conftest import REPOSITORY
+from tests.toy_models import write_run
 
 ROOMS = "finetune handler serve_config web_client".split()
 
@@ -77,35 +78,48 @@ def test_wheel_holds_every_file_of_the_rooms(wheel: Path) -> None:
     assert names == kept | {"maskrcnn.py"}
 
 
-def test_console_script_works_outside_the_repository(wheel: Path, tmp_path: Path) -> None:
-    """Installed into an environment of its own, which sees the dependencies of this one by a .pth file."""
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "env"], check=True)
-    python = tmp_path / "env" / "bin" / "python"
-    pip = [
-        sys.executable,
-        "-m",
-        "pip",
-        "--python",
-        python,
-        "install",
-        "--quiet",
-        "--no-deps",
-        "--no-index",
-        wheel,
-    ]
-    subprocess.run(pip, check=True)
-    dependencies = Path(psutil.__file__).parents[1]
-    (site,) = (tmp_path / "env" / "lib").glob("python3*/site-packages")
+@pytest.fixture(scope="module")
+def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A virtual environment with the wheel, which sees the dependencies of this one by a .pth file."""
+    folder = tmp_path_factory.mktemp("environment")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+    python = folder / "bin" / "python"
+    pip = [sys.executable, "-m", "pip", "--python", python]
+    subprocess.run([*pip, "install", "--quiet", "--no-deps", "--no-index", wheel], check=True)
+    (site,) = folder.glob("lib/python3*/site-packages")
     # a plain path: .pth files of the other environment, which names the repository, are not read
-    (site / "dependencies.pth").write_text(f"{dependencies}\n")
-    script = tmp_path / "env" / "bin" / "maskrcnn"
-    for arguments in (["--help"], ["train", "--help"], ["serve", "start", "--help"], ["web", "--help"]):
-        done = subprocess.run([script, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        assert "Usage: maskrcnn" in done.stdout
+    (site / "dependencies.pth").write_text(f"{Path(psutil.__file__).parents[1]}\n")
     where = [python, "-c", "import finetune; print(finetune.__file__)"]
-    found = subprocess.run(where, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
-    assert found.startswith(str(tmp_path))
-    done = subprocess.run([script, "doctor"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    found = subprocess.run(where, cwd=folder, capture_output=True, text=True, check=True).stdout
+    assert found.startswith(str(folder))
+    return folder
+
+
+@pytest.mark.parametrize("arguments", ["--help", "train --help", "serve start --help", "web --help"])
+def test_console_script_works_outside_the_repository(
+    arguments: str, environment: Path, tmp_path: Path
+) -> None:
+    command = [environment / "bin" / "maskrcnn", *arguments.split()]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Usage: maskrcnn" in done.stdout
+
+
+def test_doctor_works_outside_the_repository(environment: Path, tmp_path: Path) -> None:
+    command = [environment / "bin" / "maskrcnn", "doctor"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert "Traceback" not in done.stderr
     assert done.returncode in (0, 1)
+
+
+@pytest.mark.slow
+def test_export_works_outside_the_repository(environment: Path, tmp_path: Path) -> None:
+    """The archive holds the rooms' modules, which the wheel has in site-packages rather than in a repository."""
+    write_run(tmp_path / "run")
+    command = [environment / "bin" / "maskrcnn", "export", "run", "--version", "toy"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    archive = tmp_path / done.stdout.splitlines()[-1]
+    assert archive == tmp_path / "model_store" / "maskrcnn_toy.mar"
+    names = zipfile.ZipFile(archive).namelist()
+    assert {"maskrcnn_handler.py", "handler/service.py", "finetune/backbones/__init__.py"} <= set(names)

@@ -1,8 +1,8 @@
 """Random Mask R-CNNs whose features, scores and boxes spread like a trained one's, and archives of them.
 
-A freshly initialised detector with frozen norms either explodes or answers the same for every box. Here each
+A freshly initialized detector with frozen norms either explodes or answers the same for every box. Here each
 frozen norm is given the statistics of what flows through it (what a batch norm would have learned), and the
-last layers are scaled so that objectness, scores and boxes differ and a handful of boxes stand out.
+last layers are scaled so that a few boxes stand out.
 """
 
 from __future__ import annotations
@@ -27,22 +27,15 @@ from torch import nn
 from finetune.configs.keys import get_config
 
 TINY = (
-    *(
-        "MODEL.FPN.OUT_CHANNELS",
-        "32",
-        "MODEL.ROI_BOX_HEAD.FC_DIM",
-        "64",
-        "MODEL.ROI_MASK_HEAD.CONV_DIM",
-        "32",
-    ),
-    *("MODEL.ROI_MASK_HEAD.NUM_CONV", "1", "INPUT.MIN_SIZE_TEST", "96", "INPUT.MAX_SIZE_TEST", "160"),
-    *("MODEL.ANCHOR_GENERATOR.SIZES", "[[8],[16],[32],[64],[128]]", "MODEL.RPN.POST_NMS_TOPK_TEST", "100"),
-)
+    "MODEL.FPN.OUT_CHANNELS 32 MODEL.ROI_BOX_HEAD.FC_DIM 64 MODEL.ROI_MASK_HEAD.CONV_DIM 32 "
+    "MODEL.ROI_MASK_HEAD.NUM_CONV 1 INPUT.MIN_SIZE_TEST 96 INPUT.MAX_SIZE_TEST 160 "
+    "MODEL.ANCHOR_GENERATOR.SIZES [[8],[16],[32],[64],[128]] MODEL.RPN.POST_NMS_TOPK_TEST 100"
+).split()
 """Overrides that make a model small and fast enough for tests."""
 
 
 def photo(height: int, width: int, seed: int = 0) -> np.ndarray:
-    """Coloured ellipses on a gradient: (height, width, 3) uint8 RGB, with edges at many scales."""
+    """Colored ellipses on a gradient: (height, width, 3) uint8 RGB, with edges at many scales."""
     random = np.random.default_rng(seed)
     y, x = np.mgrid[0:height, 0:width].astype(np.float32)
     picture = np.stack([255 * x / width, 255 * y / height, 128 + 60 * np.sin(x / 9) * np.cos(y / 13)], axis=2)
@@ -54,7 +47,7 @@ def photo(height: int, width: int, seed: int = 0) -> np.ndarray:
 
 @contextmanager
 def quiet_detectron2() -> Iterator[None]:
-    """Run Detectron2's own inference without the two warnings that it draws from today's torch."""
+    """Run Detectron2's own inference without the two warnings that recent torch raises."""
     logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.meshgrid")

@@ -35,7 +35,8 @@ def train(num_gpus: int, num_machines: int, machine_rank: int, dist_url: str, **
     BACKBONE is resnet50_fpn, resnet101_fpn, mobilenetv2_fpn or vovnet19_fpn. KEY VALUE pairs override its config.
 
     The run folder gets model_best.safetensors (the best checkpoint by mask AP on the val split), last.pth (to resume
-    from), config.yaml, run.json, metrics.json, curves.png and TensorBoard events. Ctrl-C saves before it stops.
+    from), config.yaml, run.json, metrics.json, curves.png and, where it is installed, TensorBoard events. Ctrl-C saves
+    before it stops.
 
     \b
     Examples:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 from detectron2.utils.events import EventWriter, JSONWriter, TensorboardXWriter
@@ -50,7 +51,7 @@ class Progress:
 
 
 class Metrics:
-    """Writes Detectron2's current ``EventStorage`` to ``metrics.json`` and TensorBoard events.
+    """Writes Detectron2's current ``EventStorage`` to ``metrics.json``, and TensorBoard events if it is installed.
 
     Args:
         run: the run folder.
@@ -64,7 +65,9 @@ class Metrics:
         if not quiet:
             path = run / "metrics.json"
             drop_metrics_after(path, start)
-            self.writers = [JSONWriter(str(path)), TensorboardXWriter(str(run))]
+            self.writers.append(JSONWriter(str(path)))
+            if find_spec("tensorboard"):
+                self.writers.append(TensorboardXWriter(str(run)))
 
     def write(self) -> None:
         """Append what was logged since the last call.

@@ -9,7 +9,6 @@ its rate is that between the first and the last tenth of the answers, without Ra
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 import statistics
@@ -26,7 +25,7 @@ from PIL import Image
 
 from finetune.export.archive import Options, export
 from tests.benchmarks.bench_predictor import describe
-from tests.benchmarks.measuring import machine, save, table, write_run_at_800
+from tests.benchmarks.measuring import argument_parser, machine, save, table, write_run_at_800
 from tests.toy_models import photo
 
 HEIGHT, WIDTH = 768, 1024
@@ -49,14 +48,11 @@ print(len(photos) / (time.perf_counter() - start))
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argument_parser(__doc__, "reports/bench_batch")
     parser.add_argument("--backbone", default="mobilenetv2_fpn", help="for random weights")
     parser.add_argument("--run", type=Path, help="a run folder or checkpoint instead of random weights")
     parser.add_argument("--photos", type=int, default=120)
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--output", type=Path, default=Path("reports/bench_batch"))
     args = parser.parse_args()
     where = machine()
     with tempfile.TemporaryDirectory() as temporary:

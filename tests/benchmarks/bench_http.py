@@ -9,7 +9,6 @@ asked in turn: one client, then eight at once. Then what the service costs beyon
 
 from __future__ import annotations
 
-import argparse
 import base64
 import contextlib
 import io
@@ -33,7 +32,16 @@ from finetune.export.archive import Options, export
 from handler.api import responses
 from handler.api.options import Options as Asked
 from tests.benchmarks.bench_predictor import HEIGHT, WIDTH, describe
-from tests.benchmarks.measuring import alternate, bar_chart, machine, save, summary, table, write_run_at_800
+from tests.benchmarks.measuring import (
+    alternate,
+    argument_parser,
+    bar_chart,
+    machine,
+    save,
+    summary,
+    table,
+    write_run_at_800,
+)
 from tests.handler.model.test_memory import MEASURE
 from tests.handler.toys import blob_detections
 from tests.torchserve_fixture import running_torchserve
@@ -45,16 +53,13 @@ CLIENTS = 8
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argument_parser(__doc__, "reports/bench_http")
     parser.add_argument("--backbone", default="resnet50_fpn", help="for random weights")
     parser.add_argument("--run", type=Path, help="a run folder or checkpoint instead of random weights")
     parser.add_argument("--repeats", type=int, default=20, help="timed requests of one client (default: 20)")
     parser.add_argument(
         "--rounds", type=int, default=3, help="rounds of eight clients with two requests each"
     )
-    parser.add_argument("--output", type=Path, default=Path("reports/bench_http"))
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         run = write_run_at_800(Path(folder) / "run", args.backbone, args.run)
@@ -67,28 +72,19 @@ def main() -> int:
     title = f"{args.run or args.backbone}, {describe(where)}"
     text = "\n\n".join([title, table(rows), table([overhead]), table(encoded), table([peak])])
     print(text)
-    save(
-        args.output,
-        "bench_http",
-        {
-            "machine": where,
-            "rows": rows,
-            "overhead": overhead,
-            "encoding": encoded,
-            "memory": peak,
-            "capacity": capacity(str(args.run or args.backbone), where, seconds[OURS], rows),
-        },
-        text,
-    )
-    groups = [{**row, "group": "requests a second, eight clients"} for row in rows]
-    bar_chart(
-        args.output / "bench_http.png",
-        groups,
-        group="group",
-        label="server",
-        value="requests a second",
-        title=title,
-    )
+    report = {
+        "machine": where,
+        "rows": rows,
+        "overhead": overhead,
+        "encoding": encoded,
+        "memory": peak,
+        "capacity": capacity(str(args.run or args.backbone), where, seconds[OURS], rows),
+    }
+    save(args.output, "bench_http", report, text)
+    rate = "requests a second"
+    groups = [{**row, "group": f"{rate}, eight clients"} for row in rows]
+    picture = args.output / "bench_http.png"
+    bar_chart(picture, groups, group="group", label="server", value=rate, title=title)
     print(f"\n{args.output}")
     return 0
 
@@ -224,11 +220,7 @@ def encoding() -> Iterator[dict[str, Any]]:
             ).body
 
         median = summary(alternate({"": encode}, repeats=20)[""])["median_ms"]
-        yield {
-            "JSON of": f"{count} objects",
-            "ms an object": median / count,
-            "kB": len(encode()) / 1000,
-        }
+        yield {"JSON of": f"{count} objects", "ms an object": median / count, "kB": len(encode()) / 1000}
 
 
 def memory() -> dict[str, Any]:

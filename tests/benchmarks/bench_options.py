@@ -1,14 +1,13 @@
-"""What input size and number of proposals cost and give: AP against latency, so that users choose their point.
+"""AP against latency over input sizes and numbers of proposals.
 
     python -m tests.benchmarks.bench_options RUN|CHECKPOINT --data DIR [--split val]
 
-One archive; for every setting its config is changed and its predictor loaded anew. Latency is the median over the
+For every setting, one archive's config is changed and its predictor reloaded. Latency is the median over the
 photos of the split, one at a time.
 """
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import statistics
 import sys
@@ -28,20 +27,17 @@ from handler.api.options import Options as Asked
 from handler.api.responses import coco_results
 from handler.model.predictor import Predictor
 from tests.benchmarks.bench_predictor import describe
-from tests.benchmarks.measuring import machine, save, table
+from tests.benchmarks.measuring import argument_parser, machine, save, table
 
 SIZES = (320, 400, 480, 560, 640, 720, 800)
 PROPOSALS = (1000, 300, 100)
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argument_parser(__doc__, "reports/bench_options")
     parser.add_argument("trained", type=Path, metavar="RUN|CHECKPOINT")
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--split", default="val")
-    parser.add_argument("--output", type=Path, default=Path("reports/bench_options"))
     args = parser.parse_args()
     records = load_split(args.data, args.split)
     images = [np.asarray(ImageOps.exif_transpose(Image.open(r["file_name"])).convert("RGB")) for r in records]
@@ -75,7 +71,7 @@ def measure(
     results: list[dict[str, Any]] = []
     seconds = []
     for record, image in zip(records, images, strict=True):
-        predictor.predict([image])  # a new shape compiles something
+        predictor.predict([image])  # OpenVINO compiles for each new shape
         start = time.perf_counter()
         (found,) = predictor.predict([image])
         seconds.append(time.perf_counter() - start)

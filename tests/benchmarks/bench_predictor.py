@@ -33,16 +33,23 @@ from handler.api.options import Options as Asked
 from handler.api.responses import coco_results
 from handler.model.precision import cpu_supports
 from handler.model.predictor import Predictor
-from tests.benchmarks.measuring import alternate, bar_chart, machine, save, summary, table, write_run_at_800
+from tests.benchmarks.measuring import (
+    alternate,
+    argument_parser,
+    bar_chart,
+    machine,
+    save,
+    summary,
+    table,
+    write_run_at_800,
+)
 from tests.toy_models import photo, quiet_detectron2
 
 HEIGHT, WIDTH = 1536, 2048
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argument_parser(__doc__, "reports/bench_predictor")
     parser.add_argument("--backbones", nargs="+", default=BACKBONES, choices=BACKBONES, metavar="NAME")
     parser.add_argument("--run", type=Path, help="a run folder or checkpoint instead of random weights")
     parser.add_argument("--data", type=Path, help="with --run: measure accuracy on this data set")
@@ -55,7 +62,6 @@ def main() -> int:
     )
     parser.add_argument("--contestants", nargs="+", metavar="ENGINE-PRECISION", help="such as openvino-bf16")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--output", type=Path, default=Path("reports/bench_predictor"))
     args = parser.parse_args()
     if args.device != "cpu" and not torch.cuda.is_available():
         print("no GPU")

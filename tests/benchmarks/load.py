@@ -3,14 +3,13 @@
     python -m tests.benchmarks.load                        # make load: the three phases, 20 s each
     python -m tests.benchmarks.load --soak 30              # make soak: 30 minutes; memory and files must not grow
 
-Everything real but the model, which is tiny and random: what is measured is the service around it. Callers are an open
-loop (a request starts at its time whether or not the ones before it were answered), so a queue shows as latency. Exit
-status 1 if an answer was lost, was none of 200 or 503 with ``Retry-After``, or if something grew.
+The model is tiny and random, everything else is real: this measures the service, not the network. Callers are an open
+loop (each request starts on time, whether or not earlier ones were answered), so queueing shows as latency. Exit status
+1 if an answer was lost or had an unexpected status, if a 503 lacked ``Retry-After``, or if something grew.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import socket
 import subprocess
@@ -32,7 +31,7 @@ import requests
 from serve_config.models.management import versions
 from serve_config.server.state import State
 from tests.benchmarks.load_chart import chart
-from tests.benchmarks.measuring import machine, save, table
+from tests.benchmarks.measuring import argument_parser, machine, save, table
 from tests.corpus import files
 from tests.handler.served import handler_archive
 from tests.torchserve_fixture import RunningTorchServe, running_torchserve
@@ -50,7 +49,7 @@ MIX: tuple[dict[str, Any], ...] = (
 
 @dataclass(frozen=True)
 class Sample:
-    """One request: seconds from its time until its answer, the status (0: none came), whether 503 named a time."""
+    """One request: seconds from its due time to its answer, the status (0: no answer), and Retry-After beside a 503."""
 
     phase: str
     at: float
@@ -69,7 +68,7 @@ def ask(url: str, phase: str, due: float, form: dict[str, Any]) -> Sample:
 
 
 def open_loop(url: str, phase: str, rate: float, seconds: float) -> list[Sample]:
-    """``rate`` requests a second for ``seconds``, each on time; returns when the last is answered."""
+    """Send ``rate`` requests a second for ``seconds``, each on time; return when the last is answered."""
     count, start = max(1, int(rate * seconds)), time.monotonic() + 0.1
 
     def work(i: int) -> Sample:
@@ -83,7 +82,7 @@ def open_loop(url: str, phase: str, rate: float, seconds: float) -> list[Sample]
 
 @contextlib.contextmanager
 def slow_clients(url: str, count: int) -> Iterator[None]:
-    """``count`` callers that send a byte every 100 ms and never come to an end."""
+    """``count`` callers that send a byte every 100 ms and never finish."""
     host, port = url.removeprefix("http://").rstrip("/").split(":")
     ending = threading.Event()
 
@@ -109,14 +108,7 @@ def slow_clients(url: str, count: int) -> Iterator[None]:
 def service(folder: Path) -> Iterator[tuple[RunningTorchServe, str, int]]:
     """TorchServe with a tiny model, and the page in a process of its own: (server, the page's URL, its pid)."""
     with running_torchserve(folder, [handler_archive(folder / "archive")]) as server:
-        flags = [
-            "--port",
-            "0",
-            "--rate-limit",
-            "off",
-            "--key-file",
-            str(server.home.key_file),
-        ]
+        flags = ["--port", "0", "--rate-limit", "off", "--key-file", str(server.home.key_file)]
         for kind in ("inference", "management"):
             flags += [f"--{kind}-url", server.client.url(kind, "")]  # type: ignore[arg-type]
         command = [sys.executable, "-m", "web_client", *flags]
@@ -128,8 +120,8 @@ def service(folder: Path) -> Iterator[tuple[RunningTorchServe, str, int]]:
                 process.terminate()
 
 
-def summarise(samples: Sequence[Sample]) -> list[dict[str, Any]]:
-    """A row per phase: what was asked, what came of it, and the latency of the answers in milliseconds."""
+def summarize(samples: Sequence[Sample]) -> list[dict[str, Any]]:
+    """A row per phase: requests, outcomes, and the latency of the answers in milliseconds."""
     rows = []
     for phase in dict.fromkeys(sample.phase for sample in samples):
         chosen = [sample for sample in samples if sample.phase == phase]
@@ -149,9 +141,7 @@ def summarise(samples: Sequence[Sample]) -> list[dict[str, Any]]:
 
 
 def load(url: str, seconds: float) -> list[Sample]:
-    """The phases. The steady rate is 0.4 of what eight callers without a pause get through, so the burst is four
-    times more than can be answered.
-    """
+    """Run the phases. The steady rate is 0.4 of what eight busy callers reach, so the burst is four times too much."""
     start, count = time.monotonic(), 80
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda i: ask(url, "", time.monotonic(), MIX[i % len(MIX)]), range(count)))
@@ -188,8 +178,9 @@ def soak(
 
 
 def growth(measured: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
-    """How much a process grew over the soak, by the slope of a straight line through what was measured. Java's memory
-    is only told: its heap fills by design until it is collected, and has a bound of its own (-Xmx).
+    """How much a process grew over the soak: the slope of a line fitted to its measurements.
+
+    Java's memory has no limit here: its heap fills until it is collected, and -Xmx bounds it.
     """
     at = np.array([row["seconds"] for row in measured])
     row: dict[str, Any] = {"process": name}
@@ -206,17 +197,19 @@ def growth(measured: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
 
 
 def failures(rows: Sequence[dict[str, Any]], grown: Sequence[dict[str, Any]] = ()) -> list[str]:
-    """What must not be, in words."""
+    """Every broken promise, as a sentence; empty if there is none."""
     found = []
     for row in rows:
         if row["other or lost"]:
-            found.append(f"{row['phase']}: {row['other or lost']} requests were lost or answered oddly")
+            found.append(
+                f"{row['phase']}: {row['other or lost']} requests were lost or got an unexpected status"
+            )
         if row["503 without Retry-After"]:
             found.append(f"{row['phase']}: a 503 without Retry-After")
         if row["503"] and "burst" not in row["phase"]:
             found.append(f"{row['phase']}: {row['503']} requests were turned away")
     if any("burst" in row["phase"] and not row["503"] for row in rows):
-        found.append("the burst did not reach the bound of the queue: nothing was shown")
+        found.append("the burst did not reach the queue's limit, so it showed nothing")
     for row in grown:
         for what in ("MB", "files"):
             allowed = row[f"{what} allowed"]
@@ -228,14 +221,11 @@ def failures(rows: Sequence[dict[str, Any]], grown: Sequence[dict[str, Any]] = (
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argument_parser(__doc__, "reports/load")
     parser.add_argument("--seconds", type=float, default=20, help="length of a phase (default: 20)")
     parser.add_argument(
         "--soak", type=float, metavar="MINUTES", help="instead of the phases, steady for so long"
     )
-    parser.add_argument("--output", type=Path, default=Path("reports/load"))
     args = parser.parse_args()
     name, grown, measured = "soak" if args.soak else "load", [], []
     with tempfile.TemporaryDirectory() as folder, service(Path(folder)) as (server, url, page):
@@ -243,26 +233,14 @@ def main() -> int:
             samples, grown, measured = soak(server, url, page, args.soak)
         else:
             samples = load(url, args.seconds)
-    rows = summarise(samples)
+    rows = summarize(samples)
     found = failures(rows, grown)
     where = machine()
     title = f"{where['processor']}, {where['cores']} cores; one worker with a tiny model"
-    text = "\n\n".join(
-        [title, table(rows), *([table(grown)] if grown else []), *(found or ["All as it should be."])]
-    )
+    text = "\n\n".join([title, table(rows), *([table(grown)] if grown else []), *(found or ["No failures."])])
     print(text)
-    save(
-        args.output,
-        name,
-        {
-            "machine": where,
-            "rows": rows,
-            "growth": grown,
-            "measured": measured[:: len(measured) // 5 or 1],
-            "failures": found,
-        },
-        text,
-    )
+    report = {"machine": where, "rows": rows, "growth": grown, "failures": found}
+    save(args.output, name, report, text)
     chart(args.output / f"{name}.png", [s for s in samples if s.phase != "warm-up"], measured)
     print(f"\n{args.output}")
     return 1 if found else 0

@@ -27,11 +27,11 @@ def chart(path: Path, samples: Sequence[Any], measured: Sequence[dict[str, Any]]
         "503, come back later": ((503,), "#e69f00"),
         "lost": ((0,), "#d55e00"),
     }
-    for label, (statuses, colour) in outcomes.items():
+    for label, (statuses, color) in outcomes.items():
         chosen = [sample for sample in samples if sample.status in statuses]
         if chosen:
             x, y = [s.at - start for s in chosen], [1e3 * s.seconds for s in chosen]
-            axes[0, 0].scatter(x, y, s=5, color=colour, label=f"{label} ({len(chosen)})")
+            axes[0, 0].scatter(x, y, s=5, color=color, label=f"{label} ({len(chosen)})")
     for phase in dict.fromkeys(sample.phase for sample in samples):
         begun = min(s.at for s in samples if s.phase == phase) - start
         axes[0, 0].axvline(begun, color="#bbbbbb", linewidth=0.8)

@@ -1,11 +1,13 @@
-"""What benchmarks share: fair timing, the machine's name, tables, a chart."""
+"""Helpers of the benchmarks: fair timing, the machine, tables, a chart."""
 
 from __future__ import annotations
 
+import argparse
 import importlib.metadata
 import json
 import os
 import platform
+import re
 import shutil
 import statistics
 import time
@@ -18,6 +20,7 @@ import torch
 import yaml
 
 from finetune.checkpoints.run import Run
+from finetune.training.machine import describe_machine
 from tests.toy_models import write_run
 
 AT_800 = {"MIN_SIZE_TEST": 800, "MAX_SIZE_TEST": 1333}
@@ -28,7 +31,7 @@ def write_run_at_800(folder: Path, backbone: str, trained: Path | None = None) -
 
     Args:
         backbone: of a random model that finds about ten objects, where ``trained`` is None.
-        trained: a run folder or a published checkpoint; it stays as it is.
+        trained: a run folder or a published checkpoint; it is not changed.
     """
     if trained is None:
         size = [str(word) for key, pixels in AT_800.items() for word in (f"INPUT.{key}", pixels)]
@@ -44,10 +47,19 @@ def write_run_at_800(folder: Path, backbone: str, trained: Path | None = None) -
     return folder
 
 
+def argument_parser(description: str | None, output: str) -> argparse.ArgumentParser:
+    """The parser of a benchmark, with ``--output``, the folder of its report."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--output", type=Path, default=Path(output), help="folder (default: %(default)s)")
+    return parser
+
+
 def alternate(
     contestants: Mapping[str, Callable[[], object]], *, repeats: int, warm_up: int = 3
 ) -> dict[str, list[float]]:
-    """Seconds of each call. The contestants take turns: what disturbs the machine disturbs all alike."""
+    """Seconds of each call. The contestants take turns, so that other load on the machine slows all alike."""
     for call in contestants.values():
         for _ in range(warm_up):
             call()
@@ -72,17 +84,13 @@ def summary(seconds: Sequence[float]) -> dict[str, float]:
 
 
 def machine() -> dict[str, Any]:
-    """Where the numbers come from."""
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    model = next(
-        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown"
-    )
+    """The processor, its cores and the versions that a report states."""
     units = ("amx_bf16", "amx_int8", "avx512_bf16", "avx512_vnni")
-    bf16 = [name for name in units if torch.cpu.get_capabilities().get(name)]
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux only
     return {
-        "processor": model,
-        "cores": len(os.sched_getaffinity(0)),
-        "matrix_units": bf16,
+        "processor": describe_machine("cpu").rpartition(", ")[0],
+        "cores": len(affinity(0)) if affinity else os.cpu_count(),
+        "matrix_units": [name for name in units if torch.cpu.get_capabilities().get(name)],
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "python": platform.python_version(),
         "versions": {name: importlib.metadata.version(name) for name in ("torch", "torchvision", "openvino")},
@@ -107,10 +115,17 @@ def _cell(value: object) -> str:
 
 
 def save(output: Path, name: str, content: Mapping[str, Any], text: str) -> None:
-    """Write ``NAME.json`` and ``NAME.md`` into ``output``."""
+    """Write ``NAME.json``, a row per line, and ``NAME.md`` into ``output``."""
     output.mkdir(parents=True, exist_ok=True)
-    (output / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    (output / f"{name}.json").write_text(row_per_line(content), encoding="utf-8")
     (output / f"{name}.md").write_text(text + "\n", encoding="utf-8")
+
+
+def row_per_line(content: Mapping[str, Any]) -> str:
+    """JSON in which each list of numbers or words, and each object that holds no other, takes one line."""
+    text = json.dumps(content, indent=2)
+    # a line break is always layout: in a string, JSON writes it as \\n
+    return re.sub(r"[{\[][^{}\[\]]+[}\]]", lambda found: re.sub(r"\s*\n\s*", " ", found[0]), text) + "\n"
 
 
 def bar_chart(
@@ -136,8 +151,8 @@ def bar_chart(
     for axis, name in zip(axes[:, 0], groups, strict=True):
         chosen = [row for row in rows if row[group] == name]
         theirs = ["Detectron2" in row[label] or "DefaultPredictor" in row[label] for row in chosen]
-        colours = ["#9aa0a6" if each else "#1f77b4" for each in theirs]
-        bars = axis.barh([row[label] for row in chosen], [row[value] for row in chosen], color=colours)
+        colors = ["#9aa0a6" if each else "#1f77b4" for each in theirs]
+        bars = axis.barh([row[label] for row in chosen], [row[value] for row in chosen], color=colors)
         axis.bar_label(
             bars, fmt=lambda number: f"{number:.{0 if number >= 10 else 2}f}", padding=3, fontsize=8
         )

@@ -1,4 +1,4 @@
-"""``make load`` and ``make soak`` can fail: shown on made-up measurements. And three minutes of the real soak."""
+"""``make load`` and ``make soak`` fail on bad measurements; and three minutes of the real soak."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from serve_config.server.properties import Settings
-from tests.benchmarks.load import Sample, failures, growth, service, soak, summarise
+from tests.benchmarks.load import Sample, failures, growth, service, soak, summarize
 from web_client import config
 
 
@@ -17,7 +17,7 @@ def samples(*statuses: int, phase: str = "steady", promised: bool = True) -> lis
 
 
 def test_a_row_counts_every_request_once() -> None:
-    (row,) = summarise(samples(200, 200, 400, 503, 0, 502))
+    (row,) = summarize(samples(200, 200, 400, 503, 0, 502))
     assert (row["asked"], row["answered"], row["503"], row["other or lost"]) == (6, 3, 1, 2)
     assert row["p50 ms"] == pytest.approx(200)
 
@@ -26,28 +26,28 @@ def test_a_row_counts_every_request_once() -> None:
     ("made", "words"),
     [
         (samples(200, 0), "1 requests were lost"),
-        (samples(200, 500), "1 requests were lost or answered oddly"),
+        (samples(200, 500), "1 requests were lost or got an unexpected status"),
         (samples(200, 503), "turned away"),
         (samples(200, 503, phase="burst", promised=False), "without Retry-After"),
-        (samples(200, phase="burst"), "did not reach the bound"),
+        (samples(200, phase="burst"), "did not reach the queue's limit"),
     ],
 )
-def test_what_must_not_be_is_told(made: list[Sample], words: str) -> None:
-    assert any(words in failure for failure in failures(summarise(made)))
+def test_broken_promises_are_reported(made: list[Sample], words: str) -> None:
+    assert any(words in failure for failure in failures(summarize(made)))
 
 
 def test_good_load_has_no_failures() -> None:
-    assert failures(summarise([*samples(200, 400), *samples(200, 503, phase="burst")])) == []
+    assert failures(summarize([*samples(200, 400), *samples(200, 503, phase="burst")])) == []
 
 
 def test_the_page_can_fill_the_queue_of_torchserve() -> None:
-    """Otherwise a burst waits in the page, without a bound and without a word."""
+    """Otherwise a burst would wait in the web server, without a limit and without a 503."""
     batch = 8  # the largest that the README recommends
     assert config.from_environment({})["THREADS"] >= Settings().job_queue_size + batch
 
 
 def measured(megabytes: float, files: float) -> list[dict[str, Any]]:
-    """A minute in which a process grows evenly by so much, with some noise on it."""
+    """A minute in which a process grows steadily, with some noise."""
     return [
         {
             "seconds": 4.0 * i,
@@ -74,6 +74,6 @@ def test_growth_is_told_from_noise(megabytes: float, files: float, grows: list[s
 def test_three_minutes_of_soak(tmp_path: Path) -> None:
     with service(tmp_path) as (server, url, page):
         asked, grown, _ = soak(server, url, page, minutes=3)
-    assert failures(summarise(asked), grown) == []
+    assert failures(summarize(asked), grown) == []
     assert len(asked) > 500
     assert {row["process"] for row in grown} == {"worker", "page", "TorchServe (Java)"}

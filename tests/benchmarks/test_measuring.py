@@ -30,7 +30,9 @@ def test_tables_and_charts_show_every_row(tmp_path: Path) -> None:
     assert lines[0].split() == ["|", "model", "|", "who", "|", "median_ms", "|"]
     assert lines[3].split() == ["|", "m", "|", "ours", "|", "9.50", "|"]
     save(tmp_path, "bench", {"machine": machine(), "rows": rows}, table(rows))
-    assert json.loads((tmp_path / "bench.json").read_text())["rows"] == rows
+    written = (tmp_path / "bench.json").read_text()
+    assert json.loads(written)["rows"] == rows
+    assert '{ "model": "m", "who": "ours", "median_ms": 9.5 }' in written.splitlines()[-3]
     bar_chart(tmp_path / "bench.png", rows, group="model", label="who", value="median_ms", title="t")
     assert (tmp_path / "bench.png").read_bytes().startswith(b"\x89PNG")
 

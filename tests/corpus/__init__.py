@@ -1,6 +1,4 @@
-"""What strangers and broken programs send: over 700 requests, the same ones for the same seed.
-
-    python -m tests.corpus DIR [--seed N]      # write them: one file each, and index.json
+"""Bad requests, over 700 of them; the same seed gives the same ones.
 
 ``tests/e2e/test_corpus.py`` sends them all to TorchServe and to the page.
 """

@@ -1,4 +1,4 @@
-"""Requests whose form, JSON, options or headers are wrong; the picture in them is good."""
+"""Requests with a valid image whose form, JSON, options or headers are wrong."""
 
 from __future__ import annotations
 
@@ -30,49 +30,15 @@ def form(*parts: bytes) -> bytes:
 def options(rng: random.Random) -> Iterator[Case]:
     picture = part("image", files()["JPEG"], '; filename="a.jpg"')
     odd = (
-        "nan",
-        "inf",
-        "-inf",
-        "1e999",
-        "-1",
-        "",
-        " ",
-        "\0",
-        "0\0",
-        "1_0",
-        "0x1",
-        "٣",
-        "true",
-        "null",
-        "[]",
-        "{}",
+        "nan inf -inf 1e999 -1 1_0 0x1 ٣ true null [] {} %00 ../../etc/passwd ${jndi:ldap://x/a} <b>".split()
     )
-    odd += (
-        "9" * 5000,
-        "%00",
-        "../../etc/passwd",
-        "${jndi:ldap://x/a}",
-        "'; DROP TABLE x;--",
-        "<b>",
-        "\r\nX: y",
-        "\ud7ff",
-    )
+    odd += ["", " ", "\0", "0\0", "9" * 5000, "'; DROP TABLE x;--", "\r\nX: y", "\ud7ff"]
     for name in ("score_threshold", "max_detections", "classes", "mask_format", "output"):
         for value in odd:
             body = form(picture, part(name, value.encode()))
             yield Case(f"option {name} {value[:25]!r}", body, MULTIPART)
-    for name in (
-        "",
-        "\0",
-        "Score_Threshold",
-        "a" * 3000,
-        "image[]",
-        "__proto__",
-        "data",
-        "version",
-        "body",
-        "../x",
-    ):
+    names = ["", "\0", "a" * 3000, *"Score_Threshold image[] __proto__ data version body ../x".split()]
+    for name in names:
         yield Case(f"option called {name[:20]!r}", form(picture, part(name, b"1")), MULTIPART)
     yield Case("option that is no UTF-8", form(picture, part("output", b"\xff\xfe\x80")), MULTIPART)
     for count in (30, 1000, 5000):
@@ -102,27 +68,17 @@ def documents(rng: random.Random) -> Iterator[Case]:
     }.items():
         yield Case(f"JSON image {name}", json.dumps({"image": image}).encode(), "application/json")
     for value in (None, 0, -1, 1.5, True, [], {}, [text], {"b64": text}, "x" * 100_000):
-        yield Case(
-            f"JSON image {str(value)[:12]!r}", json.dumps({"image": value}).encode(), "application/json"
-        )
-        yield Case(
-            f"JSON options {str(value)[:12]!r}",
-            json.dumps({"image": text, "options": value}).encode(),
-            "application/json",
-        )
-        for name in ("score_threshold", "classes"):
-            asked = json.dumps({"image": text, "options": {name: value}}).encode()
-            yield Case(f"JSON {name} {str(value)[:12]!r}", asked, "application/json")
-    for value in (
-        "NaN",
-        "Infinity",
-        "-Infinity",
-        "1e999",
-        "9" * 5000,
-        "0." + "9" * 5000,
-        '"\\ud800"',
-        "[[[[1]]]]",
-    ):
+        given = {
+            "image": {"image": value},
+            "options": {"image": text, "options": value},
+            "score_threshold": {"image": text, "options": {"score_threshold": value}},
+            "classes": {"image": text, "options": {"classes": value}},
+        }
+        for name, document in given.items():
+            body = json.dumps(document).encode()
+            yield Case(f"JSON {name} {str(value)[:12]!r}", body, "application/json")
+    numbers = ["9" * 5000, "0." + "9" * 5000, *'NaN Infinity -Infinity 1e999 "\\ud800" [[[[1]]]]'.split()]
+    for value in numbers:
         asked = f'{{"image": "{text}", "options": {{"score_threshold": {value}}}}}'.encode()
         yield Case(f"JSON threshold {value[:15]}", asked, "application/json")
     for name, body in {
@@ -185,27 +141,15 @@ def forms(rng: random.Random) -> Iterator[Case]:
         "with a file name in RFC 2231": form(part("image", jpeg, "; filename*=utf-8''%00%ff%2e%2e%2f")),
     }.items():
         yield Case(f"form {name}", body, MULTIPART)
-    for kind in (
-        "multipart/form-data",
-        "multipart/form-data; boundary=",
-        'multipart/form-data; boundary="',
-        "multipart/mixed",
-        "multipart/form-data; boundary=" + "b" * 5000,
-        "application/x-www-form-urlencoded",
-        "text/plain",
-        "nonsense",
-        "a/b; c",
-        "application/json; charset=utf-7",
-        "image/svg+xml",
-        "application/octet-stream",
-        "*/*",
-        "image/jpeg; " + "x" * 2000,
-    ):
+    kinds = "multipart/form-data multipart/mixed application/x-www-form-urlencoded text/plain nonsense */*".split()
+    kinds += [f"multipart/form-data; boundary={boundary}" for boundary in ("", '"', "b" * 5000)]
+    kinds += ["a/b; c", "application/json; charset=utf-7", "image/svg+xml", "application/octet-stream"]
+    for kind in [*kinds, "image/jpeg; " + "x" * 2000]:
         yield Case(f"form typed {kind[:40]}", whole, kind)
 
 
 def headed(rng: random.Random) -> Iterator[Case]:
-    """A good picture under strange headers."""
+    """A valid image with unusual request headers."""
     form_ = form(part("image", files()["JPEG"], '; filename="a.jpg"'))
     for name, headers in {
         "a header of 4 kB": {"X-Long": "x" * 4000},

@@ -22,7 +22,7 @@ class Case:
 
 
 def drawing() -> Image.Image:
-    """64 × 48 pixels of colours that run into each other."""
+    """A 64 × 48 picture of smooth color gradients."""
     y, x = np.mgrid[:48, :64]
     return Image.fromarray(np.stack([4 * x, 5 * y, 128 + 100 * np.sin(x * y / 99)], axis=2).astype(np.uint8))
 

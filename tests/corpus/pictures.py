@@ -1,4 +1,4 @@
-"""Pictures that are broken, huge, rare, or no pictures."""
+"""Images that are broken, huge or unusual, and files that are no images."""
 
 from __future__ import annotations
 
@@ -17,23 +17,13 @@ from tests.handler.awkward import save
 
 def truncated(rng: random.Random) -> Iterator[Case]:
     for kind, data in files().items():
-        for cut in (
-            1,
-            2,
-            4,
-            9,
-            25,
-            len(data) // 3,
-            len(data) // 2,
-            len(data) - 20,
-            len(data) - 2,
-            len(data) - 1,
-        ):
-            yield Case(f"{kind} cut after {cut} of {len(data)}", data[:cut])
+        size = len(data)
+        for cut in (1, 2, 4, 9, 25, size // 3, size // 2, size - 20, size - 2, size - 1):
+            yield Case(f"{kind} cut after {cut} of {size}", data[:cut])
 
 
 def flipped(rng: random.Random) -> Iterator[Case]:
-    """One to thirty bits turned over, half of the time in the header."""
+    """One to thirty flipped bits, in the header half of the time."""
     for kind, data in files().items():
         for number in range(20):
             bits = bytearray(data)
@@ -60,16 +50,8 @@ def spliced(rng: random.Random) -> Iterator[Case]:
 
 def sized(rng: random.Random) -> Iterator[Case]:
     for kind in ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF"):
-        for width, height in (
-            (1, 1),
-            (1, 2),
-            (3, 1),
-            (16_000, 1),
-            (1, 16_000),
-            (65_535, 1),
-            (200, 2),
-            (1400, 1400),
-        ):
+        for size in "1×1 1×2 3×1 16000×1 1×16000 65535×1 200×2 1400×1400".split():
+            width, height = map(int, size.split("×"))
             if max(width, height) > {"WEBP": 16_383, "JPEG": 65_500}.get(kind, 2**16):
                 continue  # the format has no such size
             yield Case(f"{kind} of {width} × {height}", save(Image.new("RGB", (width, height)), kind))
@@ -78,7 +60,7 @@ def sized(rng: random.Random) -> Iterator[Case]:
 
 
 def bombs(rng: random.Random) -> Iterator[Case]:
-    """Small files that ask for much memory or time."""
+    """Small files that cost much memory or time to decode."""
     for kind in ("PNG", "BMP", "GIF", "JPEG"):
         yield Case(f"{kind} that claims 30,000 × 30,000", awkward.bomb(kind))
     yield Case("PNG of 8,000 × 8,000 zeros", awkward.png(8000, 8000, 8, 0, bytes(8001 * 8000)))
@@ -107,14 +89,7 @@ def bombs(rng: random.Random) -> Iterator[Case]:
         data = save(Image.new("L", (3000, 3000)), "TIFF", compression=compression)
         yield Case(f"TIFF of 3,000 × 3,000 zeros, {compression}", data)
     tiff = awkward.gray16_big_endian_tiff()
-    for tag, value in (
-        (256, 2**31),
-        (257, 2**31),
-        (258, 64),
-        (277, 60_000),
-        (278, 2**32 - 1),
-        (279, 2**32 - 1),
-    ):
+    for tag, value in {256: 2**31, 257: 2**31, 258: 64, 277: 60_000, 278: 2**32 - 1, 279: 2**32 - 1}.items():
         yield Case(f"TIFF with {value} in tag {tag}", with_tag(tiff, tag, value))
     yield Case("TIFF whose directory is its own next", tiff[:-4] + struct.pack(">I", 8))
     yield Case("TIFF with a directory behind its end", b"II*\0" + struct.pack("<I", 2**32 - 1) + bytes(9))
@@ -122,7 +97,7 @@ def bombs(rng: random.Random) -> Iterator[Case]:
 
 
 def scans(width: int, height: int, size: int) -> bytes:
-    """A progressive JPEG whose last scan comes again and again: a decoder goes over all blocks for each."""
+    """A progressive JPEG that repeats its last scan: a decoder visits every block for each one."""
     data = save(Image.new("L", (width, height), 77), "JPEG", progressive=True)
     last = data[data.rindex(b"\xff\xda") : -2]
     return data[:-2] + last * ((size - len(data)) // len(last)) + data[-2:]
@@ -140,7 +115,7 @@ def with_tag(tiff: bytes, tag: int, value: int) -> bytes:
 
 
 def unusual(rng: random.Random) -> Iterator[Case]:
-    """Well-formed, but not what most programs are tried with."""
+    """Valid images in modes and formats that few programs are tested with."""
     yield Case("16-bit gray PNG", awkward.gray16())
     yield Case("16-bit RGB PNG", awkward.rgb16())
     yield Case("16-bit gray TIFF", awkward.gray16_big_endian_tiff())
@@ -150,26 +125,14 @@ def unusual(rng: random.Random) -> Iterator[Case]:
     for kind in ("GIF", "WEBP", "PNG", "TIFF"):
         yield Case(f"animated {kind}", awkward.animation(kind))
     image = drawing()
-    for mode, kind in (
-        *(
-            ("1", "PNG"),
-            ("L", "PNG"),
-            ("LA", "PNG"),
-            ("P", "PNG"),
-            ("I;16", "PNG"),
-            ("1", "TIFF"),
-            ("L", "TIFF"),
-        ),
-        *(
-            ("CMYK", "TIFF"),
-            ("LAB", "TIFF"),
-            ("F", "TIFF"),
-            ("I", "TIFF"),
-            ("YCbCr", "TIFF"),
-            ("RGBA", "TIFF"),
-        ),
-        *(("CMYK", "JPEG"), ("L", "JPEG"), ("YCbCr", "JPEG"), ("1", "BMP"), ("P", "BMP"), ("RGBA", "WEBP")),
-    ):
+    modes = {
+        "PNG": "1 L LA P I;16",
+        "TIFF": "1 L CMYK LAB F I YCbCr RGBA",
+        "JPEG": "CMYK L YCbCr",
+        "BMP": "1 P",
+        "WEBP": "RGBA",
+    }
+    for kind, mode in [(kind, mode) for kind, names in modes.items() for mode in names.split()]:
         converted = image.convert("L").convert(mode) if mode == "I;16" else image.convert(mode)
         yield Case(f"{mode} {kind}", save(converted, kind))
     for kind in ("EPS", "ICO", "PCX", "PPM", "TGA", "SGI", "DDS", "MSP", "PDF", "JPEG2000", "ICNS"):
@@ -194,18 +157,8 @@ def exif(rng: random.Random) -> Iterator[Case]:
 
 
 def misnamed(rng: random.Random) -> Iterator[Case]:
-    names = (
-        "a.png",
-        "a.svg",
-        "a.php",
-        "a.jpg.exe",
-        "../../etc/passwd",
-        "C:\\a.jpg",
-        "a\0b.png",
-        "ü" * 300,
-        "",
-        "'\";--",
-    )
+    names = ["a.png", "a.svg", "a.php", "a.jpg.exe", "../../etc/passwd", "C:\\a.jpg", "a\0b.png", "ü" * 300]
+    names += ["", "'\";--"]
     for kind, data in (("JPEG", files()["JPEG"]), ("SVG", b"<svg xmlns='http://www.w3.org/2000/svg'/>")):
         for name in names:
             yield Case(f"{kind} called {name[:20]!r}", data, filename=name)
@@ -216,23 +169,15 @@ def polyglots(rng: random.Random) -> Iterator[Case]:
     script = b"<script>alert(1)</script><?php system('id'); ?>"
     svg = b"<?xml version='1.0'?><!DOCTYPE s [<!ENTITY x SYSTEM 'file:///etc/passwd'>]><svg>&x;</svg>"
     for kind in ("JPEG", "PNG", "GIF", "BMP"):
-        yield Case(
-            f"{kind} followed by a ZIP",
-            whole[kind] + b"PK\x03\x04" + rng.randbytes(60) + b"PK\x05\x06" + bytes(18),
-        )
+        archive = b"PK\x03\x04" + rng.randbytes(60) + b"PK\x05\x06" + bytes(18)
+        yield Case(f"{kind} followed by a ZIP", whole[kind] + archive)
         yield Case(f"{kind} followed by HTML", whole[kind] + script)
     yield Case("GIF that is JavaScript", b"GIF89a/*" + whole["GIF"][8:] + b"*/=1;alert(1)")
     yield Case("SVG that reads a file", svg)
-    yield Case(
-        "SVG with a picture inside",
-        b"<svg><image href='data:;base64," + base64.b64encode(whole["PNG"]) + b"'/></svg>",
-    )
-    for name, data in (
-        ("HTML", script),
-        ("PDF", b"%PDF-1.7\n"),
-        ("ELF", b"\x7fELF" + bytes(60)),
-        ("gzip", b"\x1f\x8b\x08"),
-    ):
+    nested = b"<svg><image href='data:;base64," + base64.b64encode(whole["PNG"]) + b"'/></svg>"
+    yield Case("SVG with a picture inside", nested)
+    heads = {"HTML": script, "PDF": b"%PDF-1.7\n", "ELF": b"\x7fELF" + bytes(60), "gzip": b"\x1f\x8b\x08"}
+    for name, data in heads.items():
         yield Case(f"{name} for a picture", data)
     yield Case("pickle for a picture", b"cos\nsystem\n(S'id'\ntR.")
 

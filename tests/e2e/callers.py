@@ -1,4 +1,4 @@
-"""Load that notes what became of every call."""
+"""Load that records the outcome of every call."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Callers:
 
     Attributes:
         answers: (asked, answered, answer), the times by ``time.monotonic``.
-        lost: what was raised in place of an answer.
+        lost: exceptions raised instead of an answer.
     """
 
     def __init__(self, *calls: Callable[[], requests.Response]) -> None:

@@ -34,6 +34,6 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningTorchSer
 
 @pytest.fixture(scope="session")
 def page(served: RunningTorchServe) -> Iterator[str]:
-    """The page before ``served``."""
+    """The web server in front of ``served``; its URL."""
     with serving(create_app(page_config(served))) as url:
         yield url

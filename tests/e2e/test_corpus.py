@@ -1,7 +1,7 @@
-"""Over 700 bad requests (:mod:`tests.corpus`) to the real TorchServe and to the page before it, with good ones between.
+"""Send over 700 bad requests (:mod:`tests.corpus`), and good ones between them, to TorchServe and to the web server.
 
-Every answer is 2xx or 4xx in the one error shape and comes within its limit, nothing of the machine is in it, the
-worker stays the same process, and the good requests are all answered as if they were alone.
+Every answer is 2xx, or 4xx in the one error shape; it comes in time and shows no path, trace or key. The worker is not
+restarted, and each good request gets the answer that it would get alone.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tests.torchserve_fixture import RunningTorchServe
 
 pytestmark = [
     pytest.mark.e2e,
-    # Pillow's, of broken metadata; outside of tests they are not errors
+    # Pillow warns of broken metadata; only in tests is a warning an error
     pytest.mark.filterwarnings("ignore::UserWarning:PIL"),
 ]
 
@@ -46,7 +46,7 @@ def post(url: str, case: Case, as_form: bool, key: str = "") -> requests.Respons
 
 @pytest.fixture
 def doors(served: RunningTorchServe, page: str) -> dict[str, Door]:
-    """Where a request can go in: TorchServe with the file as body or as form, the page."""
+    """The ways in: TorchServe with the file as body or as form, and the web server."""
     inference = served.client.url("inference", "/predictions/maskrcnn")
     key = served.client.read_key("inference")[0]
     return {
@@ -77,7 +77,7 @@ def faults(door: str, answer: requests.Response, seconds: float, keys: list[byte
     # what TorchServe itself refuses never reaches the handler, and has TorchServe's own shape
     by_torchserve = door != "page" and re.search(r'"type": "\w+Exception"', answer.text)
     if by_torchserve and answer.status_code == 500 and "InternalServerException" not in answer.text:
-        return  # its word for a form that it cannot take apart; a handler that fails is the excepted one
+        return  # a form that TorchServe cannot parse; a failing handler would be an InternalServerException
     if not (200 <= answer.status_code < 300 or 400 <= answer.status_code < 500):
         yield f"status {answer.status_code}: {answer.text[:200]}"
     elif answer.status_code >= 400 and not (has_the_shape(answer) or by_torchserve):
@@ -96,7 +96,7 @@ def worker(served: RunningTorchServe) -> tuple[Any, ...]:
 
 
 def run_corpus(served: RunningTorchServe, doors: dict[str, Door], cases: list[Case]) -> str:
-    """Send every case through every door, and a good picture after every ninth; returns what went wrong, by lines."""
+    """Send every case through every door, and a good image after every ninth; return what went wrong, by lines."""
     before, wrong = worker(served), []
     keys = [served.client.read_key(kind)[0].encode() for kind in ("inference", "management", "API")]  # type: ignore[arg-type]
     good = Case("a good picture", GOOD)
@@ -131,7 +131,7 @@ JSON_TRIED = re.compile(
 
 
 def logged_errors(served: RunningTorchServe) -> list[str]:
-    """What the worker raised, and what TorchServe says of the worker."""
+    """What the worker raised, and what TorchServe logged about it."""
     logs = served.home.logs
     of_server = [error for error in server_errors(read_tail(logs / "ts_log.log")) if error.version]
     errors = [*worker_errors(read_tail(logs / "model_log.log")), *of_server]
@@ -147,7 +147,7 @@ def test_the_whole_corpus(served: RunningTorchServe, doors: dict[str, Door]) -> 
 
 @pytest.mark.slow
 def test_another_seed(served: RunningTorchServe, doors: dict[str, Door]) -> None:
-    """The random ones only, drawn anew: bits turned over, parts left out."""
+    """Only the random cases, drawn again."""
     drawn = {case.name: case.body for case in corpus()}
     fresh = [case for case in corpus(seed=1) if drawn.get(case.name) != case.body]
     assert len(fresh) > 150

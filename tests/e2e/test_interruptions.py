@@ -131,12 +131,7 @@ def everything_made(folder: Path) -> None:
 @pytest.mark.e2e
 @pytest.mark.parametrize(
     ("moment", "later"),
-    [
-        ("Start TorchServe", 0.0),
-        ("Start TorchServe", 2.5),
-        ("Send a photo", 0.0),
-        ("Start the page", 0.3),
-    ],
+    [("Start TorchServe", 0.0), ("Start TorchServe", 2.5), ("Send a photo", 0.0), ("Start the page", 0.3)],
 )
 def test_ctrl_c_while_the_demo_serves_leaves_no_process(tmp_path: Path, moment: str, later: float) -> None:
     everything_made(tmp_path / ".demo")

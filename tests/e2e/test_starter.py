@@ -1,4 +1,4 @@
-"""The checkpoint that the project ships: it is what its card says, and its archive is one like any other."""
+"""The starter checkpoint matches its card, and its archive works like any other."""
 
 from __future__ import annotations
 

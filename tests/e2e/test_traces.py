@@ -1,4 +1,4 @@
-"""What a request leaves behind: its id in every log, and nothing on the disk."""
+"""A request leaves its id in every log and nothing on disk."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ IN_MODIFY, IN_CREATE, IN_MOVED_TO = 0x2, 0x100, 0x80
 
 @contextmanager
 def watched(folders: list[Path]) -> Iterator[list[str]]:
-    """The names of the files that anybody creates, writes or moves there, by inotify(7); filled when it ends."""
+    """Names of the files created, written or moved there, from inotify(7); filled when the block ends."""
     libc = ctypes.CDLL(None, use_errno=True)
     inotify = libc.inotify_init1(os.O_NONBLOCK)
     touched: list[str] = []
@@ -64,7 +64,7 @@ def test_an_upload_touches_no_disk(served: RunningTorchServe, page: str) -> None
         (home / "control").unlink()
     assert "control" in touched
     assert [name for name in touched if name != "control" and not name.endswith(".log")] == []
-    for log in served.home.logs.glob("*.log"):  # which are appended to, and hold nothing of it
+    for log in served.home.logs.glob("*.log"):  # logs are appended to, and hold none of the image
         assert large[2000:2020] not in log.read_bytes()
 
 

@@ -4,9 +4,10 @@ import contextlib
 import io
 
 import pytest
+from detectron2.utils.events import EventStorage
 
 from finetune.training import progress
-from finetune.training.progress import Progress
+from finetune.training.progress import Metrics, Progress
 
 
 class Terminal(io.StringIO):
@@ -30,3 +31,17 @@ def test_progress_on_a_terminal_and_in_a_pipe(monkeypatch, stream):
     assert ("\r" in text) == (stream is Terminal)
     assert "1003/1003" in text
     assert "\x1b[3" not in text, "no colors"
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_tensorboard_events_where_it_is_installed(installed, monkeypatch, tmp_path):
+    monkeypatch.setattr(progress, "find_spec", lambda name: installed or None)
+    metrics = Metrics(tmp_path, start=0)
+    with EventStorage() as storage:
+        storage.put_scalar("loss", 1.0)
+        storage.step()
+        metrics.write()
+    for writer in metrics.writers:
+        writer.close()
+    names = {path.name.partition(".tfevents")[0] for path in tmp_path.iterdir()}
+    assert names == {"metrics.json"} | ({"events.out"} if installed else set())
