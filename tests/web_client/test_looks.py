@@ -35,13 +35,13 @@ def empty(page: Page) -> None:
 
 def work(page: Page) -> None:
     sample(page, "wall")
-    send(page, FOLDER / "street.webp", FOLDER / "window.webp")
+    send(page, FOLDER / "window.webp", FOLDER / "street.webp")
     page.locator("#objects button").nth(1).focus()
     frames(page)
 
 
 def splash(page: Page) -> None:
-    sample(page, "street")
+    sample(page, "window")
     page.locator("input[value=splash]").check(force=True)
     slide(page, "#wipe", 0.35)
 
