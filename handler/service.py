@@ -227,6 +227,8 @@ class Service:
 
     def _detect(self, photos: list[Photo]) -> list[Detections | Exception]:
         """Detections, or what went wrong, for each photo."""
+        if self.broken:  # by an earlier photo of the batch
+            return [RuntimeError("the GPU is broken") for _ in photos]
         try:
             found = self.predictor.predict(
                 [photo.pixels for photo in photos], [photo.options.wanted for photo in photos]

@@ -114,7 +114,7 @@ def _note_unlisted(folder: SourceFolder, annotations: Annotations) -> None:
 def _convert(
     annotations: Annotations, title: str, root: Path, options: Options, force: bool
 ) -> dict[str, Any]:
-    source = f"{title} annotations {_digest(annotations)}: {options}"
+    source = f"{title} annotations {_digest(annotations, options.negatives)}: {options}"
     if card := already_made(root, source, force):
         return card
     return write_annotations(annotations, root, options, name=root.name, source=source)
@@ -159,11 +159,16 @@ def write_annotations(
     return card
 
 
-def _digest(annotations: Annotations) -> str:
-    """Twelve digits that change when an annotation file does."""
+def _digest(annotations: Annotations, negatives: Path | None) -> str:
+    """Twelve digits that change when an annotation file does, or the size of a photo, or which photos there are."""
     every = hashlib.sha256()
     for path in annotations.files:
         every.update(sha256_of(path).encode())
+    photos = {photo.name: photo.path for photo in annotations.photos if not photo.problem}
+    if negatives:
+        photos |= {name: photo.path for name, photo in _negatives(negatives).items()}
+    for name, path in photos.items():
+        every.update(f"{name} {path.stat().st_size}\n".encode())
     return every.hexdigest()[:12]
 
 

@@ -156,7 +156,10 @@ def _write_model_config(options: Options, staged: Path) -> None:
     if options.workers:
         config |= {"minWorkers": options.workers, "maxWorkers": options.workers}
     if options.batch_size:
-        config |= {"batchSize": options.batch_size, "maxBatchDelay": 20}  # milliseconds
+        config |= {
+            "batchSize": options.batch_size,
+            "maxBatchDelay": 2,
+        }  # milliseconds: a lone request waits them out
     if options.precision != "auto":
         config["handler"] = {"precision": options.precision}
     text = "# How TorchServe serves this archive; handler/README.md lists the keys and their defaults.\n"

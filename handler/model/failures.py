@@ -4,6 +4,20 @@ from __future__ import annotations
 
 import gc
 
+NO_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "cublas_status_alloc_failed",
+    "cudnn_status_alloc_failed",
+)
+HARMLESS = (
+    "_STATUS_NOT_SUPPORTED",
+    "_STATUS_BAD_PARAM",
+    "_STATUS_INVALID_VALUE",
+    "invalid configuration argument",
+)
+"""A call that CUDA refused; the next one works. One image must not be able to end a worker with it."""
+
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out: Python's, CUDA's (``torch.OutOfMemoryError``), or PyTorch's on the CPU."""
@@ -11,7 +25,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"
-        or (isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text))
+        or (isinstance(error, RuntimeError) and any(words in text for words in NO_MEMORY))
     )
 
 
@@ -20,7 +34,7 @@ def is_broken_gpu(error: BaseException) -> bool:
 
     Such an error is a ``torch.AcceleratorError``, or a ``RuntimeError`` with the words of CUDA, cuBLAS or cuDNN.
     """
-    if is_out_of_memory(error):
+    if is_out_of_memory(error) or any(words in str(error) for words in HARMLESS):
         return False
     words = ("CUDA error", "CUBLAS_STATUS_", "CUDNN_STATUS_", "cuDNN error")
     return type(error).__name__ == "AcceleratorError" or (

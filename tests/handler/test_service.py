@@ -195,6 +195,7 @@ OUT_OF_MEMORY = [
     MemoryError(),
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
     RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
 ]
 
 
@@ -239,6 +240,17 @@ def test_a_broken_gpu_is_not_asked_again(error: Exception) -> None:
     assert service.broken
 
 
+def test_a_gpu_that_breaks_while_photos_are_tried_again_is_left_alone() -> None:
+    class Breaking(FakePredictor):
+        def predict(self, images: Any, wanted: Any = None) -> Any:
+            self.batches.append([image.shape for image in images])
+            raise OUT_OF_MEMORY[1] if len(images) > 1 else BROKEN_GPU[0]
+
+    predictor = Breaking()
+    assert statuses(Service(predictor, Settings()).answer([GOOD, GOOD, GOOD])) == [500] * 3
+    assert [len(batch) for batch in predictor.batches] == [3, 1]
+
+
 def test_memory_that_cannot_be_released_shows_a_broken_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail() -> None:
         raise BROKEN_GPU[0]
@@ -249,7 +261,15 @@ def test_memory_that_cannot_be_released_shows_a_broken_gpu(monkeypatch: pytest.M
     assert service.broken
 
 
-@pytest.mark.parametrize("error", [*OUT_OF_MEMORY, KeyError("CUDA error"), RuntimeError("shapes")], ids=str)
+REFUSED_CALLS = [
+    RuntimeError("cuDNN error: CUDNN_STATUS_NOT_SUPPORTED"),
+    torch.AcceleratorError("CUDA error: invalid configuration argument"),
+]
+
+
+@pytest.mark.parametrize(
+    "error", [*OUT_OF_MEMORY, *REFUSED_CALLS, KeyError("CUDA error"), RuntimeError("shapes")], ids=str
+)
 def test_other_errors_break_no_gpu(error: Exception) -> None:
     service = Service(Picky(0, error), Settings())
     service.answer([GOOD])

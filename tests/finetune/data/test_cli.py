@@ -8,7 +8,7 @@ import pytest
 
 from finetune.data.cli import FORMAT_NAMES, data
 from finetune.data.formats import FORMATS
-from tests.finetune.data.samples import run
+from tests.finetune.data.samples import run, save_photo, via_folder
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -98,3 +98,15 @@ def test_help_imports_nothing_heavy() -> None:
         [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "set()"
+
+
+def test_more_negatives_make_another_data_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photos = via_folder(tmp_path / "photos", 8, kind="mug")
+    save_photo(tmp_path / "tables" / "a.jpg", seed=91)
+    command = ("data", "import", photos, "--root", tmp_path / "set", "--negatives", tmp_path / "tables")
+    assert run(*command) == 0
+    assert run(*command) == 0
+    assert "is up to date" in capsys.readouterr().err
+    save_photo(tmp_path / "tables" / "b.jpg", seed=92)
+    assert run(*command) == 1
+    assert "holds another data set" in capsys.readouterr().err

@@ -107,7 +107,7 @@ def test_command_writes_what_its_options_say(
     with zipfile.ZipFile(path) as packed:
         assert not [name for name in packed.namelist() if name.startswith("openvino")]
     assert read(path, "archive.json")["version"] == "mobilenetv2_fpn.2"
-    workers = {"minWorkers": 2, "maxWorkers": 2, "batchSize": 4, "maxBatchDelay": 20}
+    workers = {"minWorkers": 2, "maxWorkers": 2, "batchSize": 4, "maxBatchDelay": 2}
     handler = {"handler": {"precision": "fp32"}}
     assert read(path, "model-config.yaml") == {"startupTimeout": 300} | workers | handler
 
