@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -16,6 +17,14 @@ from tests.conftest import REPOSITORY
 from tests.toy_models import write_run
 
 ROOMS = "finetune handler serve_config web_client".split()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def outside() -> Iterator[None]:
+    """pytest-xdist puts the repository into PYTHONPATH, where the wheel's own files would come second."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("PYTHONPATH", raising=False)
+        yield
 
 
 def test_help_fits_a_terminal_and_imports_no_heavy_package() -> None:
