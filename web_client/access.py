@@ -33,7 +33,7 @@ def register(app: Flask) -> None:
     limiter = Limiter(get_remote_address, app=app, storage_uri="memory://", headers_enabled=True)
     # One limit for all ways of sending a picture, so that they share the count.
     shared = limiter.shared_limit(
-        _rate_limit, scope="pictures", key_func=_caller, cost=_pictures, exempt_when=_unlimited
+        _parsable_limit, scope="pictures", key_func=_caller, cost=_pictures, exempt_when=_unlimited
     )
     for endpoint in ("api.predict", "routes.result"):
         app.view_functions[endpoint] = shared(app.view_functions[endpoint])
@@ -77,18 +77,19 @@ def _find(tokens: TokenFile, secret: str) -> Token | None:
         raise ApiError(503, "tokens_unavailable", message, retry_after=60) from None
 
 
-def _own_limit() -> str | None:
+def _limit() -> str:
+    """The caller's limit: the token's own, else the server's; or ``off``."""
     token: Token | None = g.get("token")
-    return token.rate_limit if token else None
+    return (token and token.rate_limit) or str(current_app.config["RATE_LIMIT"])
 
 
-def _rate_limit() -> str:
-    limit = _own_limit() or current_app.config["RATE_LIMIT"]
-    return "1 per second" if limit == config.NO_LIMIT else str(limit)  # never counted: see _unlimited
+def _parsable_limit() -> str:
+    """What Flask-Limiter parses before it asks whether the caller is exempt."""
+    return "1 per second" if _unlimited() else _limit()
 
 
 def _unlimited() -> bool:
-    return _own_limit() is None and current_app.config["RATE_LIMIT"] == config.NO_LIMIT
+    return _limit() == config.NO_LIMIT
 
 
 def _caller() -> str:

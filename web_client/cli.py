@@ -137,6 +137,7 @@ def token() -> None:
 )
 @click.option(
     "--rate-limit",
+    type=config.RATE_LIMIT_TYPE,
     metavar="LIMIT",
     help="This token's own limit, such as '600 per minute' [default: the server's].",
 )
@@ -148,8 +149,6 @@ def add(name: str, days: float | None, rate_limit: str | None, file: Path) -> No
     Example:
       maskrcnn web token add anna --days 90 --rate-limit "600 per minute"
     """
-    if rate_limit is not None:
-        rate_limit = config.RATE_LIMIT_TYPE.convert(rate_limit, None, None)
     from web_client.tokens import TokenFile
 
     click.echo(TokenFile(file).add(name, days, rate_limit))

@@ -60,8 +60,14 @@ def _proxy(text: str) -> str:
         raise ValueError("an IP address, or * for every proxy") from None
 
 
-def _rate_limit(text: str) -> str:
-    """Flask-Limiter only logs a limit that it cannot parse, and then limits nobody."""
+def rate_limit(text: str) -> str:
+    """A limit that Flask-Limiter can parse, or ``off``.
+
+    Flask-Limiter only logs a limit that it cannot parse, and then limits nobody.
+
+    Raises:
+        ValueError: it is neither.
+    """
     from limits import parse_many
 
     try:
@@ -100,7 +106,7 @@ class Setting:
 
 _COUNT = click.IntRange(min=1)
 _ADDRESS = _Checked("url", _url)
-RATE_LIMIT_TYPE = _Checked("limit", _rate_limit)
+RATE_LIMIT_TYPE = _Checked("limit", rate_limit)
 SETTINGS = (
     Setting("HOST", _Checked("address", _text), "127.0.0.1", "Address to listen on."),
     Setting("PORT", click.IntRange(0, 65535), 5000, "Port to listen on; 0 picks a free one."),

@@ -20,6 +20,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from web_client.config import rate_limit
 from web_client.errors import WebClientError
 
 log = logging.getLogger("web_client")
@@ -36,7 +37,7 @@ class Token:
         sha256: of the whole token, hexadecimal.
         created: ISO 8601, UTC.
         expires: ISO 8601, UTC, or None.
-        rate_limit: such as ``60 per minute``, or None for the server's own limit.
+        rate_limit: such as ``60 per minute``; ``off`` for none, or None for the server's own limit.
     """
 
     name: str
@@ -141,8 +142,6 @@ class TokenFile:
 
 def _parse(content: dict[str, Any]) -> dict[str, Token]:
     """The tokens by digest; raises ValueError, KeyError or TypeError for anything that ``add`` does not write."""
-    from limits import parse_many
-
     tokens = [Token(**entry) for entry in content["tokens"]]
     for token in tokens:
         if not (NAME.fullmatch(token.name) and re.fullmatch(r"[0-9a-f]{64}", token.sha256)):
@@ -150,5 +149,5 @@ def _parse(content: dict[str, Any]) -> dict[str, Token]:
         if token.expires is not None and datetime.fromisoformat(token.expires).tzinfo is None:
             raise ValueError(token.expires)
         if token.rate_limit is not None:
-            parse_many(token.rate_limit)
+            rate_limit(token.rate_limit)
     return {token.sha256: token for token in tokens}

@@ -103,6 +103,16 @@ def test_each_token_has_its_own_limit(config: dict[str, Any], tokens: TokenFile)
     assert [ask(client, many).status_code for _ in range(5)] == [200] * 4 + [429]
 
 
+def test_a_token_without_a_limit(config: dict[str, Any], tokens: TokenFile) -> None:
+    """`--rate-limit off` is for this token alone, and the file stays readable."""
+    arguments = ["token", "add", "batch", "--rate-limit", "off", "--file", str(tokens.path)]
+    secret = CliRunner().invoke(web, arguments).stdout.strip()
+    client = create_app(config | {"TOKEN_FILE": str(tokens.path), "RATE_LIMIT": "1 per minute"}).test_client()
+    assert [ask(client, secret).status_code for _ in range(3)] == [200] * 3
+    other = tokens.add("other")
+    assert [ask(client, other).status_code for _ in range(2)] == [200, 429]
+
+
 DAMAGED = {
     "not JSON": "{",
     "no list": "{}",
