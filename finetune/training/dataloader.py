@@ -51,7 +51,7 @@ class TrainingBatches(Dataset):
         self.epoch = epoch_of(records, cfg.FINETUNE.REPEAT_THRESHOLD)
         self.negatives = np.array([], dtype=int)
         self.negative_share = cfg.FINETUNE.NEGATIVE_SHARE
-        if self.negative_share >= 0:
+        if self.negative_share != -1:
             self.negatives, self.epoch = without_objects(records, self.epoch, self.negative_share)
         self.seed = cfg.SEED
         self.batch_size = cfg.SOLVER.IMS_PER_BATCH
@@ -129,11 +129,13 @@ def without_objects(records: list[Record], epoch: np.ndarray, share: float) -> t
     Raises:
         UserError: ``share`` is not from 0 to below 1, or one of the two is missing.
     """
+    if not 0 <= share < 1:
+        raise UserError(f"FINETUNE.NEGATIVE_SHARE {share:g} must be -1, or from 0 to below 1")
     empty = np.array([all(a.get("iscrowd") for a in record["annotations"]) for record in records])
-    if share >= 1 or (share and not empty.any()) or empty.all():
+    if empty.all() or (share and not empty.any()):
         raise UserError(
-            f"FINETUNE.NEGATIVE_SHARE {share:g} must be below 1, and the train split must have photos with and without "
-            f"objects (it has {np.count_nonzero(~empty)} and {np.count_nonzero(empty)}): `data import --negatives`"
+            f"FINETUNE.NEGATIVE_SHARE {share:g} needs photos with and without objects in train, which has "
+            f"{np.count_nonzero(~empty)} and {np.count_nonzero(empty)}: `data import --negatives` adds some"
         )
     return np.flatnonzero(empty), epoch[~empty[epoch]]
 

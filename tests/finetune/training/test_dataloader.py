@@ -69,7 +69,8 @@ def test_negatives_take_their_share_of_the_slots(monkeypatch, share, expected):
 
 
 @pytest.mark.parametrize(
-    ("share", "objects", "empty"), [(1.0, 2, 2), (1.5, 2, 2), (0.25, 2, 0), (0.25, 0, 2)]
+    ("share", "objects", "empty"),
+    [(1.0, 2, 2), (1.5, 2, 2), (-0.5, 2, 2), (float("nan"), 2, 2), (0.25, 2, 0), (0.25, 0, 2)],
 )
 def test_a_share_of_nothing_is_an_error(share, objects, empty):
     cfg = get_config("mobilenetv2_fpn")
