@@ -10,7 +10,7 @@ import click
 
 import serve_config.models.cli
 from serve_config.options import at_home, json_option, positive, say, store_option, with_ports
-from serve_config.server.properties import DEFAULT_PORTS, RESPONSE_TIMEOUT, Settings
+from serve_config.server.properties import DEFAULT_PORTS, QUEUE_SIZE, RESPONSE_TIMEOUT, Settings
 from serve_config.server.state import Home, State
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def serve() -> None:
 @click.option(
     "--queue-size",
     type=positive,
-    default=32,
+    default=QUEUE_SIZE,
     show_default=True,
     metavar="N",
     help="Requests that may wait per version; one more gets a 503.",

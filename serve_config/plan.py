@@ -20,6 +20,7 @@ from typing import Any
 import simpy
 
 from serve_config.errors import ServeError
+from serve_config.server.properties import QUEUE_SIZE
 
 REQUESTS = 40_000
 """Simulated per machine. The 95th percentile varies with the seed by 2 % at 70 % utilization, by 4 % at 85 %."""
@@ -40,7 +41,7 @@ class Measured:
     workers: int
     cores: int
     gpus: int = 0
-    queue_size: int = 32
+    queue_size: int = QUEUE_SIZE
     model: str = ""
     machine: str = ""
 

@@ -21,6 +21,7 @@ blueprint = Blueprint("routes", __name__)
 STATIC = Path(__file__).parent / "static"
 # The page preloads every module, so that none is discovered late.
 MODULES = sorted(path.name for path in (STATIC / "js").glob("*.js"))
+START_THRESHOLD = "0.5"  # where the page's slider begins
 # static/samples/NAME.webp (drawn by this project) and its caption
 SAMPLES = {"wall": "By the wall", "street": "In the street", "window": "At the window"}
 
@@ -30,6 +31,7 @@ def page_values() -> dict[str, object]:
     """Values for every page, error pages included. None of them waits for TorchServe."""
     return {
         "samples": SAMPLES,
+        "start_threshold": START_THRESHOLD,
         "modules": MODULES,
         "versions": [entry["version"] for entry in torchserve().last_versions() if entry["ready"]],
         "tokens": bool(current_app.config["TOKEN_FILE"]),
@@ -52,7 +54,7 @@ def index() -> str:
 def result() -> str:
     """The form without JavaScript: the masks as SVG over the picture, and the numbers beside it."""
     picture = _sample(request.form["sample"]) if request.form.get("sample") else uploaded_pictures(1)[0]
-    threshold = request.form.get("score_threshold") or "0.5"
+    threshold = request.form.get("score_threshold") or START_THRESHOLD
     options = {"score_threshold": threshold, "mask_format": "polygon"}
     response = torchserve().predict(picture, requested_version(), options, g.request_id)
     try:

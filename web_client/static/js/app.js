@@ -16,7 +16,7 @@ let current = null;
 let models = [];
 let pinned = null;
 let hovered = null;
-const settings = { view: "overlay", opacity: 0.45, threshold: 0.5, wipe: 0, highlight: null };
+const settings = { view: "overlay", opacity: 0.45, threshold: Number($("threshold").defaultValue), wipe: 0, highlight: null };
 const viewers = [];
 let modelsKnown;
 let sending = new Promise((done) => (modelsKnown = done)); // new pictures are sent one after the other
