@@ -6,9 +6,10 @@ import posixpath
 import tempfile
 import zipfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import click
@@ -114,23 +115,33 @@ def _note_unlisted(folder: SourceFolder, annotations: Annotations) -> None:
 def _convert(
     annotations: Annotations, title: str, root: Path, options: Options, force: bool
 ) -> dict[str, Any]:
-    source = f"{title} annotations {_digest(annotations, options.negatives)}: {options}"
+    negatives = _negatives(options.negatives) if options.negatives else {}
+    source = f"{title} annotations {_digest(annotations, negatives)}: {options}"
     if card := already_made(root, source, force):
         return card
-    return write_annotations(annotations, root, options, name=root.name, source=source)
+    return write_annotations(annotations, root, options, name=root.name, source=source, negatives=negatives)
 
 
 def write_annotations(
-    annotations: Annotations, root: Path, options: Options, *, name: str, source: str
+    annotations: Annotations,
+    root: Path,
+    options: Options,
+    *,
+    name: str,
+    source: str,
+    negatives: Mapping[str, SourcePhoto] = MappingProxyType({}),
 ) -> dict[str, Any]:
-    """Write annotations as a data set; see ``import_dataset`` for the result and the errors."""
+    """Write annotations as a data set; see ``import_dataset`` for the result and the errors.
+
+    Args:
+        negatives: photos that show no object, by name; they are spread over the splits.
+    """
     photos = _usable_photos(annotations, options)
     classes = _classes(annotations, photos, options.class_name)
     group_of = grouping(options.group_by)
     given = {key: photo.split for key, photo in photos.items()}
     plan = plan_splits(given, options.val, options.test, options.seed, group_of)
-    if options.negatives:
-        negatives = _negatives(options.negatives)
+    if negatives:
         photos |= negatives
         enough = len(negatives) >= len(plan)
         val = options.val if enough and "val" in plan else 0
@@ -159,16 +170,14 @@ def write_annotations(
     return card
 
 
-def _digest(annotations: Annotations, negatives: Path | None) -> str:
+def _digest(annotations: Annotations, negatives: Mapping[str, SourcePhoto]) -> str:
     """Twelve digits that change when an annotation file does, or the size of a photo, or which photos there are."""
     every = hashlib.sha256()
     for path in annotations.files:
         every.update(sha256_of(path).encode())
-    photos = {photo.name: photo.path for photo in annotations.photos if not photo.problem}
-    if negatives:
-        photos |= {name: photo.path for name, photo in _negatives(negatives).items()}
-    for name, path in photos.items():
-        every.update(f"{name} {path.stat().st_size}\n".encode())
+    for photo in (*annotations.photos, *negatives.values()):
+        if not photo.problem:
+            every.update(f"{photo.name} {photo.path.stat().st_size}\n".encode())
     return every.hexdigest()[:12]
 
 

@@ -313,21 +313,18 @@ def test_files_of_two_annotators_and_a_test_folder_without_annotations(
     assert not (tmp_path / "set" / "test.json").exists()
 
 
+def import_with_negatives(folder: Path, *options: object) -> int:
+    """Import ``in`` with five photos that show nothing into ``set``; the exit status."""
+    for i in range(5):
+        save_photo(folder / "nothing" / f"n{i}.jpg", seed=100 + i)
+    places = (folder / "in", "--root", folder / "set", "--negatives", folder / "nothing")
+    return run("data", "import", *places, *options)
+
+
 def test_negatives_join_the_splits_and_groups_stay_together(tmp_path: Path) -> None:
     for film in range(6):
         via_folder(tmp_path / "in" / f"film{film}", 3, kind="mug")
-    for i in range(5):
-        save_photo(tmp_path / "nothing" / f"n{i}.jpg", seed=100 + i)
-    command = (
-        "data",
-        "import",
-        tmp_path / "in",
-        "--root",
-        tmp_path / "set",
-        "--negatives",
-        tmp_path / "nothing",
-    )
-    assert run(*command, "--group-by", "(film\\d)") == 0
+    assert import_with_negatives(tmp_path, "--group-by", "(film\\d)") == 0
     places: dict[str, set[str]] = {}
     for name, (split, _) in objects_of(tmp_path / "set").items():
         if name.startswith("film"):
@@ -341,18 +338,7 @@ def test_negatives_join_the_splits_and_groups_stay_together(tmp_path: Path) -> N
 def test_negatives_are_spread_over_splits_that_folders_give(tmp_path: Path) -> None:
     for split in ("train", "val"):
         via_folder(tmp_path / "in" / split, 4, kind="mug")
-    for i in range(5):
-        save_photo(tmp_path / "nothing" / f"n{i}.jpg", seed=100 + i)
-    command = (
-        "data",
-        "import",
-        tmp_path / "in",
-        "--root",
-        tmp_path / "set",
-        "--negatives",
-        tmp_path / "nothing",
-    )
-    assert run(*command, "--val", 0.4, "--test", 0) == 0
+    assert import_with_negatives(tmp_path, "--val", 0.4, "--test", 0) == 0
     assert [len(read_photos(tmp_path / "set", split)) for split in ("train", "val")] == [4 + 3, 4 + 2]
 
 
