@@ -95,7 +95,7 @@ class Service:
 
     Attributes:
         batch_size: the most requests that come together; the warm-up prepares for them.
-        broken: the GPU failed in a way that only a new process gets over. Whoever runs the service sends what is
+        broken: the GPU is in a state that only a new process can recover from. Whoever runs the service sends what is
             answered and ends the process.
     """
 

@@ -62,7 +62,7 @@ def serve() -> None:
     "--response-timeout",
     type=positive,
     metavar="S",
-    help="Restart a worker that has not answered for so many seconds; default: its archive's, or "
+    help="Restart a worker that takes longer than this to answer; default: its archive's, or "
     f"{RESPONSE_TIMEOUT}.",
 )
 @click.option("--foreground", is_flag=True, help="Stay until SIGTERM or Ctrl-C, then stop (for systemd).")

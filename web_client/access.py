@@ -21,7 +21,7 @@ log = logging.getLogger("web_client")
 OPEN = {"routes.index", "routes.healthz", "routes.readyz", "api.openapi", "api.manual", "static"}
 """Endpoints that answer without a token: none of them reaches a model."""
 FAILURES = parse("10 per minute")
-"""Wrong tokens from one address; above that, its requests are refused without a look at their token."""
+"""Wrong tokens from one address; above that, its requests are refused before their token is checked."""
 
 
 def register(app: Flask) -> None:
@@ -40,7 +40,7 @@ def register(app: Flask) -> None:
     if not app.config["TOKEN_FILE"]:
         return
     tokens = TokenFile(Path(app.config["TOKEN_FILE"]))
-    tokens.all()  # a file that cannot be trusted stops the start
+    tokens.all()  # refuse to start with a file that cannot be trusted
     failures = MovingWindowRateLimiter(MemoryStorage())
 
     @app.before_request
@@ -72,7 +72,7 @@ def _find(tokens: TokenFile, secret: str) -> Token | None:
     try:
         return tokens.find(secret)
     except WebClientError as error:
-        log.error("nobody is let in: %s", error.message)
+        log.error("all requests are refused: %s", error.message)
         message = "The server cannot check tokens now. Tell its operator."
         raise ApiError(503, "tokens_unavailable", message, retry_after=60) from None
 

@@ -2,7 +2,7 @@
 
 A token is 256 random bits, shown once when it is made; the file holds its SHA-256, a name, an expiry and a rate limit.
 The file is read again whenever it changes, so a revoked token stops working at once. A file that cannot be trusted
-(readable by others, damaged, gone) lets nobody in.
+(readable by others, damaged, missing) grants nobody access.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ def build_config(values: Mapping[str, Any]) -> CfgNode:
 def load_config(path: str | Path) -> CfgNode:
     """Read the ``config.yaml`` of a run or an archive; see :func:`build_config`.
 
-    The YAML is read safely: a config from a stranger cannot run code.
+    The YAML is read safely: an untrusted config cannot run code.
 
     Raises:
         OSError: the file cannot be read.

@@ -20,7 +20,7 @@ from finetune.files import read_json
 
 SMALL, MEDIUM = 32**2, 96**2  # upper bounds of COCO's size classes, in pixels of mask
 FEW = 10  # objects of a class in train, below which a warning says so
-SHOWN = 30  # at most so many errors, and warnings, are printed
+SHOWN = 30  # errors, and warnings, printed at most
 
 
 @dataclass

@@ -202,7 +202,7 @@ def coco(
     force: bool,
     **options: Any,
 ) -> None:
-    """COCO files that lie apart from their photos.
+    """COCO files that are not next to their photos.
 
     \b
     Example:

@@ -15,7 +15,7 @@ from finetune.errors import UserError
 
 @dataclass
 class Tally:
-    """What happened to objects on the way."""
+    """What was skipped, and what became of crowds."""
 
     skipped: list[str] = field(default_factory=list)
     crowds: Counter[str] = field(default_factory=Counter)

@@ -20,7 +20,7 @@ def export_dataset(root: Path, format_name: str, output: Path, *, force: bool = 
     Args:
         format_name: a key of ``finetune.data.formats.FORMATS``.
         output: the folder to make.
-        force: replace what lies there.
+        force: replace what is there.
 
     Returns:
         ``output``.
@@ -54,7 +54,7 @@ def export_dataset(root: Path, format_name: str, output: Path, *, force: bool = 
     except OSError as error:
         raise UserError(f"{output} cannot be written ({error.strerror or error}): free some space") from None
     if crowds:
-        click.echo(f"left out: {crowds} crowds, which {chosen.TITLE} does not know", err=True)
+        click.echo(f"left out: {crowds} crowds, which {chosen.TITLE} cannot express", err=True)
     return output
 
 

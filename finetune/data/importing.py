@@ -59,7 +59,7 @@ def import_dataset(
 def import_coco(
     files: dict[str, tuple[Path, Path]], root: Path, options: Options, *, force: bool = False
 ) -> dict[str, Any]:
-    """Import COCO files that lie apart from their photos.
+    """Import COCO files that are not next to their photos.
 
     Args:
         files: split → (annotation file, folder of the photos); ``train`` at least.

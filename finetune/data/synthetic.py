@@ -1,6 +1,6 @@
 """A balloon data set that is drawn: no download, exact masks, the same pictures for the same seed.
 
-It stands in for photos in the demo and in tests; a model for real photos wants real photos.
+It replaces photos in the demo and in tests. To detect things in photos, train on photos.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from finetune.data.drawing import draw_scene
 from finetune.data.masks import encode_mask
 from finetune.errors import UserError
 
-EMPTY_EVERY = 15  # of the training pictures one in so many shows no balloon
+EMPTY_EVERY = 15  # every 15th training picture shows no balloon
 
 
 def make_synthetic(

@@ -1,4 +1,4 @@
-"""Unpack zip files from strangers."""
+"""Unpack untrusted zip files."""
 
 import lzma
 import shutil
