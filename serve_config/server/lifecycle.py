@@ -22,7 +22,7 @@ from serve_config.server.processes import delayed_interrupts
 from serve_config.server.properties import Settings, bind, choose_ports, render
 from serve_config.server.state import Home, State, write_atomically
 
-ANSWER_TIMEOUT = 90.0  # seconds until the frontend must answer; it takes 2 to 4
+FRONTEND_TIMEOUT = 90.0  # seconds until the frontend must answer; it takes 2 to 4
 
 
 def start(home: Home, settings: Settings, store: Path, models: list[str] | None, say: Say) -> list[str]:
@@ -124,7 +124,7 @@ def _any_taken(ports: dict[str, int]) -> bool:
 
 
 def _wait_answering(client: Client, process: psutil.Process) -> None:
-    deadline = time.monotonic() + ANSWER_TIMEOUT
+    deadline = time.monotonic() + FRONTEND_TIMEOUT
     while True:
         if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:
             raise ServeError(f"TorchServe ended while it started: {why_it_ended(client.home)}")
@@ -134,7 +134,7 @@ def _wait_answering(client: Client, process: psutil.Process) -> None:
                 return
         if time.monotonic() > deadline:
             raise ServeError(
-                f"TorchServe does not answer {ANSWER_TIMEOUT:.0f} s after its start: {why_it_ended(client.home)}"
+                f"TorchServe does not answer {FRONTEND_TIMEOUT:.0f} s after its start: {why_it_ended(client.home)}"
             )
         time.sleep(0.2)
 
