@@ -27,9 +27,10 @@ def add_finetune_config(cfg: CfgNode) -> None:
     cfg.FINETUNE.BACKBONE_LR_FACTOR = 0.33  # times SOLVER.BASE_LR
     cfg.FINETUNE.PATIENCE = 0  # evaluations without a better segm AP; 0 = never stop early
     cfg.FINETUNE.EMA_DECAY = 0.0  # 0 = no moving average of the weights
-    cfg.FINETUNE.NEGATIVE_SHARE = (
-        -1.0
-    )  # of a batch: photos without an object; -1 = each as often as any other photo
+    # of a batch: photos without an object; -1 = each as often as any other photo
+    cfg.FINETUNE.NEGATIVE_SHARE = -1.0
+    # how much more often a photo is drawn in which the initial weights are sure of an object; 0 = mine none
+    cfg.FINETUNE.HARD_NEGATIVES = 0.0
     cfg.FINETUNE.REPEAT_THRESHOLD = 0.0  # share of photos below which a class is rare; 0 = no repeats
     cfg.FINETUNE.AMP = "auto"  # auto | off | bf16 | fp16
 

@@ -7,8 +7,10 @@ and two processes with half a batch each see the same pictures as one process wi
 
 from __future__ import annotations
 
+import math
 import signal
 from collections import OrderedDict
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -35,24 +37,46 @@ class TrainingBatches(Dataset):
 
     Each photo is seen once per epoch, in an order that is reshuffled every epoch; with FINETUNE.REPEAT_THRESHOLD
     photos of rare classes are seen, and pasted into others, more often. With FINETUNE.NEGATIVE_SHARE photos without an
-    object are drawn at random, for that share of the batches' slots, and the epoch is made of the others.
+    object are drawn at random, for that share of the batches' slots, and the epoch is made of the others; with
+    FINETUNE.HARD_NEGATIVES those that fool the initial weights are drawn more often.
 
     Args:
         records: Detectron2's standard dicts of the train split.
         cfg: reads SEED, SOLVER.IMS_PER_BATCH (the total over all processes), FINETUNE.REPEAT_THRESHOLD,
-            FINETUNE.NEGATIVE_SHARE and FINETUNE.AUGMENT.
+            FINETUNE.NEGATIVE_SHARE, FINETUNE.HARD_NEGATIVES and FINETUNE.AUGMENT.
+        false_scores: the best score of a false object in each photo without objects, by file name
+            (:func:`mine_negatives`).
 
     Raises:
-        UserError: FINETUNE.NEGATIVE_SHARE is out of range, or there are no photos that it could be a share of.
+        UserError: FINETUNE.NEGATIVE_SHARE or FINETUNE.HARD_NEGATIVES is out of range, or there are no photos that it
+            could be a share of.
     """
 
-    def __init__(self, records: list[Record], cfg: CfgNode, *, rank: int = 0, world_size: int = 1) -> None:
+    def __init__(
+        self,
+        records: list[Record],
+        cfg: CfgNode,
+        *,
+        false_scores: dict[str, float] | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
         self.records = records
         self.epoch = epoch_of(records, cfg.FINETUNE.REPEAT_THRESHOLD)
         self.negatives = np.array([], dtype=int)
         self.negative_share = cfg.FINETUNE.NEGATIVE_SHARE
+        hardness = cfg.FINETUNE.HARD_NEGATIVES
+        if not 0 <= hardness < math.inf or (hardness and self.negative_share <= 0):
+            raise UserError(
+                f"FINETUNE.HARD_NEGATIVES {hardness:g} must be 0 or above, and needs a FINETUNE.NEGATIVE_SHARE above 0"
+            )
         if self.negative_share != -1:
             self.negatives, self.epoch = without_objects(records, self.epoch, self.negative_share)
+        names = [Path(records[index]["file_name"]).name for index in self.negatives]
+        odds = np.array(
+            [1 + cfg.FINETUNE.HARD_NEGATIVES * (false_scores or {}).get(name, 0) for name in names]
+        )
+        self.negative_odds = odds / odds.sum()
         self.seed = cfg.SEED
         self.batch_size = cfg.SOLVER.IMS_PER_BATCH
         self.augment = cfg.FINETUNE.AUGMENT
@@ -71,7 +95,7 @@ class TrainingBatches(Dataset):
         epoch, place = divmod(step * self.batch_size + slot, len(self.epoch))
         order = np.random.default_rng([self.seed, epoch]).permutation(self.epoch)
         if len(self.negatives) and rng.random() < self.negative_share:
-            sample = self._sample(int(rng.choice(self.negatives)), rng)
+            sample = self._sample(int(rng.choice(self.negatives, p=self.negative_odds)), rng)
             return to_model_input(jitter_color(sample, rng, **self.color))
         sample = self._sample(int(order[place]), rng)
         if rng.random() < self.augment.COPY_PASTE:
@@ -123,6 +147,11 @@ def epoch_of(records: list[Record], threshold: float) -> np.ndarray:
     return np.repeat(np.arange(len(records)), np.round(4 * factors.numpy()).astype(int))
 
 
+def is_negative(record: Record) -> bool:
+    """Whether a photo has no object to train on."""
+    return all(a.get("iscrowd") for a in record["annotations"])
+
+
 def without_objects(records: list[Record], epoch: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
     """Split an epoch's photos into those without an object to train on (each once) and the others.
 
@@ -131,7 +160,7 @@ def without_objects(records: list[Record], epoch: np.ndarray, share: float) -> t
     """
     if not 0 <= share < 1:
         raise UserError(f"FINETUNE.NEGATIVE_SHARE {share:g} must be -1, or from 0 to below 1")
-    empty = np.array([all(a.get("iscrowd") for a in record["annotations"]) for record in records])
+    empty = np.array([is_negative(record) for record in records])
     if empty.all() or (share and not empty.any()):
         raise UserError(
             f"FINETUNE.NEGATIVE_SHARE {share:g} needs photos with and without objects in train, which has "

@@ -29,11 +29,11 @@ from finetune.checkpoints.initial_weights import load_weights
 from finetune.checkpoints.run import Run
 from finetune.data.dataset import class_names, load_split
 from finetune.errors import UserError
-from finetune.evaluation.inference import evaluate_model, silence_known_warnings
+from finetune.evaluation.inference import evaluate_model, predict, silence_known_warnings
 from finetune.evaluation.plots import draw_training_curves
 from finetune.files import locked, read_json, write_atomically, write_json
 from finetune.training import optim
-from finetune.training.dataloader import TrainingBatches, training_loader
+from finetune.training.dataloader import TrainingBatches, is_negative, training_loader
 from finetune.training.interrupts import stop_signals
 from finetune.training.machine import describe_machine, package_versions
 from finetune.training.progress import Metrics, Progress
@@ -96,8 +96,8 @@ def fine_tune(job: Job) -> None:
     silence_known_warnings()
     main = comm.is_main_process()
     with locked(job.run) if main else contextlib.nullcontext():
-        state, init = set_up(job)
-        record = describe(job, state, init)
+        state, start = set_up(job)
+        record = describe(job, state) | start
         if main:
             write_atomically(job.run / "config.yaml", lambda path: path.write_text(job.config.dump()))
             write_json(job.run / "run.json", record)
@@ -108,7 +108,7 @@ def set_up(job: Job) -> tuple[State, dict[str, Any]]:
     """Build the model and all that trains it, or load them from ``last.pth``.
 
     Returns:
-        The state, and what ``run.json`` says about the initial weights.
+        The state, and what ``run.json`` says about the initial weights: ``init`` and ``false_scores``.
     """
     cfg = job.config
     torch.manual_seed(cfg.SEED)
@@ -117,7 +117,11 @@ def set_up(job: Job) -> tuple[State, dict[str, Any]]:
     teacher = None
     if cfg.FINETUNE.TEACHER and (saved["step"] if saved else 0) < cfg.FINETUNE.TEACHER_STEPS:
         teacher = Teacher(Path(cfg.FINETUNE.TEACHER), model)
-    init = read_json(job.run / "run.json")["init"] if saved else initialize(model, teacher, job)
+    if saved:
+        record = read_json(job.run / "run.json")
+        start = {"init": record["init"], "false_scores": record["false_scores"]}
+    else:
+        start = {"init": initialize(model, teacher, job), "false_scores": mine_negatives(model, job)}
     state = State(
         model,
         optimizer=optim.build_optimizer(model, cfg),
@@ -127,7 +131,7 @@ def set_up(job: Job) -> tuple[State, dict[str, Any]]:
     )
     if saved:
         state.load_state_dict(saved)
-    return state, init
+    return state, start
 
 
 def train(job: Job, state: State, record: dict[str, Any]) -> None:
@@ -135,7 +139,13 @@ def train(job: Job, state: State, record: dict[str, Any]) -> None:
     cfg, end, main = job.config, job.config.SOLVER.MAX_ITER, comm.is_main_process()
     stop = min(end, state.step + job.stop_after) if job.stop_after else end
     train_set, val_set = load_split(job.data, "train"), load_split(job.data, "val")
-    batches = TrainingBatches(train_set, cfg, rank=comm.get_rank(), world_size=comm.get_world_size())
+    batches = TrainingBatches(
+        train_set,
+        cfg,
+        false_scores=record["false_scores"],
+        rank=comm.get_rank(),
+        world_size=comm.get_world_size(),
+    )
     loader = training_loader(batches, state.step, stop, cfg.DATALOADER.NUM_WORKERS)
     network = distribute(state.model, cfg)
     network.train()
@@ -258,14 +268,26 @@ def initialize(model: GeneralizedRCNN, teacher: Teacher | None, job: Job) -> dic
     return loaded.to_dict()
 
 
-def describe(job: Job, state: State, init: dict[str, Any]) -> dict[str, Any]:
+def mine_negatives(model: GeneralizedRCNN, job: Job) -> dict[str, float]:
+    """The best score of an object that the initial weights see in each training photo without one, by file name."""
+    if not job.config.FINETUNE.HARD_NEGATIVES:
+        return {}
+    negatives = [record for record in load_split(job.data, "train") if is_negative(record)]
+    scores = {record["image_id"]: 0.0 for record in negatives}
+    if comm.is_main_process():
+        for result in predict(model, negatives, job.config, progress=True)[0]:
+            scores[result["image_id"]] = max(scores[result["image_id"]], round(result["score"], 4))
+    [scores, *_] = comm.all_gather(scores)
+    return {Path(record["file_name"]).name: scores[record["image_id"]] for record in negatives}
+
+
+def describe(job: Job, state: State) -> dict[str, Any]:
     """What ``run.json`` says about the run."""
     cfg = job.config
     return {
         "backbone": job.backbone,
         "classes": class_names(job.data),
         "data": read_json(job.data / "dataset.json"),
-        "init": init,
         "iterations": state.step,
         "planned_iterations": cfg.SOLVER.MAX_ITER,
         "seed": cfg.SEED,

@@ -42,7 +42,19 @@ def test_the_draw_depends_on_the_step_alone(data):
 
 
 def records(objects: int, empty: int) -> list:
-    return [{"annotations": [{"category_id": 0}]}] * objects + [{"annotations": []}] * empty
+    annotations = [[{"category_id": 0}]] * objects + [[]] * empty
+    return [{"file_name": f"{i}.jpg", "annotations": found} for i, found in enumerate(annotations)]
+
+
+def drawn(monkeypatch, batches: TrainingBatches) -> list[int]:
+    """The photos of the first 100 batches, by index."""
+    seen: list[int] = []
+    monkeypatch.setattr(batches, "_sample", lambda index, rng: seen.append(index))
+    monkeypatch.setattr(dataloader, "jitter_color", lambda sample, rng, **color: sample)
+    monkeypatch.setattr(dataloader, "to_model_input", lambda sample: sample)
+    for step in range(100):
+        batches[step]
+    return seen
 
 
 @pytest.mark.parametrize(("share", "expected"), [(0.0, 0), (0.25, 100), (0.75, 300)])
@@ -50,22 +62,23 @@ def test_negatives_take_their_share_of_the_slots(monkeypatch, share, expected):
     cfg = get_config("mobilenetv2_fpn")
     cfg.FINETUNE.NEGATIVE_SHARE = share
     batches = TrainingBatches(records(3, 40), cfg)
-    seen: list[int] = []
-    monkeypatch.setattr(batches, "_sample", lambda index, rng: seen.append(index))
-    monkeypatch.setattr(dataloader, "jitter_color", lambda sample, rng, **color: sample)
-    monkeypatch.setattr(dataloader, "to_model_input", lambda sample: sample)
-    for step in range(100):
-        batches[step]
+    seen = drawn(monkeypatch, batches)
     assert len(seen) == 400
     negatives = [index for index in seen if index >= 3]
     assert abs(len(negatives) - expected) < 40
     if expected:
         assert len(set(negatives)) > 30
-    again = list(seen)
-    seen.clear()
-    for step in range(100):
-        batches[step]
-    assert seen == again
+    assert seen == drawn(monkeypatch, batches)
+
+
+def test_hard_negatives_are_drawn_as_often_as_they_fool_the_initial_weights(monkeypatch):
+    cfg = get_config("mobilenetv2_fpn")
+    cfg.FINETUNE.NEGATIVE_SHARE = 0.5
+    cfg.FINETUNE.HARD_NEGATIVES = 8.0
+    scores = {"3.jpg": 1.0, "4.jpg": 0.0, "5.jpg": 0.0}  # odds 9 : 1 : 1
+    seen = drawn(monkeypatch, TrainingBatches(records(3, 3), cfg, false_scores=scores))
+    hard, negatives = seen.count(3), sum(index >= 3 for index in seen)
+    assert abs(hard / negatives - 9 / 11) < 0.07
 
 
 @pytest.mark.parametrize(
@@ -77,3 +90,11 @@ def test_a_share_of_nothing_is_an_error(share, objects, empty):
     cfg.FINETUNE.NEGATIVE_SHARE = share
     with pytest.raises(UserError, match="NEGATIVE_SHARE"):
         TrainingBatches(records(objects, empty), cfg)
+
+
+@pytest.mark.parametrize(("share", "hardness"), [(0.5, -1.0), (0.5, float("nan")), (-1.0, 8.0), (0.0, 8.0)])
+def test_hard_negatives_need_a_share_of_the_batches(share, hardness):
+    cfg = get_config("mobilenetv2_fpn")
+    cfg.FINETUNE.NEGATIVE_SHARE, cfg.FINETUNE.HARD_NEGATIVES = share, hardness
+    with pytest.raises(UserError, match="HARD_NEGATIVES"):
+        TrainingBatches(records(2, 2), cfg)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -91,6 +92,26 @@ def test_stopped_and_resumed_with_loader_workers_ends_with_the_same_weights(data
     assert_equal_weights(whole, run, "model", "average")
     assert (last(run)["step"], last(run)["best"]) == (4, last(whole)["best"])
     assert [row["iteration"] for row in metrics(run)] == [1, 3]
+
+
+def test_hard_negatives_are_mined_once_and_a_resumed_run_draws_the_same(data, tmp_path):
+    some_empty = tmp_path / "data"
+    shutil.copytree(data, some_empty)
+    train_split = json.loads((some_empty / "train.json").read_text())
+    empty = train_split["images"][:2]
+    ids = {image["id"] for image in empty}
+    train_split["annotations"] = [a for a in train_split["annotations"] if a["image_id"] not in ids]
+    (some_empty / "train.json").write_text(json.dumps(train_split))
+    more = f"{FOUR_STEPS} FINETUNE.NEGATIVE_SHARE 0.5 FINETUNE.HARD_NEGATIVES 8"
+    runs = tmp_path / "whole", tmp_path / "resumed"
+    assert train(arguments(some_empty, runs[0], more)) == 0
+    assert train(arguments(some_empty, runs[1], f"--stop-after 2 {more}")) == 0
+    assert train(resume_arguments(some_empty, runs[1])) == 0
+    assert_equal_weights(*runs)
+    mined, mined_again = (json.loads((run / "run.json").read_text())["false_scores"] for run in runs)
+    assert mined == mined_again
+    assert mined.keys() == {Path(image["file_name"]).name for image in empty}
+    assert any(score > 0 for score in mined.values())
 
 
 @pytest.mark.parametrize(
