@@ -7,11 +7,14 @@ nothing but Detectron2.
 
 from .config import BACKBONES, add_backbone_config, build_config, load_config
 from .mobilenetv2 import MobileNetV2, build_mobilenetv2_fpn_backbone
+from .separable import SeparableFPN, SeparableRPNHead
 from .vovnet import VoVNet, build_vovnet_fpn_backbone
 
 __all__ = [
     "BACKBONES",
     "MobileNetV2",
+    "SeparableFPN",
+    "SeparableRPNHead",
     "VoVNet",
     "add_backbone_config",
     "build_config",

@@ -16,6 +16,8 @@ def add_backbone_config(cfg: CfgNode) -> None:
     cfg.MODEL.MOBILENETV2.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
     # a name that detectron2.layers.get_norm knows; frozen, because batches of a few photos have poor statistics
     cfg.MODEL.MOBILENETV2.NORM = "FrozenBN"
+    # depthwise-separable 3×3 convolutions in the pyramid; MODEL.RPN.HEAD_NAME SeparableRPNHead does it for the RPN
+    cfg.MODEL.MOBILENETV2.SEPARABLE_FPN = False
 
     cfg.MODEL.VOVNET = CfgNode()
     cfg.MODEL.VOVNET.CONV_BODY = "V-19-eSE"

@@ -10,6 +10,8 @@ from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from torch import nn
 
+from .separable import SeparableFPN
+
 # Table 2 of the paper: expansion factor t, output channels c, repeats n, stride s of the first repeat
 _INVERTED_RESIDUALS = (
     (1, 16, 1, 1),
@@ -118,14 +120,15 @@ class MobileNetV2(Backbone):
 
 @BACKBONE_REGISTRY.register()
 def build_mobilenetv2_fpn_backbone(cfg, input_shape: ShapeSpec) -> FPN:  # type: ignore[no-untyped-def]
-    """MobileNetV2 with Detectron2's FPN (p2..p5) and p6 by max pooling, from ``cfg.MODEL.MOBILENETV2``."""
+    """MobileNetV2 with an FPN (p2..p5) and p6 by max pooling, from ``cfg.MODEL.MOBILENETV2``."""
     bottom_up = MobileNetV2(
         input_shape,
         out_features=cfg.MODEL.MOBILENETV2.OUT_FEATURES,
         norm=cfg.MODEL.MOBILENETV2.NORM,
         freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT,
     )
-    return FPN(
+    pyramid = SeparableFPN if cfg.MODEL.MOBILENETV2.SEPARABLE_FPN else FPN
+    return pyramid(
         bottom_up=bottom_up,
         in_features=cfg.MODEL.FPN.IN_FEATURES,
         out_channels=cfg.MODEL.FPN.OUT_CHANNELS,

@@ -86,7 +86,7 @@ def load_weights(model: nn.Module, spec: str, backbone: str) -> LoadReport:
     path = fetch(spec, backbone)
     report = LoadReport(spec, PUBLISHED.get((backbone, spec), spec))
     tensors = to_our_names(read_checkpoint(path), backbone)
-    found = _match(tensors, state, report)
+    found = _match(_separate(tensors, state), state, report)
     if not any(name.startswith(_PARTS["backbone"]) for name in found):
         raise UserError(
             f"{path} holds no tensor of {backbone}'s backbone: choose a checkpoint of that backbone"
@@ -151,6 +151,27 @@ def _flatten(name: str) -> str:
         groups = 1 if block == "1" else 2  # convolution, norm, ReLU6; block 1 does not expand
         return f"features.{block}.conv.{3 * groups + int(index) - groups}.{kind}"
     return name
+
+
+def _separate(tensors: dict[str, torch.Tensor], state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Approximate a dense 3×3 convolution of the file where the model has a depthwise-separable one.
+
+    Each input channel's filters, one per output channel, become multiples of the one filter that fits them best.
+    """
+    separated = {}
+    for name, tensor in tensors.items():
+        layer, _, kind = name.rpartition(".")
+        if f"{layer}.depthwise.weight" not in state:
+            separated[name] = tensor
+        elif kind == "bias":
+            separated[f"{layer}.pointwise.bias"] = tensor
+        else:
+            filters = tensor.float().flatten(2).transpose(0, 1)  # (in, out, 9)
+            left, sizes, right = torch.linalg.svd(filters, full_matrices=False)
+            root = sizes[:, :1].sqrt()  # share the scale between the two
+            separated[f"{layer}.pointwise.weight"] = (left[..., 0] * root).T[..., None, None]
+            separated[f"{layer}.depthwise.weight"] = (right[:, 0] * root).view(-1, 1, 3, 3)
+    return separated
 
 
 def _match(
