@@ -4,6 +4,8 @@ At the finest level the pyramid's and the RPN head's dense 3×3 convolutions cos
 does. A 3×3 filter per channel followed by a 1×1 convolution needs a ninth of the multiplications.
 """
 
+from typing import Any
+
 from detectron2.modeling import FPN, RPN_HEAD_REGISTRY
 from detectron2.modeling.proposal_generator.rpn import StandardRPNHead
 from torch import nn
@@ -16,9 +18,11 @@ class SeparableConv2d(nn.Sequential):
         super().__init__()
         self.depthwise = nn.Conv2d(in_channels, in_channels, 3, padding=1, groups=in_channels, bias=False)
         self.pointwise = nn.Conv2d(in_channels, out_channels, 1)
-        for conv in (self.depthwise, self.pointwise):
-            nn.init.kaiming_normal_(conv.weight, mode="fan_in", nonlinearity="linear")
-        nn.init.zeros_(self.pointwise.bias)
+        for name, parameter in self.named_parameters():
+            if name.endswith("bias"):
+                nn.init.zeros_(parameter)
+            else:
+                nn.init.kaiming_normal_(parameter, mode="fan_in", nonlinearity="linear")
 
 
 class SeparableFPN(FPN):
@@ -31,7 +35,9 @@ class SeparableFPN(FPN):
         for name, conv in list(self.named_children()):
             if name.startswith("fpn_output"):
                 self.add_module(name, SeparableConv2d(conv.in_channels, conv.out_channels))
-        levels = sorted((name for name, _ in self.named_children() if name.startswith("fpn_output")), reverse=True)
+        levels = sorted(
+            (name for name, _ in self.named_children() if name.startswith("fpn_output")), reverse=True
+        )
         self.output_convs = [getattr(self, name) for name in levels]  # from low to high resolution, as in FPN
 
 
@@ -39,8 +45,10 @@ class SeparableFPN(FPN):
 class SeparableRPNHead(StandardRPNHead):
     """Detectron2's RPN head with a separable convolution; choose it by ``MODEL.RPN.HEAD_NAME``."""
 
+    conv: nn.Module
+
     def __init__(self, *args, **kwargs) -> None:  # type: ignore[no-untyped-def]
         super().__init__(*args, **kwargs)
-        dense = self.conv
+        dense: Any = self.conv
         self.conv = SeparableConv2d(dense.in_channels, dense.out_channels)
         self.conv.add_module("relu", nn.ReLU())

@@ -247,6 +247,38 @@ def test_code_in_a_checkpoint_does_not_run(suffix, tmp_path):
         read_checkpoint(path)
 
 
+LEAN = "MODEL.MOBILENETV2.SEPARABLE_FPN True MODEL.RPN.HEAD_NAME SeparableRPNHead".split()
+
+
+@torch.no_grad()
+def test_a_separable_pyramid_starts_from_a_dense_one(tmp_path):
+    dense = model_of("mobilenetv2_fpn")
+    state = dense.state_dict()
+    for name in ("backbone.fpn_output2", "proposal_generator.rpn_head.conv"):  # filters that separate exactly
+        channels = state[f"{name}.weight"].shape[1]
+        state[f"{name}.weight"].copy_(
+            torch.randn(channels, channels, 1, 1) * torch.randn(channels, 1, 3, 3)[None, :, 0]
+        )
+    save_file(state, tmp_path / "dense.safetensors")
+    lean = model_of("mobilenetv2_fpn", *LEAN)
+    report = load_weights(lean, str(tmp_path / "dense.safetensors"), "mobilenetv2_fpn")
+    assert (report.missing, report.skipped) == ([], {})
+    images = torch.rand(1, 3, 64, 64)
+    [p2, *_], [other, *_] = dense.backbone(images).values(), lean.backbone(images).values()
+    torch.testing.assert_close(other, p2, rtol=1e-3, atol=1e-3 * float(p2.abs().max()))
+    features = [torch.randn(1, p2.shape[1], 8, 8)] * 5
+    heads = (model.proposal_generator.rpn_head(features)[0][0] for model in (dense, lean))
+    torch.testing.assert_close(*heads, rtol=1e-3, atol=1e-3)
+
+
+def test_a_lean_checkpoint_loads_whole(tmp_path):
+    state = model_of("mobilenetv2_fpn", *LEAN).state_dict()
+    save_file(state, tmp_path / "lean.safetensors")
+    again = model_of("mobilenetv2_fpn", *LEAN)
+    assert load_weights(again, str(tmp_path / "lean.safetensors"), "mobilenetv2_fpn").missing == []
+    assert all(torch.equal(again.state_dict()[name], tensor) for name, tensor in state.items())
+
+
 def test_numpy_arrays_in_a_pth_are_read(tmp_path):
     path = tmp_path / "model.pth"
     torch.save({"model": {"a": np.arange(3, dtype=np.float32)}, "lr": np.float64(0.1)}, path)
