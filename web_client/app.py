@@ -8,10 +8,13 @@ from typing import Any
 
 from flask import Flask
 
-from web_client import access, api, config, errors, middleware, routes
-from web_client.keys import KeyFile
-from web_client.torchserve import TorchServe
-from web_client.uploads import MemoryRequest
+from web_client import config, errors
+from web_client.api import routes as api
+from web_client.api.uploads import MemoryRequest
+from web_client.backend.keys import KeyFile
+from web_client.backend.torchserve import TorchServe
+from web_client.page import routes as page
+from web_client.server import access, middleware
 
 FORM_BYTES = 64_000  # room for the form's other fields
 
@@ -26,7 +29,7 @@ def create_app(settings: Mapping[str, Any] | None = None) -> Flask:
         click.BadParameter: a setting's value is not valid.
         WebClientError: the token file cannot be trusted.
     """
-    app = Flask(__name__)
+    app = Flask(__name__, static_folder="page/static", template_folder="page/templates")
     app.request_class = MemoryRequest
     app.config.from_mapping(config.from_environment())
     app.config.from_mapping(config.checked(settings or {}))
@@ -43,7 +46,7 @@ def create_app(settings: Mapping[str, Any] | None = None) -> Flask:
     )
     middleware.register(app)
     errors.register(app)
-    for module in (routes, api):
+    for module in (page, api):
         app.register_blueprint(module.blueprint)
     access.register(app)
     return app

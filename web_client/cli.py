@@ -54,7 +54,7 @@ def web(context: click.Context, public: bool, **settings: Any) -> None:
 
 def _serve(public: bool, settings: dict[str, Any]) -> None:
     from web_client.app import create_app
-    from web_client.server import address, create_server
+    from web_client.server.listener import address, create_server
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     if public:
@@ -98,7 +98,7 @@ def _who_is_served(settings: dict[str, Any]) -> str:
 def _open_tunnel(port: int) -> Callable[[], None] | None:
     """Open the tunnel and print its address; on failure print why and go on serving locally."""
     from web_client.errors import TunnelError
-    from web_client.server import open_tunnel
+    from web_client.server.listener import open_tunnel
 
     try:
         url, close = open_tunnel(port)
@@ -149,7 +149,7 @@ def add(name: str, days: float | None, rate_limit: str | None, file: Path) -> No
     Example:
       maskrcnn web token add anna --days 90 --rate-limit "600 per minute"
     """
-    from web_client.tokens import TokenFile
+    from web_client.server.tokens import TokenFile
 
     click.echo(TokenFile(file).add(name, days, rate_limit))
 
@@ -163,7 +163,7 @@ def list_(file: Path) -> None:
     Example:
       maskrcnn web token list
     """
-    from web_client.tokens import TokenFile
+    from web_client.server.tokens import TokenFile
 
     for entry in TokenFile(file).all():
         expires = f"expired {entry.expires}" if entry.is_expired else f"until {entry.expires or 'revoked'}"
@@ -180,7 +180,7 @@ def revoke(name: str, file: Path) -> None:
     Example:
       maskrcnn web token revoke anna
     """
-    from web_client.tokens import TokenFile
+    from web_client.server.tokens import TokenFile
 
     TokenFile(file).revoke(name)
     click.echo(file)

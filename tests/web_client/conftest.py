@@ -13,7 +13,7 @@ from waitress import wasyncore
 
 from tests.web_client.stub import Stub, running_stub
 from web_client.app import create_app
-from web_client.server import address, create_server
+from web_client.server.listener import address, create_server
 
 
 def stub_config(stub: Stub, **more: Any) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from pycocotools import mask as coco_mask
 from tests.web_client.stub import instance
 
 HERE = Path(__file__).resolve().parent
-FOLDER = HERE.parents[1] / "web_client" / "static" / "samples"
+FOLDER = HERE.parents[1] / "web_client" / "page" / "static" / "samples"
 
 
 def known_answers() -> dict[bytes, list[dict[str, Any]]]:

@@ -86,7 +86,7 @@ def test_the_description_lists_every_route_and_field(app: Flask) -> None:
 def test_the_description_lists_every_error_code(app: Flask) -> None:
     document = app.test_client().get("/api/openapi.json").get_json()
     text = str(document["paths"])
-    sources = "".join(path.read_text() for path in (ROOT / "web_client").glob("*.py"))
+    sources = "".join(path.read_text() for path in (ROOT / "web_client").rglob("*.py"))
     raised = set(re.findall(r'ApiError\(\s*\d+,\s*"(\w+)"', sources)) | set(
         re.findall(r'\d{3}: \("(\w+)"', sources)
     )

@@ -19,7 +19,7 @@ from tests.web_client.browser import frames, masks_of, sample, send, settled, un
 from tests.web_client.conftest import serving, stub_config
 from tests.web_client.stub import Stub, balloon_picture, instance
 from web_client.app import create_app
-from web_client.tokens import TokenFile
+from web_client.server.tokens import TokenFile
 
 pytestmark = pytest.mark.browser
 chromium, stub_site, base_url = browser.chromium, browser.stub_site, browser.base_url

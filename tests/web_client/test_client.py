@@ -16,7 +16,7 @@ from tests.web_client.conftest import serving
 from tests.web_client.stub import Stub, balloon_picture
 from web_client.app import create_app
 from web_client.client import Client, ClientError, decode_rle
-from web_client.tokens import TokenFile
+from web_client.server.tokens import TokenFile
 
 
 @pytest.fixture

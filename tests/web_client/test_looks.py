@@ -1,6 +1,6 @@
 """How the page looks: axe finds no violations, nothing overflows, and screenshots for the README.
 
-    export SITE=http://127.0.0.1:5000 SCREENSHOTS=web_client/screenshots
+    export SITE=http://127.0.0.1:5000 SCREENSHOTS=web_client/page/screenshots
     python -m pytest tests/web_client/test_looks.py
 
 writes the screenshots (WebP) of a page in front of a real model; without ``SITE`` their numbers are the stub's.

@@ -19,11 +19,11 @@ from flask.testing import FlaskClient
 import web_client.config
 from tests.web_client.stub import Stub, balloon_picture
 from web_client.app import create_app
+from web_client.backend.torchserve import DESCRIBE_SECONDS
 from web_client.config import BROWSER_EXTRA
-from web_client.routes import SAMPLES
-from web_client.torchserve import DESCRIBE_SECONDS
+from web_client.page.routes import SAMPLES
 
-STATIC = Path(web_client.__file__).parent / "static"
+STATIC = Path(web_client.__file__).parent / "page" / "static"
 
 
 PICTURE = balloon_picture(300, 200)

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from tests.web_client.conftest import serving
-from web_client import access
 from web_client.app import create_app
-from web_client.tokens import TokenFile
+from web_client.server import access
+from web_client.server.tokens import TokenFile
 
 ROOT = Path(__file__).resolve().parents[2]
 

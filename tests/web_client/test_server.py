@@ -25,11 +25,11 @@ from tests.web_client.conftest import serving
 from tests.web_client.stub import Stub, balloon_picture
 from tests.web_client.test_errors import assert_error_shape
 from web_client import config
-from web_client import server as server_module
 from web_client.app import create_app
 from web_client.cli import web
 from web_client.errors import TunnelError
-from web_client.server import open_tunnel
+from web_client.server import listener
+from web_client.server.listener import open_tunnel
 
 ROOT = Path(__file__).resolve().parents[2]
 # 3.6 MB: over every threshold at which something might be spooled
@@ -103,7 +103,7 @@ def test_waitress_refuses_in_our_shape(config: dict[str, Any]) -> None:
 def test_a_crowd_of_unfinished_uploads_is_refused_before_the_memory_is_full(
     config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server_module, "WAITING_BYTES", 1_000_000)
+    monkeypatch.setattr(listener, "WAITING_BYTES", 1_000_000)
     with serving(create_app(config | {"MAX_BYTES": 100_000})) as url, contextlib.ExitStack() as connections:
         host, port = url.removeprefix("http://").split(":")
 
@@ -183,7 +183,7 @@ def test_a_setting_that_cannot_be_read_is_an_error(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:
     """Above all the guards: Flask-Limiter would log an unreadable limit and then limit nobody."""
-    monkeypatch.setattr(server_module, "create_server", lambda app: pytest.fail("it started"))
+    monkeypatch.setattr(listener, "create_server", lambda app: pytest.fail("it started"))
     flag = "--" + name.lower().replace("_", "-")
     result = CliRunner().invoke(web, [f"{flag}={value}"])
     assert result.exit_code == 2

@@ -15,11 +15,11 @@ from flask.testing import FlaskClient
 
 from tests.web_client.stub import balloon_picture
 from tests.web_client.test_errors import assert_error_shape
-from web_client import access
 from web_client.app import create_app
 from web_client.cli import web
 from web_client.errors import WebClientError
-from web_client.tokens import TokenFile
+from web_client.server import access
+from web_client.server.tokens import TokenFile
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from waitress.utilities import Error
 
 from web_client.app import FORM_BYTES
 from web_client.errors import ApiError, ListenError, TunnelError, from_http, internal_error
-from web_client.middleware import HEADERS
+from web_client.server.middleware import HEADERS
 
 WAITING_BYTES = 256_000_000  # budget for all uploads in memory
 _RESPONSE_BYTES = 200_000_000  # waitress writes a larger response to a temporary file; ours are smaller

@@ -14,9 +14,9 @@ from typing import Any
 import yaml
 from flask import Blueprint, Response, current_app, g, jsonify, render_template, request
 
+from web_client.api.uploads import MAX_PICTURES, Picture, read_pictures
+from web_client.backend.torchserve import TorchServe
 from web_client.errors import ApiError, unexpected_answer
-from web_client.torchserve import TorchServe
-from web_client.uploads import MAX_PICTURES, Picture, read_pictures
 
 blueprint = Blueprint("api", __name__, url_prefix="/api")
 

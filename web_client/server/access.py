@@ -14,11 +14,11 @@ from limits.strategies import MovingWindowRateLimiter
 
 from web_client import config
 from web_client.errors import ApiError, WebClientError
-from web_client.tokens import Token, TokenFile
+from web_client.server.tokens import Token, TokenFile
 
 log = logging.getLogger("web_client")
 
-OPEN = {"routes.index", "routes.healthz", "routes.readyz", "api.openapi", "api.manual", "static"}
+OPEN = {"page.index", "page.healthz", "page.readyz", "api.openapi", "api.manual", "static"}
 """Endpoints that answer without a token: none of them reaches a model."""
 FAILURES = parse("10 per minute")
 """Wrong tokens from one address; above that, its requests are refused before their token is checked."""
@@ -35,7 +35,7 @@ def register(app: Flask) -> None:
     shared = limiter.shared_limit(
         _parsable_limit, scope="pictures", key_func=_caller, cost=_pictures, exempt_when=_unlimited
     )
-    for endpoint in ("api.predict", "routes.result"):
+    for endpoint in ("api.predict", "page.result"):
         app.view_functions[endpoint] = shared(app.view_functions[endpoint])
     if not app.config["TOKEN_FILE"]:
         return
@@ -65,7 +65,7 @@ def _secret() -> str:
     scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
     if scheme.lower() == "bearer":
         return secret.strip()
-    return request.form.get("token", "").strip() if request.endpoint == "routes.result" else ""
+    return request.form.get("token", "").strip() if request.endpoint == "page.result" else ""
 
 
 def _find(tokens: TokenFile, secret: str) -> Token | None:

@@ -17,9 +17,9 @@ from urllib.parse import quote
 import requests
 from requests.adapters import HTTPAdapter
 
+from web_client.api.uploads import Picture
+from web_client.backend.keys import KeyFile
 from web_client.errors import ApiError, unexpected_answer
-from web_client.keys import KeyFile
-from web_client.uploads import Picture
 
 log = logging.getLogger("web_client")
 

@@ -11,12 +11,12 @@ from urllib.parse import quote
 from flask import Blueprint, Response, abort, current_app, g, jsonify, render_template, request
 from markupsafe import Markup, escape
 
-from web_client.api import requested_version, torchserve, uploaded_pictures
+from web_client.api.routes import requested_version, torchserve, uploaded_pictures
+from web_client.api.uploads import Picture, check_picture
 from web_client.config import BROWSER_EXTRA
 from web_client.errors import ApiError, unexpected_answer
-from web_client.uploads import Picture, check_picture
 
-blueprint = Blueprint("routes", __name__)
+blueprint = Blueprint("page", __name__)
 
 STATIC = Path(__file__).parent / "static"
 # The page preloads every module, so that none is discovered late.

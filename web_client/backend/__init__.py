@@ -1,0 +1,1 @@
+"""The model's server, which answers the predictions: TorchServe by HTTP, and its keys."""
