@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import json
 import re
-import subprocess
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,9 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Locator, Page
 from pycocotools import mask as coco_mask
-from pycocotools.coco import COCO
 
+from finetune.data.dataset import class_names, read_photos
+from tests.commands import finetune
 from tests.web_client import browser
 from tests.web_client.browser import canvas_pixels, frames, masks_of, sample, send, settled, slide, until
 from tests.web_client.samples import FOLDER
@@ -170,31 +170,6 @@ class TestLooking:
         slide(page, "#threshold", 0.05)
         assert share_shown(page) == pytest.approx(reply["mask_fraction"], abs=5e-4)
         assert requests == []
-
-    def test_hide_and_show(self, page: Page) -> None:
-        reply = sample(page)
-        masks = masks_of(reply)
-        page.locator("#objects li input[type=checkbox]").first.uncheck()
-        frames(page)
-        assert page.locator("#count").inner_text() == str(len(masks) - 1)
-        assert share_shown(page) == pytest.approx(masks[1:].any(0).mean(), abs=5e-4)
-        page.click("#hide-all")
-        frames(page)
-        assert page.locator("#count").inner_text() == "0"
-        assert share_shown(page) == 0
-        page.click("#show-all")
-        frames(page)
-        assert page.locator("#count").inner_text() == str(len(masks))
-
-    def test_color(self, page: Page, eyes: None) -> None:
-        reply = sample(page)
-        page.locator("input[value=masks]").check(force=True)
-        page.locator("#objects input[type=color]").first.fill("#00ff00")
-        frames(page)
-        canvas = canvas_pixels(page)
-        y, x = deepest(masks_of(reply)[0]) * canvas.shape[0] / 480
-        assert canvas[int(y), int(x), :3].tolist() == pytest.approx([0, 255, 0], abs=20)
-        assert page.locator("#score-ticks rect").first.get_attribute("fill") == "#00ff00"
 
     def test_views(self, page: Page, eyes: None) -> None:
         reply = sample(page)
@@ -362,39 +337,113 @@ class TestDownload:
                 assert (alpha > 127).sum() == pytest.approx(mask.sum(), rel=0.02, abs=3)
                 assert alpha[0, 0] == 0
 
-    def test_coco_json_loads_and_decodes_to_the_same_areas(self, page: Page, tmp_path: Path) -> None:
-        reply = sample(page)
-        path = tmp_path / "coco.json"
-        path.write_bytes(download(page, "coco"))
-        coco = COCO(path)
-        chosen = [entry for entry in reply["instances"] if entry["score"] >= 0.5]
-        annotations = coco.loadAnns(coco.getAnnIds())
-        assert len(annotations) == len(chosen)
-        for annotation, entry in zip(annotations, chosen, strict=True):
-            assert coco.annToMask(annotation).sum() == entry["area"] == annotation["area"]
-            assert annotation["score"] == entry["score"]
-            x, y, width, height = annotation["bbox"]
-            assert [x, y, x + width, y + height] == pytest.approx(entry["box"])
-        assert [category["name"] for category in coco.loadCats(coco.getCatIds())] == ["balloon"]
-        assert coco.loadImgs([1])[0]["file_name"] == "street.webp"
 
-    def test_hidden_objects_are_left_out(self, page: Page) -> None:
-        reply = sample(page)
+class TestCorrections:
+    """What a visitor corrects counts at once, can be undone, and goes into the data set."""
+
+    def test_a_false_object_is_struck_out(self, page: Page) -> None:
+        masks = masks_of(sample(page))
         page.locator("#objects li input[type=checkbox]").first.uncheck()
-        document = json.loads(download(page, "coco"))
-        assert reply["instances"][0]["id"] + 1 not in [entry["id"] for entry in document["annotations"]]
+        frames(page)
+        assert page.locator("#count").inner_text() == str(len(masks) - 1)
+        assert share_shown(page) == pytest.approx(masks[1:].any(0).mean() if len(masks) > 1 else 0, abs=5e-4)
+        page.click("#undo")
+        frames(page)
+        assert page.locator("#count").inner_text() == str(len(masks))
+        assert page.locator("#undo").is_disabled()
 
-    def test_curl(self, page: Page, picture: Path) -> None:
-        page.context.grant_permissions(["clipboard-read", "clipboard-write"])
-        reply = send(page, picture)
-        page.click("[data-download=curl]")
-        command = page.locator("#curl").input_value()
-        until(page, "navigator.clipboard.readText().then(text => text.startsWith('curl '))")
-        assert page.evaluate("navigator.clipboard.readText()") == command
-        shell = ["sh", "-c", command + " --silent --noproxy '*'"]
-        done = subprocess.run(shell, cwd=picture.parent, capture_output=True, check=True)
-        again = json.loads(done.stdout)
-        assert again["instances"] == reply["instances"]
+    def test_by_keyboard_alone(self, page: Page) -> None:
+        count = len(masks_of(sample(page)))
+        first = page.locator("#objects li").first
+        name = first.locator("button").inner_text().split("\n")[0]
+        first.locator("button").focus()
+        page.keyboard.press("Delete")
+        frames(page)
+        assert page.locator("#count").inner_text() == str(count - 1)
+        until(page, f"document.querySelector('#live').textContent === '{name} struck out.'")
+        page.keyboard.press("Enter")
+        frames(page)
+        page.keyboard.press("Tab")
+        assert page.evaluate("document.activeElement.id") == "class-name"
+        page.keyboard.press("ControlOrMeta+a")
+        page.keyboard.type("kite")
+        page.keyboard.press("Delete")  # of text, not of the object
+        page.keyboard.press("Enter")
+        assert first.locator("button").inner_text().startswith("kite 1")
+        assert first.get_by_role("checkbox").get_attribute("aria-label") == "Keep kite 1"
+        page.keyboard.press("Shift+Tab")
+        for _ in range(2):
+            page.keyboard.press("ControlOrMeta+z")
+        frames(page)
+        assert first.locator("button").inner_text().startswith(name)
+        assert page.locator("#count").inner_text() == str(count)
+        assert page.locator("#undo").is_disabled()
+
+    def test_undo_returns_to_the_picture_that_was_corrected(self, page: Page, picture: Path) -> None:
+        send(page, picture, STREET)
+        until(page, "document.querySelectorAll('.thumbnail').length === 2")
+        settled(page)
+        page.check("#flag")
+        tile = page.locator(".thumbnail").first
+        assert (tile.get_attribute("aria-label") or "").endswith("flagged as wrong")
+        page.locator(".thumbnail").nth(1).click()
+        assert not page.locator("#flag").is_checked()
+        page.click("#undo")
+        frames(page)
+        assert tile.get_attribute("aria-current") == "true"
+        assert not page.locator("#flag").is_checked()
+        page.check("#flag")
+        page.locator(".remove-thumbnail").first.click(force=True)
+        assert page.locator("#undo").is_disabled()  # the picture is gone, and so is its correction
+
+    def test_an_empty_class_name_changes_nothing(self, page: Page) -> None:
+        sample(page)
+        page.locator("#objects li button").first.click()
+        before = page.locator("#class-name").input_value()
+        page.fill("#class-name", " ")
+        page.keyboard.press("Enter")
+        frames(page)
+        assert page.locator("#class-name").input_value() == before
+        assert page.locator("#undo").is_disabled()
+
+    def test_the_session_is_one_data_set_that_data_import_reads(
+        self, page: Page, eyes: None, picture: Path, tmp_path: Path
+    ) -> None:
+        """Two pictures of one name and a GIF; one object struck out, one of another class, one picture flagged."""
+        other, moving = tmp_path / "other" / picture.name, tmp_path / "moving.gif"
+        other.parent.mkdir()
+        other.write_bytes(balloon_picture(200, 150))
+        moving.write_bytes(balloon_picture(120, 90, kind="GIF"))
+        reply = send(page, picture, other, moving)
+        until(page, "document.querySelectorAll('.thumbnail').length === 3")
+        settled(page)
+        boxes = page.locator("#objects li")
+        boxes.nth(1).get_by_role("checkbox").uncheck()
+        boxes.nth(2).locator("button").click()
+        page.fill("#class-name", "kite")
+        page.keyboard.press("Enter")
+        page.check("#flag")
+        path = tmp_path / "dataset.zip"
+        path.write_bytes(download(page, "dataset"))
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+            assert archive.read(names[0]) == picture.read_bytes()
+            document = json.loads(archive.read("_annotations.coco.json"))
+        assert names == ["it's a party.png", "it's a party_2.png", "moving.png", "_annotations.coco.json"]
+        assert [image["flagged"] for image in document["images"]] == [True, False, False]
+        first = [each for each in document["annotations"] if each["image_id"] == 1]
+        assert [each["score"] for each in first] == [reply["instances"][i]["score"] for i in (0, 2)]
+        assert (
+            finetune(["data", "import", path, "--root", tmp_path / "set", *"--val 0 --test 0".split()]) == 0
+        )
+        assert class_names(tmp_path / "set") == ["balloon", "kite"]
+        photos = {photo.name: photo for photo in read_photos(tmp_path / "set", "train")}
+        assert len(photos) == 3
+        kept = photos["it_s_a_party.png"].instances
+        assert [each.class_id for each in kept] == [0, 1]
+        for each, index in zip(kept, (0, 2), strict=True):
+            expected = coco_mask.decode(reply["instances"][index]["mask"])
+            assert np.array_equal(coco_mask.decode(each.segmentation), expected)
 
 
 def test_javascript_decodes_rle_as_pycocotools_does(page: Page) -> None:

@@ -376,7 +376,7 @@ def test_what_is_counted_is_exact_after_every_step(page: Page, stub: Stub) -> No
         const prediction = new Prediction(reply);
         const step = (t) => [prediction.visible(t).length, prediction.covered(t)];
         const all = [0.05, 0.2, 0.5, 0.8, 1].map(step);
-        prediction.instances[0].shown = prediction.instances[7].shown = false;
+        prediction.instances[0].struck = prediction.instances[7].struck = true;
         prediction.refresh();
         return [all, [0.05, 0.2, 0.5, 0.8, 1].map(step)];
     }"""

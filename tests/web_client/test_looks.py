@@ -36,7 +36,9 @@ def empty(page: Page) -> None:
 def work(page: Page) -> None:
     sample(page, "wall")
     send(page, FOLDER / "window.webp", FOLDER / "street.webp")
-    page.locator("#objects button").nth(1).focus()
+    page.locator("#objects input").nth(2).uncheck()
+    page.locator("#objects button").nth(1).click()
+    page.check("#flag")
     frames(page)
 
 
@@ -50,7 +52,6 @@ def two(page: Page) -> None:
     sample(page, "wall")
     page.check("#compare")
     settled(page)
-    page.click("[data-download=curl]")
 
 
 def trouble(page: Page) -> None:

@@ -1,43 +1,37 @@
 // The page: its pictures and settings, the controls, and what is redrawn when something changes.
-import { recolorTick, showSidebar, showNumbers } from "./sidebar.js";
+import { nameOf, showNumbers, showSidebar, watchEditor } from "./sidebar.js";
 import { LONG_SIDE, openPicture, prepareUpload, watchSources } from "./upload.js";
 import { fillModels, findModels } from "./models.js";
 import { Viewer } from "./viewer.js";
-import { busy, cancel, newRequest, start } from "./client.js";
+import { ask, busy, cancel, newRequest, start } from "./client.js";
+import { canUndo, correct, forget, undo } from "./corrections.js";
 import { showThumbnails } from "./thumbnails.js";
-import { curl, save, makeFile } from "./download.js";
+import { showDownloads, watchDownloads } from "./download.js";
 import { rememberToken } from "./token.js";
-import { $, objects, announce, announceError } from "./dom.js";
+import { $, make, objects, announce, announceError } from "./dom.js";
 
 document.documentElement.classList.add("js");
 
-const pictures = []; // {file, name, preview, width, height, version, other, sent, requests: version → request}; version is null until models are known
+const pictures = []; // {file, name, preview, width, height, version, other, flagged, requests: version → request}; version is null until models are known
 let current = null;
 let models = [];
-let pinned = null;
 let hovered = null;
-const settings = { view: "overlay", opacity: 0.45, threshold: Number($("threshold").defaultValue), wipe: 0, highlight: null };
+const settings = { view: "overlay", opacity: 0.45, threshold: Number($("threshold").defaultValue), wipe: 0, highlight: null, pinned: null };
 const viewers = [];
 let modelsKnown;
 let sending = new Promise((done) => (modelsKnown = done)); // new pictures are sent one after the other
 
 const actions = {
   hover: (instance) => highlight((hovered = instance)),
-  pin: (instance) => highlight((pinned = pinned === instance ? null : instance)),
+  pin: (instance) => highlight((settings.pinned = settings.pinned === instance ? null : instance)),
   wipe(value) {
     settings.wipe = value;
     $("wipe").value = value;
     draw();
   },
-  toggle(instance, shown) {
-    instance.shown = shown;
-    requestOf(current).prediction.refresh();
-    draw();
-  },
-  recolor(instance, color) {
-    instance.color = color;
-    recolorTick(requestOf(current).prediction, instance);
-    draw();
+  strike(instance) {
+    correct(current, instance, "struck", !instance.struck, `${nameOf(instance)} ${instance.struck ? "kept" : "struck out"}`);
+    corrected();
   },
   cancel: (request) => cancel(request, changed),
   retry: (request) => send(request.picture, request.version),
@@ -46,8 +40,27 @@ const actions = {
 };
 
 function highlight() {
-  settings.highlight = hovered ?? pinned;
+  settings.highlight = hovered ?? settings.pinned;
   draw();
+}
+
+/** An empty name leaves the class as it was. */
+function classify(instance, name) {
+  if (name && name !== instance.class_name) correct(current, instance, "class_name", name, `${nameOf(instance)} is now ${name}`);
+  corrected();
+}
+
+function corrected() {
+  requestOf(current).prediction?.refresh();
+  show();
+}
+
+function undoLast() {
+  const last = undo();
+  if (!last) return;
+  last.picture.version = last.version;
+  if (last.picture !== current) select(last.picture);
+  corrected();
 }
 
 /** A picture's request for the model chosen for it. */
@@ -61,7 +74,7 @@ async function addPictures(files) {
   complain("");
   for (const file of files) {
     try {
-      const picture = { file, name: file.name || "pasted.png", version: null, other: null, sent: null, requests: new Map() };
+      const picture = { file, name: file.name || "pasted.png", version: null, other: null, flagged: false, requests: new Map() };
       Object.assign(picture, await openPicture(file));
       pictures.push(picture);
       if (first) select(picture);
@@ -97,7 +110,7 @@ async function send(picture, version) {
   picture.requests.set(version, request);
   changed(request);
   try {
-    picture.sent = await prepareUpload(picture.file, picture, $("scale").checked, limitsOf(version));
+    request.sent = await prepareUpload(picture.file, picture, $("scale").checked, limitsOf(version));
   } catch (error) {
     Object.assign(request, { phase: "failed", error: error.message });
     changed(request);
@@ -124,12 +137,13 @@ function changed(request) {
 
 function select(picture) {
   current = picture;
-  hovered = pinned = settings.highlight = null;
+  hovered = settings.pinned = settings.highlight = null;
   show();
 }
 
 function remove(picture) {
   for (const request of picture.requests.values()) cancel(request, changed);
+  forget(picture);
   const place = pictures.indexOf(picture);
   pictures.splice(place, 1);
   if (current === picture) select(pictures[Math.min(place, pictures.length - 1)] ?? null);
@@ -158,15 +172,13 @@ function show() {
   fillModels(models, current.version, current.other);
   viewers.forEach((viewer, index) => viewer.show(requests[index]));
   showSidebar(request, settings, actions);
-  for (const button of document.querySelectorAll("[data-download]")) button.disabled = !request.prediction;
-  $("download-note").textContent = request.prediction ? downloadNote(request) : "Available when the masks are there.";
+  $("classes").replaceChildren(...classesOf(current.version).map((value) => make("option", { value })));
+  $("undo").disabled = !canUndo();
+  $("flag").checked = current.flagged;
+  if ($("review")) $("review").disabled = !request.prediction || request.reviewed;
+  showDownloads(request);
   showThumbnails(pictures, current, requestOf, settings.threshold, actions);
   draw();
-}
-
-function downloadNote({ prediction, picture }) {
-  const photo = `${picture.width} × ${picture.height}`, seen = `${prediction.width} × ${prediction.height}`;
-  return photo === seen ? `Files have ${photo} pixels.` : `Images have ${photo} pixels, the label map and annotations ${seen}.`;
 }
 
 let frame = 0;
@@ -181,6 +193,7 @@ function draw() {
 }
 
 const another = (version) => models.find((model) => model.version !== version)?.version ?? null;
+const classesOf = (version) => models.find((model) => model.version === version)?.classes ?? [];
 const limitsOf = (version) => models.find((model) => model.version === version)?.limits ?? {};
 
 function compareWith(version) {
@@ -190,6 +203,14 @@ function compareWith(version) {
 }
 
 watchSources(addPictures);
+watchEditor(classify);
+watchDownloads({
+  request: () => requestOf(current),
+  requests: () => pictures.map(requestOf).filter((request) => request.prediction),
+  classes: () => [...new Set(pictures.flatMap((picture) => classesOf(picture.version)))],
+  settings,
+  complain,
+});
 rememberToken(() => findModels(useModels));
 findModels(useModels);
 document.addEventListener("visibilitychange", () => document.hidden || findModels(useModels));
@@ -214,14 +235,32 @@ for (const radio of document.getElementsByName("view")) {
     draw();
   });
 }
-for (const [id, shown] of [["show-all", true], ["hide-all", false]]) {
-  $(id).addEventListener("click", () => {
-    const prediction = requestOf(current)?.prediction;
-    for (const instance of prediction?.instances ?? []) instance.shown = shown;
-    prediction?.refresh();
-    draw();
-  });
-}
+$("undo").addEventListener("click", undoLast);
+$("flag").addEventListener("change", () => {
+  const { checked } = $("flag");
+  correct(current, current, "flagged", checked, `${current.name} ${checked ? "flagged as wrong" : "no longer flagged"}`);
+  show();
+});
+$("review")?.addEventListener("click", async () => {
+  const request = requestOf(current);
+  try {
+    await ask(request, { review: "wrong" });
+    request.reviewed = true;
+    announce("Sent for review.");
+    show();
+  } catch (error) {
+    complain(error.message);
+  }
+});
+document.addEventListener("keydown", (event) => {
+  if (!current || event.target.matches("input:not([type=checkbox]), select, textarea")) return;
+  const undoes = (event.ctrlKey || event.metaKey) && !event.shiftKey && event.key.toLowerCase() === "z";
+  const strikes = ["Delete", "Backspace"].includes(event.key) && settings.highlight;
+  if (!undoes && !strikes) return;
+  event.preventDefault();
+  if (undoes) undoLast();
+  else actions.strike(settings.highlight);
+});
 $("version").addEventListener("change", () => {
   current.version = $("version").value;
   if (current.other === current.version) current.other = null;
@@ -234,35 +273,6 @@ $("other").addEventListener("change", () => compareWith($("other").value));
 $("scale").addEventListener("change", () => {
   if (current?.version && Math.max(current.width, current.height) > LONG_SIDE) send(current, current.version);
 });
-for (const button of document.querySelectorAll("[data-download]")) {
-  button.addEventListener("click", async () => {
-    const request = requestOf(current);
-    if (button.dataset.download === "curl") return copyCurl(request);
-    button.disabled = true;
-    try {
-      save(await makeFile(button.dataset.download, request, settings));
-      announce("The file is ready.");
-    } catch (error) {
-      complain(`The file could not be made. ${error.message ?? ""}`);
-    } finally {
-      button.disabled = false;
-    }
-  });
-}
-
-async function copyCurl(request) {
-  const place = $("curl");
-  place.hidden = false;
-  place.value = curl(request);
-  place.select();
-  try {
-    await navigator.clipboard.writeText(place.value); // browsers allow it only on https and localhost
-    announce("Copied.");
-  } catch {
-    announce("Press Ctrl C to copy.");
-  }
-}
-
 setInterval(() => {
   for (const viewer of viewers) if (busy(viewer.request)) viewer.progress.tick();
 }, 100);

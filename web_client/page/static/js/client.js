@@ -8,9 +8,9 @@ const LOW_THRESHOLD = "0.05"; // ask for nearly everything: the slider then filt
 const waiting = [];
 let active = 0;
 
-/** A picture for one model version (null: no model is known yet). phase: waiting, uploading, thinking, done, failed, canceled. */
+/** A picture for one model version (null: no model is known yet). sent: {blob, width, height}. phase: waiting, uploading, thinking, done, failed, canceled. */
 export function newRequest(picture, version) {
-  return { picture, version, phase: "waiting", progress: 0, started: 0, elapsed: 0, reply: null, prediction: null, error: null, xhr: null };
+  return { picture, version, phase: "waiting", progress: 0, started: 0, elapsed: 0, sent: null, reply: null, prediction: null, error: null, xhr: null };
 }
 
 export const busy = ({ phase }) => ["waiting", "uploading", "thinking"].includes(phase);
@@ -41,17 +41,21 @@ function next() {
   }
 }
 
-/** The form fields of a request, beside the picture. */
-export function formFields({ version }) {
-  return { score_threshold: LOW_THRESHOLD, version };
+/** A form for /api/v1/predict. */
+function form({ picture, version, sent }, fields) {
+  const form = new FormData();
+  for (const [name, value] of Object.entries({ version, ...fields })) form.append(name, value);
+  form.append("image", sent.blob, picture.name);
+  return form;
 }
 
-/** A form for /api/v1/predict. */
-export function form(picture, fields) {
-  const form = new FormData();
-  for (const [name, value] of Object.entries(fields)) form.append(name, value);
-  form.append("image", picture.sent.blob, picture.name);
-  return form;
+/** Send a request's picture once more, with other fields. Throws an Error with a message for people. */
+export async function ask(request, fields) {
+  const signal = AbortSignal.timeout(Number(document.body.dataset.timeoutMs));
+  const body = form(request, fields);
+  const response = await fetch("/api/v1/predict", { method: "POST", body, signal, headers: authorization() });
+  if (!response.ok) throw new Error((await response.json()).error.message);
+  return response;
 }
 
 async function predict(request, changed) {
@@ -100,7 +104,7 @@ function post(request, enter) {
     xhr.onabort = () => done({ status: 0, text: "" });
     xhr.ontimeout = () => failed(new Error("There was no answer for a long time. Try again, or send a smaller picture."));
     xhr.onerror = () => failed(new Error("The page's server cannot be reached. Check the connection, then try again."));
-    xhr.send(form(request.picture, formFields(request)));
+    xhr.send(form(request, { score_threshold: LOW_THRESHOLD }));
   });
 }
 

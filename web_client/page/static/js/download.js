@@ -1,20 +1,49 @@
 // Files to download: images at the size of the photo, data at the size that was sent to the model.
 import { canvas, lineWidth, paint, photoLayers, sprite } from "./render.js";
-import { form, formFields } from "./client.js";
-import { authorization } from "./token.js";
+import { ask } from "./client.js";
+import { $, announce } from "./dom.js";
 import { zip } from "./zip.js";
 
 const stem = (request) => request.picture.name.replace(/\.[^.]*$/, "") || "picture";
 
-/** Make one of the files. @param settings {threshold, opacity} @returns {name, blob} */
-export async function makeFile(kind, request, settings) {
-  const make = { overlay: view, splash: view, labels, cutouts, coco }[kind];
-  const [ending, blob] = await make(request, settings, kind);
-  return { name: `${stem(request)}_${ending}`, blob };
+const buttons = document.querySelectorAll("[data-download]");
+
+/** @param page {request(), requests(), classes(), settings: {threshold, opacity}, complain(message)} */
+export function watchDownloads(page) {
+  for (const button of buttons) {
+    button.addEventListener("click", async () => {
+      button.disabled = true;
+      try {
+        save(await makeFile(button.dataset.download, page));
+        announce("The file is ready.");
+      } catch (error) {
+        page.complain(`The file could not be made. ${error.message ?? ""}`);
+      } finally {
+        button.disabled = false;
+      }
+    });
+  }
+}
+
+export function showDownloads({ prediction, picture }) {
+  for (const button of buttons) button.disabled = !prediction;
+  $("download-note").textContent = prediction ? sizes(prediction, picture) : "Available when the masks are there.";
+}
+
+function sizes(prediction, picture) {
+  const photo = `${picture.width} × ${picture.height}`, seen = `${prediction.width} × ${prediction.height}`;
+  return photo === seen ? `Files have ${photo} pixels.` : `Images have ${photo} pixels, the label map and the data set ${seen}.`;
+}
+
+async function makeFile(kind, { request, requests, classes, settings }) {
+  if (kind === "dataset") return { name: "dataset.zip", blob: await dataset(requests(), classes(), settings) };
+  const make = { overlay: view, splash: view, labels, cutouts }[kind];
+  const [ending, blob] = await make(request(), settings, kind);
+  return { name: `${stem(request())}_${ending}`, blob };
 }
 
 /** Let the browser save a file. */
-export function save({ name, blob }) {
+function save({ name, blob }) {
   const link = document.createElement("a");
   link.href = URL.createObjectURL(blob);
   link.download = name;
@@ -39,12 +68,9 @@ async function view(request, { threshold, opacity }, kind) {
   return [`${kind}.png`, await png(drawn)];
 }
 
-/** The model's own label map: 0 is background, id + 1 an object. It knows the threshold, not which objects are hidden. */
-async function labels({ picture, version }, { threshold }) {
-  const body = form(picture, { version, score_threshold: threshold, output: "labels" });
-  const signal = AbortSignal.timeout(Number(document.body.dataset.timeoutMs));
-  const response = await fetch("/api/v1/predict", { method: "POST", body, signal, headers: authorization() });
-  if (!response.ok) throw new Error((await response.json()).error.message);
+/** The model's own label map: 0 is background, id + 1 an object. It knows the threshold, not the corrections. */
+async function labels(request, { threshold }) {
+  const response = await ask(request, { score_threshold: threshold, output: "labels" });
   return ["labels.png", await response.blob()];
 }
 
@@ -64,26 +90,45 @@ async function cutouts(request, { threshold }) {
   return ["cutouts.zip", zip(files)];
 }
 
-/** A COCO data set of one picture, for pycocotools' COCO(); category ids start at 1. */
-async function coco({ prediction, picture, reply }, { threshold }) {
-  const visible = prediction.visible(threshold);
-  const names = new Map(visible.map((instance) => [instance.class_id + 1, instance.class_name]));
-  const document = {
-    info: { description: `Masks of ${reply.model.name}, version ${reply.model.version}`, weights_sha256: reply.model.weights_sha256 },
-    images: [{ id: 1, file_name: picture.name, width: prediction.width, height: prediction.height }],
-    categories: [...names].sort(([a], [b]) => a - b).map(([id, name]) => ({ id, name })),
-    annotations: visible.map(({ id, class_id: classId, box: [x1, y1, x2, y2], area, mask, score }) => ({
-      id: id + 1, image_id: 1, category_id: classId + 1, bbox: [x1, y1, x2 - x1, y2 - y1], area, iscrowd: 0, segmentation: mask, score,
-    })),
-  };
-  return ["coco.json", new Blob([JSON.stringify(document)], { type: "application/json" })];
+const ENDINGS = { "image/jpeg": "jpg", "image/png": "png", "image/webp": "webp", "image/bmp": "bmp" }; // that `data import` reads
+
+/**
+ * All pictures with their objects, as a COCO data set in Roboflow's layout; `maskrcnn data import` reads the zip.
+ * @param requests those with a prediction, one for each picture
+ * @param classes the models' classes, which come first among the categories
+ */
+async function dataset(requests, classes, { threshold }) {
+  const files = [], images = [], annotations = [], names = [...classes], taken = new Set();
+  for (const request of requests) {
+    const { prediction, picture, sent } = request;
+    const photo = await photoFile(sent);
+    const name = freeName(stem(request), ENDINGS[photo.type], taken);
+    files.push({ name, bytes: new Uint8Array(await photo.arrayBuffer()) });
+    images.push({ id: images.length + 1, file_name: name, width: prediction.width, height: prediction.height, flagged: picture.flagged });
+    for (const { class_name: label, box: [x1, y1, x2, y2], area, mask, score } of prediction.visible(threshold)) {
+      if (!names.includes(label)) names.push(label);
+      annotations.push({
+        id: annotations.length + 1, image_id: images.length, category_id: names.indexOf(label) + 1,
+        bbox: [x1, y1, x2 - x1, y2 - y1], area, iscrowd: 0, segmentation: mask, score,
+      });
+    }
+  }
+  const document = { images, annotations, categories: names.map((name, index) => ({ id: index + 1, name })) };
+  files.push({ name: "_annotations.coco.json", bytes: new TextEncoder().encode(JSON.stringify(document)) });
+  return zip(files);
 }
 
-/** The same request as a shell command. */
-export function curl(request) {
-  const quote = (text) => `'${text.replaceAll("'", "'\\''")}'`;
-  const file = request.picture.name.replace(/[\\"]/g, "\\$&"); // curl unquotes "…" in -F itself
-  const parts = [`image=@"${file}"`, ...Object.entries(formFields(request)).map(([name, value]) => `${name}=${value}`)];
-  const token = authorization().Authorization ? ' -H "Authorization: Bearer $TOKEN"' : "";
-  return `curl${token} ${parts.map((part) => `-F ${quote(part)}`).join(" ")} ${quote(new URL("/api/v1/predict", location.href).href)}`;
+/** What was sent, in a format that a data set may have. */
+async function photoFile({ blob, width, height }) {
+  if (blob.type in ENDINGS) return blob;
+  const drawn = canvas(width, height);
+  drawn.getContext("2d").drawImage(await createImageBitmap(blob), 0, 0);
+  return png(drawn);
+}
+
+function freeName(title, ending, taken) {
+  let name = `${title}.${ending}`;
+  for (let number = 2; taken.has(name.toLowerCase()); number++) name = `${title}_${number}.${ending}`;
+  taken.add(name.toLowerCase());
+  return name;
 }

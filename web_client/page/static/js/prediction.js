@@ -12,18 +12,18 @@ export class Prediction {
       .sort((a, b) => b.score - a.score)
       .map((instance, index) => {
         const counts = decodeCounts(instance.mask.counts);
-        return { ...instance, number: index + 1, counts, crop: bounds(counts, this.height), color: COLORS[index % COLORS.length], shown: true };
+        return { ...instance, number: index + 1, counts, crop: bounds(counts, this.height), color: COLORS[index % COLORS.length], struck: false };
       });
     this.owner = new Uint16Array(this.width * this.height);
     this.refresh();
   }
 
-  /** Recompute the owners after an object was shown or hidden. A new threshold does not need this: see covered(). */
+  /** Recompute the owners after an object was struck out or restored. A new threshold does not need this: see covered(). */
   refresh() {
     const { owner, instances } = this;
     owner.fill(0);
     for (let i = instances.length - 1; i >= 0; i--) {
-      if (instances[i].shown) eachRun(instances[i].counts, (start, end) => owner.fill(i + 1, start, end));
+      if (!instances[i].struck) eachRun(instances[i].counts, (start, end) => owner.fill(i + 1, start, end));
     }
     this.pixels = new Uint32Array(instances.length + 1);
     for (let i = 0; i < owner.length; i++) this.pixels[owner[i]]++;
@@ -39,7 +39,7 @@ export class Prediction {
   }
 
   visible(threshold) {
-    return this.instances.slice(0, this.reach(threshold)).filter((instance) => instance.shown);
+    return this.instances.slice(0, this.reach(threshold)).filter((instance) => !instance.struck);
   }
 
   /** The share of pixels under at least one visible mask, 0..1. */

@@ -1,12 +1,26 @@
 // The sidebar: numbers, threshold and the list of objects.
 import { $, make, objects, percent, pixels, announceLater, seconds } from "./dom.js";
 
+const editor = $("editor"); // stands in the row of the pinned object
+const field = $("class-name");
 let listed = null; // the prediction whose rows are in the list
+let edited = null; // the object in the editor, and its class
 
-/** Show a request. @param settings {threshold, highlight} @param actions {toggle, recolor, hover} */
+/** @param classify called with the object and the class that the visitor typed */
+export function watchEditor(classify) {
+  editor.remove();
+  editor.hidden = false;
+  field.addEventListener("change", () => {
+    const { instance } = edited;
+    edited = null; // show the class that the object has then
+    classify(instance, field.value.trim());
+  });
+}
+
+/** Show a request. @param settings {threshold, highlight, pinned} @param actions {strike, pin, hover} */
 export function showSidebar(request, settings, actions) {
   const { prediction } = request;
-  $("sent").textContent = sentNote(request.picture);
+  $("sent").textContent = sentNote(request);
   if (listed !== prediction) {
     listed = prediction;
     $("objects").replaceChildren(...(prediction ? prediction.instances.map((instance) => row(instance, actions)) : []));
@@ -16,7 +30,7 @@ export function showSidebar(request, settings, actions) {
 }
 
 /** Update what depends on the threshold and the switches; cheap enough for every frame of a slider. */
-export function showNumbers(request, { threshold, highlight }) {
+export function showNumbers(request, { threshold, highlight, pinned }) {
   $("threshold-value").textContent = threshold.toFixed(2);
   const { prediction } = request;
   const visible = prediction ? prediction.visible(threshold) : [];
@@ -35,28 +49,51 @@ export function showNumbers(request, { threshold, highlight }) {
     const instance = prediction.instances[index];
     if (item.hidden !== index >= reach) item.hidden = index >= reach;
     item.classList.toggle("on", instance === highlight);
-    item.classList.toggle("off", !instance.shown);
-    item.querySelector("[type=checkbox]").checked = instance.shown;
+    item.classList.toggle("struck", instance.struck);
+    const [keep, , button] = item.children;
+    keep.checked = !instance.struck;
+    if (button.firstChild.textContent !== nameOf(instance)) {
+      button.firstChild.textContent = nameOf(instance);
+      keep.ariaLabel = `Keep ${nameOf(instance)}`;
+    }
+    if (instance === pinned && editor.parentElement !== item) openEditor(item);
   });
   [...$("score-ticks").children].forEach((tick, index) => tick.setAttribute("opacity", index < reach ? 1 : 0.35));
+  showEditor(pinned);
   announceLater(`${visible.length} ${objects(visible.length)}, ${percent(prediction.covered(threshold))} of the picture masked`);
 }
 
+/** Put the editor into a row, and scroll the list, but not the page, to it. */
+function openEditor(item) {
+  item.append(editor);
+  const list = $("objects").getBoundingClientRect(), place = item.getBoundingClientRect();
+  if (place.top < list.top || place.bottom > list.bottom) $("objects").scrollTop += place.top - list.top;
+}
+
+/** Fill the editor for another object or class; otherwise leave alone what is being typed. */
+function showEditor(instance) {
+  if (!instance) editor.remove();
+  if (edited?.instance === instance && edited?.name === instance?.class_name) return;
+  edited = { instance, name: instance?.class_name };
+  field.value = edited.name ?? "";
+}
+
+export const nameOf = (instance) => `${instance.class_name} ${instance.number}`;
+
 function row(instance, actions) {
-  const name = `${instance.class_name} ${instance.number}`;
-  const shown = make("input", { type: "checkbox", checked: true, ariaLabel: `Show ${name}` });
-  shown.addEventListener("change", () => actions.toggle(instance, shown.checked));
-  const color = make("input", { type: "color", value: instance.color, ariaLabel: `Color of ${name}` });
-  color.addEventListener("input", () => actions.recolor(instance, color.value));
+  const keep = make("input", { type: "checkbox" });
+  keep.addEventListener("change", () => actions.strike(instance));
+  const swatch = make("span", { className: "swatch" });
+  swatch.style.background = instance.color;
   const button = make(
     "button",
     { type: "button" },
-    make("span", { textContent: name }),
+    make("span"),
     make("span", { textContent: instance.score.toFixed(2), title: "score" }),
     make("span", { textContent: share(instance), title: pixels(instance.area) }),
   );
   button.addEventListener("click", () => actions.pin(instance));
-  const item = make("li", {}, shown, color, button);
+  const item = make("li", {}, keep, swatch, button);
   for (const [event, value] of [["pointerenter", instance], ["pointerleave", null], ["focusin", instance], ["focusout", null]]) {
     item.addEventListener(event, () => actions.hover(value));
   }
@@ -79,16 +116,12 @@ function ticks(prediction) {
   $("score-ticks").replaceChildren(...marks);
 }
 
-export function recolorTick(prediction, instance) {
-  $("score-ticks").children[prediction.instances.indexOf(instance)]?.setAttribute("fill", instance.color);
-}
-
 function times({ reply, elapsed }) {
   const { decode = 0, inference = 0, postprocess = 0 } = reply.timings_ms ?? {};
   return `${seconds(elapsed)} in total · decode ${decode.toFixed(0)}, inference ${inference.toFixed(0)}, masks ${postprocess.toFixed(0)}\u00a0ms`;
 }
 
-function sentNote({ sent, width, height }) {
+function sentNote({ sent, picture: { width, height } }) {
   if (!sent) return `${width} × ${height} pixels`;
   const scaled = sent.width !== width || sent.height !== height;
   return scaled ? `Sent at ${sent.width} × ${sent.height}, scaled down from ${width} × ${height}` : `Sent unchanged, ${width} × ${height}`;

@@ -14,7 +14,8 @@ export function showThumbnails(pictures, current, requestOf, threshold, actions)
     const [mark, words] = badge(request, threshold);
     button.lastChild.className = mark === "" ? "spinner" : "";
     button.lastChild.textContent = mark;
-    button.setAttribute("aria-label", `${item.picture.name}: ${words}`);
+    item.classList.toggle("flagged", item.picture.flagged);
+    button.setAttribute("aria-label", `${item.picture.name}: ${words}${item.picture.flagged ? ", flagged as wrong" : ""}`);
   }
 }
 

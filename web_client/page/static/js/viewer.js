@@ -79,14 +79,11 @@ export class Viewer {
 
   /** An instance's sprite at screen size. */
   spriteOf = (instance) => {
-    let made = this.sprites.get(instance);
-    if (!made || made.color !== instance.color) {
-      const { width, height } = this.canvas;
-      made = sprite(instance, this.prediction, width / this.prediction.width, lineWidth(width, height));
-      made.color = instance.color;
-      this.sprites.set(instance, made);
+    const { width, height } = this.canvas;
+    if (!this.sprites.has(instance)) {
+      this.sprites.set(instance, sprite(instance, this.prediction, width / this.prediction.width, lineWidth(width, height)));
     }
-    return made;
+    return this.sprites.get(instance);
   };
 
   /** @param settings {view, opacity, threshold, wipe, highlight} */
