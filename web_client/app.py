@@ -8,7 +8,7 @@ from typing import Any
 
 from flask import Flask
 
-from web_client import config, errors
+from web_client import config, errors, review
 from web_client.api import routes as api
 from web_client.api.uploads import MemoryRequest
 from web_client.backend.keys import KeyFile
@@ -27,7 +27,7 @@ def create_app(settings: Mapping[str, Any] | None = None) -> Flask:
 
     Raises:
         click.BadParameter: a setting's value is not valid.
-        WebClientError: the token file cannot be trusted.
+        WebClientError: the token file or the review store cannot be trusted, or the access log cannot be written.
     """
     app = Flask(__name__, static_folder="page/static", template_folder="page/templates")
     app.request_class = MemoryRequest
@@ -45,6 +45,7 @@ def create_app(settings: Mapping[str, Any] | None = None) -> Flask:
         connections=app.config["THREADS"],
     )
     middleware.register(app)
+    review.register(app)
     errors.register(app)
     for module in (page, api):
         app.register_blueprint(module.blueprint)

@@ -19,6 +19,7 @@ Examples:
   maskrcnn web --port 8000 --rate-limit "20 per minute"
   maskrcnn web token add anna --days 90
   maskrcnn web --host 0.0.0.0 --token-file .serve/tokens.json
+  maskrcnn web --review .serve/review --review-days 14
   NGROK_AUTHTOKEN=... maskrcnn web --public
 
 Ctrl-C or SIGTERM stops it; requests in progress get five more seconds.
@@ -76,8 +77,11 @@ def _serve(public: bool, settings: dict[str, Any]) -> None:
         signal.SIGTERM: signal.signal(signal.SIGTERM, terminate),
     }
     try:
-        click.echo(f"http://{'[' + host + ']' if ':' in host else host}:{port}/")
+        url = f"http://{'[' + host + ']' if ':' in host else host}:{port}/"
+        click.echo(url)
         click.echo(_who_is_served(settings), err=True)
+        if settings["REVIEW"]:
+            click.echo(f"Review store: on. {settings['REVIEW']} keeps pictures of visitors.", err=True)
         server.run()  # returns after Ctrl-C or SIGTERM
     finally:
         for number, handler in former.items():

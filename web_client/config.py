@@ -125,6 +125,11 @@ SETTINGS = (
             f"Pictures per visitor or token; {NO_LIMIT} removes the limit."),
     Setting("TOKEN_FILE", _Checked("path", str), "", "File of the tokens that callers must show (`maskrcnn web token "
             "add` makes it); without one, everybody who reaches the address is served."),
+    Setting("REVIEW", _Checked("folder", str), "", "Folder of the review store: pictures that the model is unsure of "
+            "or that a visitor flags as wrong are kept there. Without it, no picture is stored."),
+    Setting("REVIEW_LIMIT", _COUNT, 1_000_000_000, "Largest size of the review store in bytes; the oldest pictures "
+            "make room for new ones, those that nobody flagged first."),
+    Setting("REVIEW_DAYS", _COUNT, 30, "Days after which the review store deletes a picture."),
     # Must exceed TorchServe's job queue (32), so that a full queue surfaces as a 503 instead of waiting here.
     Setting("THREADS", _COUNT, 48, "Requests handled at the same time."),
 )  # fmt: skip

@@ -33,7 +33,7 @@ def _report(root: Path, card: dict[str, Any]) -> None:
     click.echo(root)
 
 
-_force = click.option("--force", is_flag=True, help="Replace the data set at --root.")
+_force = click.option("--force", is_flag=True, help="Replace what is at --root.")
 _root = click.option("--root", type=DIRECTORY, required=True, help="The folder to make.")
 
 
@@ -255,9 +255,31 @@ def merge(old: Path, new: Path, root: Path, force: bool) -> None:
     _report(root, merge_datasets(old, new, root, force=force))
 
 
+_format = click.option(
+    "--format", "format_name", type=click.Choice(FORMAT_NAMES), required=True, help="Of the tool."
+)
+
+
+@data.command("from-review")
+@click.argument("store", type=DIRECTORY)
+@_root
+@_format
+@_force
+def from_review(store: Path, root: Path, format_name: str, force: bool) -> None:
+    """Photos that `maskrcnn web --review STORE` kept, with the model's answers, for an annotation tool.
+
+    \b
+    Example:
+      maskrcnn data from-review .serve/review --root review --format labelme
+    """
+    from finetune.data.review import export_review
+
+    click.echo(export_review(store, format_name, root, force=force))
+
+
 @data.command()
 @click.argument("root", type=DIRECTORY, metavar="DIR")
-@click.option("--format", "format_name", type=click.Choice(FORMAT_NAMES), required=True)
+@_format
 @click.option("--output", type=DIRECTORY, help="The folder to make.  [default: DIR_FORMAT]")
 @_force
 def export(root: Path, format_name: str, output: Path | None, force: bool) -> None:

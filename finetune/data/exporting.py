@@ -28,12 +28,25 @@ def export_dataset(root: Path, format_name: str, output: Path, *, force: bool = 
     Raises:
         UserError: ``root`` is not a data set, or ``output`` is taken or cannot be written.
     """
-    chosen, classes = FORMATS[format_name], class_names(root)
-    if not force and output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise UserError(f"{output} is taken: choose another --output, or replace it with --force")
+    classes = class_names(root)
     if output.resolve() == root.resolve():
         raise UserError(f"{output} is the data set itself: choose another --output")
     splits = {split: read_photos(root, split) for split in SPLITS if (root / f"{split}.json").is_file()}
+    return write_export(classes, splits, format_name, output, force=force)
+
+
+def write_export(
+    classes: Sequence[str],
+    splits: dict[str, list[Photo]],
+    format_name: str,
+    output: Path,
+    *,
+    force: bool = False,
+) -> Path:
+    """Write photos and annotations in the format of another tool; see ``export_dataset``."""
+    chosen = FORMATS[format_name]
+    if not force and output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise UserError(f"{output} is taken: choose another folder, or replace it with --force")
     if format_name in ("labelme", "yolo"):
         splits = _own_stems(splits)
     crowds = 0
@@ -51,6 +64,8 @@ def export_dataset(root: Path, format_name: str, output: Path, *, force: bool = 
                     assert isinstance(photo.image, Path)
                     shutil.copyfile(photo.image, target / photo.name)
             chosen.write(folder, classes, splits)
+    except FileNotFoundError as error:  # a review store in use may have deleted it
+        raise UserError(f"{error.filename} is gone: run the command again") from None
     except OSError as error:
         raise UserError(f"{output} cannot be written ({error.strerror or error}): free some space") from None
     if crowds:

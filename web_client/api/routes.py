@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,14 +16,16 @@ from typing import Any
 import yaml
 from flask import Blueprint, Response, current_app, g, jsonify, render_template, request
 
+from web_client import review
 from web_client.api.uploads import MAX_PICTURES, Picture, read_pictures
 from web_client.backend.torchserve import TorchServe
 from web_client.errors import ApiError, unexpected_answer
 
+log = logging.getLogger("web_client")
 blueprint = Blueprint("api", __name__, url_prefix="/api")
 
 RESPONSE_TYPES = ("application/json", "image/png")
-OWN_FIELDS = ("version", "token")  # of the form; the others are the model's options
+OWN_FIELDS = ("version", "token", "review")  # of the form; the others are the model's options
 
 
 def torchserve() -> TorchServe:
@@ -54,33 +58,77 @@ def requested_options() -> dict[str, str]:
     return options
 
 
+def flagged_as_wrong() -> bool:
+    """Whether the visitor wants the pictures kept for review (``review=wrong``)."""
+    value = request.form.get("review", "").strip()
+    if not value:
+        return False
+    message = ""
+    if value != review.WRONG:
+        message = "The field review takes only the value wrong."
+    elif "review" not in current_app.extensions:
+        message = "This server keeps no pictures for review. Leave the field review out."
+    elif not _has_masks(request.form):
+        message = (
+            "A picture for review is answered as JSON with run lengths. Leave output and mask_format out."
+        )
+    if message:
+        raise ApiError(400, "invalid_option", message, "review")
+    return True
+
+
+def _has_masks(options: Mapping[str, str]) -> bool:
+    """Whether the answer has the masks in the form in which the review store keeps them."""
+    return options.get("output", "json") == "json" and options.get("mask_format", "rle") == "rle"
+
+
 @blueprint.post("/v1/predict")
 @blueprint.post("/predict")
 def predict() -> Response:
     """One picture: the model's JSON or PNG. Several: ``{"predictions": […]}`` in their order, each a prediction or
     an error."""
     pictures = uploaded_pictures(MAX_PICTURES)
-    version, options = requested_version(), requested_options()
+    version, options, flagged = requested_version(), requested_options(), flagged_as_wrong()
     if len(pictures) == 1:
-        return _answer(pictures[0], version, options)
+        return _answer(pictures[0], version, options, flagged)
     if options.get("output", "json") not in ("json", "coco"):
         message = "Several pictures can only be answered as JSON. Send them one by one."
         raise ApiError(400, "invalid_option", message, "output")
     predictions = []
     for picture in pictures:
         try:
-            predictions.append(json.loads(_answer(picture, version, options).data))
+            predictions.append(json.loads(_answer(picture, version, options, flagged).data))
         except ApiError as error:
             predictions.append(error.as_dict())
     return jsonify({"predictions": predictions})
 
 
-def _answer(picture: Picture, version: str | None, options: dict[str, str]) -> Response:
+def _answer(picture: Picture, version: str | None, options: dict[str, str], flagged: bool) -> Response:
     reply = torchserve().predict(picture, version, options, g.request_id)
     content_type = reply.headers.get("Content-Type", "").partition(";")[0].strip().lower()
     if content_type not in RESPONSE_TYPES:
         raise unexpected_answer()
+    if "review" in current_app.extensions and _has_masks(options):
+        _review(picture, json.loads(reply.content), flagged)
     return Response(reply.content, content_type=content_type)
+
+
+def _review(picture: Picture, answer: dict[str, Any], flagged: bool) -> None:
+    """Keep the picture if it is flagged or the answer uncertain; a failure spoils no prediction but a flagged one."""
+    store: review.ReviewStore = current_app.extensions["review"]
+    reason = review.WRONG if flagged else review.UNCERTAIN
+    try:
+        card = torchserve().card(answer["model"]["version"])
+        threshold = score_threshold(card)
+        if flagged or review.is_uncertain(answer, threshold):
+            classes = card.get("classes") or []
+            store.keep(picture, answer, reason, score_threshold=threshold, classes=classes)
+            log.info("%s kept for review: %s", g.request_id, reason)
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        log.error("%s not kept for review: %s", g.request_id, error)
+        if flagged:
+            message = "The picture could not be kept for review. Tell the server's operator."
+            raise ApiError(503, "review_unavailable", message, "review") from None
 
 
 @blueprint.get("/v1/models")
@@ -102,6 +150,12 @@ def summary(model: dict[str, Any]) -> dict[str, Any]:
         "limits": card.get("limits") or {},
         "segm_AP": ((card.get("evaluation") or {}).get("segm") or {}).get("AP"),  # 0..100, or None
     }
+
+
+def score_threshold(card: Mapping[str, Any]) -> float:
+    """The model's default for this option."""
+    options = card.get("options") or []
+    return next((float(each["default"]) for each in options if each["name"] == "score_threshold"), 0.5)
 
 
 @cache

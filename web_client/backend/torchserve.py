@@ -6,6 +6,7 @@ the picture, although TorchServe answers it with a 400.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import threading
@@ -130,6 +131,14 @@ class TorchServe:
             for entry in self.versions()
             if entry["ready"]
         ]
+
+    def card(self, version: str) -> dict[str, Any]:
+        """The card of a version; asked for if it is not known yet, and empty if nobody answers."""
+        known = [card for (name, _, _), card in self._cards.items() if name == version]
+        if not known:
+            with contextlib.suppress(ApiError):
+                known = [each["card"] for each in self.models() if each["version"] == version]
+        return known[-1] if known else {}
 
     def _card(self, entry: Mapping[str, Any]) -> dict[str, Any]:
         """What ``describe_handle`` returns. It takes a worker's time, so it is asked once per loaded model."""

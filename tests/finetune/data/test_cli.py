@@ -15,7 +15,20 @@ REPOSITORY = Path(__file__).parents[3]
 
 COMMANDS = [
     (),
-    *((name,) for name in ["import", "via", "coco", "balloon", "synthetic", "check", "merge", "export"]),
+    *(
+        (name,)
+        for name in [
+            "import",
+            "via",
+            "coco",
+            "balloon",
+            "synthetic",
+            "check",
+            "merge",
+            "export",
+            "from-review",
+        ]
+    ),
 ]
 
 
