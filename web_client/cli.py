@@ -78,7 +78,7 @@ def _serve(public: bool, settings: dict[str, Any]) -> None:
     }
     try:
         url = f"http://{'[' + host + ']' if ':' in host else host}:{port}/"
-        click.echo(url)
+        click.echo(url, err=settings["ACCESS_LOG"] == "-")
         click.echo(_who_is_served(settings), err=True)
         if settings["REVIEW"]:
             click.echo(f"Review store: on. {settings['REVIEW']} keeps pictures of visitors.", err=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import logging
 import os
 import re
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import time
 import types
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ from web_client.cli import web
 from web_client.errors import TunnelError
 from web_client.server import listener
 from web_client.server.listener import open_tunnel
+from web_client.server.tokens import TokenFile
 
 ROOT = Path(__file__).resolve().parents[2]
 # 3.6 MB: over every threshold at which something might be spooled
@@ -83,6 +86,38 @@ def test_log_has_ids_and_times_but_no_names_keys_or_pictures(
     assert "renewing" in ours
     for secret in ("my_secret_party", "private", *stub.keys.values(), "PNG"):
         assert secret not in caplog.text.replace("inference key", "")
+
+
+def test_access_log_is_json_lines(config: dict[str, Any], tmp_path: Path) -> None:
+    """On request, with the token's name; still without names, addresses and queries; and it may be rotated."""
+    path, tokens = tmp_path / "access.log", TokenFile(tmp_path / "tokens.json")
+    header = {"Authorization": f"Bearer {tokens.add('anna')}", "X-Request-ID": "id-78"}
+    app = create_app(config | {"ACCESS_LOG": str(path), "TOKEN_FILE": str(tokens.path)})
+    client = app.test_client()
+    form = {"image": (io.BytesIO(balloon_picture()), "my_secret_party.png")}
+    response = client.post("/api/predict?private=1", data=form, headers=header)
+    path.rename(tmp_path / "access.log.1")
+    client.get("/no%0Awhere")
+    app.extensions["access_log"].close()
+    lines = [(tmp_path / name).read_text() for name in ("access.log.1", "access.log")]
+    assert [text.count("\n") for text in lines] == [1, 1]
+    assert not any(word in lines[0] for word in ("my_secret", "private", "127.0.0.1"))
+    first, second = map(json.loads, lines)
+    assert datetime.fromisoformat(first.pop("time")).tzinfo is not None
+    assert first.pop("ms") > 0
+    assert first.pop("received") > 1000
+    expected = {"id": "id-78", "method": "POST", "path": "/api/predict", "status": 200, "token": "anna"}
+    assert first == expected | {"sent": len(response.data)}
+    assert (second["path"], second["status"], second["token"]) == ("/no\nwhere", 401, None)
+
+
+def test_an_access_log_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+    result = CliRunner().invoke(web, ["--access-log", str(tmp_path)])
+    assert result.exit_code == 1
+    assert (
+        result.output
+        == f"Error: the access log {tmp_path} cannot be written (Is a directory): choose another file\n"
+    )
 
 
 def test_waitress_refuses_in_our_shape(config: dict[str, Any]) -> None:
@@ -215,12 +250,15 @@ def test_help_needs_neither_flask_nor_requests() -> None:
     assert done.stdout.strip() == ""
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
+@pytest.mark.parametrize(
+    ("number", "status", "more"), [(signal.SIGINT, 130, ""), (signal.SIGTERM, 0, "--access-log -")]
+)
 def test_the_process_serves_until_it_is_stopped(
-    config: dict[str, Any], number: signal.Signals, status: int
+    config: dict[str, Any], number: signal.Signals, status: int, more: str
 ) -> None:
-    """Also as a shell's background job, which starts with SIGINT ignored."""
-    flags = f"--port 0 --inference-url {config['INFERENCE_URL']} --management-url {config['MANAGEMENT_URL']}"
+    """Also as a shell's background job, which starts with SIGINT ignored. With the access log on stdout, nothing else
+    is written there."""
+    flags = f"{more} --port 0 --inference-url {config['INFERENCE_URL']} --management-url {config['MANAGEMENT_URL']}"
     environment = {key: value for key, value in os.environ.items() if key != "NGROK_AUTHTOKEN"}
     command = [
         sys.executable,
@@ -237,14 +275,18 @@ def test_the_process_serves_until_it_is_stopped(
     finally:
         signal.signal(signal.SIGINT, former)
     with process:
-        assert process.stdout is not None
-        url = process.stdout.readline().strip()
+        stream = process.stderr if more else process.stdout
+        assert stream is not None
+        url = next(line.strip() for line in stream if line.startswith("http"))
         reply = requests.post(url + "api/predict", files={"image": ("a.png", balloon_picture())}, timeout=10)
         assert reply.json()["instances"]
         process.send_signal(number)
-        _, errors = process.communicate(timeout=20)
+        output, errors = process.communicate(timeout=20)
     assert process.returncode == status
-    assert "NGROK_AUTHTOKEN is not set" in errors
+    if more:
+        assert [json.loads(line)["path"] for line in output.splitlines()] == ["/api/predict"]
+    else:
+        assert "NGROK_AUTHTOKEN is not set" in errors
     assert "Traceback" not in errors
 
 
