@@ -197,7 +197,7 @@ class TestLooking:
         slide(page, "#opacity", 1)
         assert np.abs(canvas_pixels(page).astype(int) - original).mean() > 0.3
 
-    def test_compare_slider_and_its_handle(self, page: Page) -> None:
+    def test_the_slider_reveals_the_original(self, page: Page) -> None:
         sample(page)
         overlay = canvas_pixels(page)
         page.locator("input[value=original]").check(force=True)
@@ -207,17 +207,8 @@ class TestLooking:
         slide(page, "#wipe", 0.5)
         half = overlay.shape[1] // 2
         split = canvas_pixels(page)
-        assert np.array_equal(split[:, : half - 1], original[:, : half - 1])
-        assert np.array_equal(split[:, half + 1 :], overlay[:, half + 1 :])
-        handle = page.locator(".wipe-handle").bounding_box()
-        canvas = page.locator(".viewer canvas").bounding_box()
-        assert handle
-        assert canvas
-        page.mouse.move(handle["x"] + handle["width"] / 2, handle["y"] + 40)
-        page.mouse.down()
-        page.mouse.move(canvas["x"] + 0.8 * canvas["width"], handle["y"] + 60, steps=3)
-        page.mouse.up()
-        assert float(page.locator("#wipe").input_value()) == pytest.approx(0.8, abs=0.02)
+        assert np.array_equal(split[:, : half - 2], original[:, : half - 2])
+        assert np.array_equal(split[:, half + 2 :], overlay[:, half + 2 :])
 
     def test_several_pictures(self, page: Page, eyes: None, picture: Path) -> None:
         send(page, picture, STREET, FOLDER / "window.webp")
@@ -309,19 +300,6 @@ class TestDownload:
         reply = sample(page)
         with Image.open(io.BytesIO(download(page, "overlay"))) as image:
             assert image.size == (reply["image"]["width"], reply["image"]["height"])
-
-    def test_label_map(self, page: Page) -> None:
-        reply = sample(page)
-        slide(page, "#threshold", 0.05)
-        with Image.open(io.BytesIO(download(page, "labels"))) as image:
-            assert image.mode == "L"
-            labels = np.asarray(image)
-        assert (labels > 0).mean() == pytest.approx(reply["mask_fraction"], abs=1e-6)  # it has six digits
-        for entry in reply["instances"]:
-            mask = coco_mask.decode(entry["mask"]).astype(bool)
-            assert not ((labels == entry["id"] + 1) & ~mask).any()
-        first = reply["instances"][0]
-        assert (labels == first["id"] + 1).sum() == first["area"]  # the best score is on top
 
     def test_cutouts(self, page: Page) -> None:
         reply = sample(page)

@@ -17,6 +17,7 @@ from playwright.sync_api import Browser, Page, Route
 from tests.web_client import browser
 from tests.web_client.browser import frames, masks_of, sample, send, settled, until, visit
 from tests.web_client.conftest import serving, stub_config
+from tests.web_client.samples import FOLDER
 from tests.web_client.stub import Stub, balloon_picture, instance
 from web_client.app import create_app
 from web_client.server.tokens import TokenFile
@@ -478,4 +479,23 @@ def test_the_page_asks_for_a_token_once(
         page.reload()
         page.wait_for_selector("#service-status[data-state=good]", state="attached")
         assert sample(page)["instances"]
+        context.close()
+
+
+def test_a_picture_is_sent_for_review(chromium: Browser, tmp_path: Path, stub_site: tuple[str, Stub]) -> None:
+    """Only if the visitor asks, and once."""
+    store = tmp_path / "review"
+    with serving(create_app(stub_config(stub_site[1], REVIEW=str(store)))) as url:
+        context = chromium.new_context(viewport={"width": 1440, "height": 900})
+        page = visit(context, url, [])
+        sample(page)
+        page.check("#flag")
+        assert list(store.glob("*-*")) == []
+        with page.expect_response("**/api/v1/predict") as waiting:
+            page.click("#review")
+        assert waiting.value.status == 200
+        until(page, "document.querySelector('#review').textContent === 'Sent for review.'")
+        assert page.locator("#review").is_disabled()
+        (entry,) = store.glob("*-wrong")
+        assert (entry / "photo.webp").read_bytes() == (FOLDER / "street.webp").read_bytes()
         context.close()

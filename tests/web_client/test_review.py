@@ -86,20 +86,20 @@ def test_nobody_else_can_read_it(client: FlaskClient, folder: Path, config: dict
 
 
 @pytest.mark.parametrize(
-    ("form", "words"),
+    "form",
     [
-        ({"review": "right"}, "takes only the value wrong"),
-        ({"review": "wrong", "output": "overlay"}, "Leave output and mask_format out"),
-        ({"review": "wrong", "mask_format": "polygon"}, "Leave output and mask_format out"),
+        {"review": "right"},
+        {"review": "wrong", "output": "overlay"},
+        {"review": "wrong", "mask_format": "png"},
     ],
 )
 def test_a_flag_that_cannot_be_honored_is_refused(
-    client: FlaskClient, folder: Path, stub: Stub, form: dict[str, str], words: str
+    client: FlaskClient, folder: Path, stub: Stub, form: dict[str, str]
 ) -> None:
     response = send(client, **form)
     assert response.status_code == 400
     assert_error_shape(response.get_json())
-    assert words in response.get_json()["error"]["message"]
+    assert "takes the value wrong" in response.get_json()["error"]["message"]
     assert stub.requests == kept(folder) == []
 
 

@@ -109,16 +109,6 @@ class TestWithoutJavaScript:
             {"score_threshold": "0.3", "mask_format": "polygon"}
         ]
 
-    def test_the_form_offers_the_versions(self, client: FlaskClient) -> None:
-        client.get("/api/models")
-        assert "<option>resnet50_fpn</option>" in client.get("/").text
-
-    def test_the_versions_are_refreshed_behind_the_page(self, client: FlaskClient) -> None:
-        end = time.monotonic() + 10
-        while "<option>resnet50_fpn</option>" not in client.get("/").text:
-            assert time.monotonic() < end
-            time.sleep(0.05)
-
     @pytest.mark.parametrize("name", SAMPLES)
     def test_a_sample_is_a_button(self, client: FlaskClient, stub: Stub, name: str) -> None:
         response = client.post("/", data={"sample": name}, headers={"Accept": "text/html"})

@@ -97,7 +97,7 @@ def test_access_log_is_json_lines(config: dict[str, Any], tmp_path: Path) -> Non
     form = {"image": (io.BytesIO(balloon_picture()), "my_secret_party.png")}
     response = client.post("/api/predict?private=1", data=form, headers=header)
     path.rename(tmp_path / "access.log.1")
-    client.get("/no%0Awhere")
+    client.get("/secret/nowhere")
     app.extensions["access_log"].close()
     lines = [(tmp_path / name).read_text() for name in ("access.log.1", "access.log")]
     assert [text.count("\n") for text in lines] == [1, 1]
@@ -108,7 +108,7 @@ def test_access_log_is_json_lines(config: dict[str, Any], tmp_path: Path) -> Non
     assert first.pop("received") > 1000
     expected = {"id": "id-78", "method": "POST", "path": "/api/predict", "status": 200, "token": "anna"}
     assert first == expected | {"sent": len(response.data)}
-    assert (second["path"], second["status"], second["token"]) == ("/no\nwhere", 401, None)
+    assert (second["path"], second["status"], second["token"]) == (None, 401, None)
 
 
 def test_an_access_log_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:

@@ -64,14 +64,10 @@ def flagged_as_wrong() -> bool:
     if not value:
         return False
     message = ""
-    if value != review.WRONG:
-        message = "The field review takes only the value wrong."
-    elif "review" not in current_app.extensions:
+    if "review" not in current_app.extensions:
         message = "This server keeps no pictures for review. Leave the field review out."
-    elif not _has_masks(request.form):
-        message = (
-            "A picture for review is answered as JSON with run lengths. Leave output and mask_format out."
-        )
+    elif value != review.WRONG or not _has_masks(request.form):
+        message = "The field review takes the value wrong, and no output or mask_format beside it."
     if message:
         raise ApiError(400, "invalid_option", message, "review")
     return True

@@ -26,8 +26,6 @@ log = logging.getLogger("web_client")
 
 CONNECT_SECONDS = 2.0
 DESCRIBE_SECONDS = 3.0
-VERSIONS_AGE = 10.0
-"""Seconds after which the page's list of versions is refreshed."""
 
 
 class TorchServe:
@@ -54,9 +52,6 @@ class TorchServe:
         self.timeout = timeout
         self._cards: dict[tuple[str, str, str], dict[str, Any]] = {}
         self._renewing = threading.Lock()
-        self._refreshing = threading.Lock()
-        self._last_versions: list[dict[str, Any]] = []
-        self._refreshed = float("-inf")
         self._session = requests.Session()
         self._session.trust_env = False  # no proxy between two local servers
         for scheme in ("http://", "https://"):
@@ -96,7 +91,7 @@ class TorchServe:
         """The registered versions: ``[{"version", "ready", "default", "loaded", "url"}, …]``."""
         described = self._describe("/all")
         default = self._describe("")[0].get("modelVersion") if described else None
-        versions = [
+        return [
             {
                 "version": str(entry.get("modelVersion")),
                 "ready": any(worker.get("status") == "READY" for worker in entry.get("workers", [])),
@@ -106,23 +101,6 @@ class TorchServe:
             }
             for entry in described
         ]
-        self._last_versions, self._refreshed = versions, time.monotonic()
-        return versions
-
-    def last_versions(self) -> list[dict[str, Any]]:
-        """The versions as last seen, without waiting; a list that is too old is refreshed in the background."""
-        is_old = time.monotonic() - self._refreshed > VERSIONS_AGE
-        if is_old and self._refreshing.acquire(blocking=False):
-            threading.Thread(target=self._refresh, daemon=True).start()
-        return self._last_versions
-
-    def _refresh(self) -> None:
-        try:
-            self.versions()
-        except ApiError:
-            self._last_versions, self._refreshed = [], time.monotonic()
-        finally:
-            self._refreshing.release()
 
     def models(self) -> list[dict[str, Any]]:
         """The versions that are ready, each with its ``card``: the model's own description, or an empty dict."""

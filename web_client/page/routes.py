@@ -33,7 +33,6 @@ def page_values() -> dict[str, object]:
         "samples": SAMPLES,
         "start_threshold": START_THRESHOLD,
         "modules": MODULES,
-        "versions": [entry["version"] for entry in torchserve().last_versions() if entry["ready"]],
         "tokens": bool(current_app.config["TOKEN_FILE"]),
         "browser_timeout_ms": round(1000 * (current_app.config["TIMEOUT"] + BROWSER_EXTRA)),
     }

@@ -8,10 +8,8 @@ import re
 import sys
 import time
 import uuid
-from collections.abc import Callable
 from datetime import UTC, datetime
 from logging.handlers import WatchedFileHandler
-from typing import Any
 
 from flask import Flask, Response, g, request
 
@@ -41,7 +39,8 @@ def register(app: Flask) -> None:
     Raises:
         WebClientError: the access log cannot be written.
     """
-    write_log = _access_log(app) if app.config["ACCESS_LOG"] else _log_for_people
+    access_log = _open(app.config["ACCESS_LOG"])
+    app.extensions["access_log"] = access_log
 
     @app.before_request
     def begin() -> None:
@@ -62,50 +61,33 @@ def register(app: Flask) -> None:
         if request.endpoint != "static":
             response.headers["Cache-Control"] = "no-store"
         response.headers["X-Request-ID"] = g.request_id
-        write_log(response, round(1000 * (time.perf_counter() - g.started), 1))
-        return response
-
-
-def _log_for_people(response: Response, milliseconds: float) -> None:
-    """The route and not the URL, which can carry anything: no file name, picture or key."""
-    route = request.url_rule.rule if request.url_rule else "-"
-    size = request.content_length or 0
-    facts = (g.request_id, request.method, route, response.status_code, milliseconds, size)
-    log.info("%s %s %s %s %.0f ms %s bytes", *facts)
-
-
-def _access_log(app: Flask) -> Callable[[Response, float], None]:
-    """A line of JSON for each request, in a file that may be rotated or on stdout.
-
-    It has the path without the query, and no address of a visitor: those are personal data, and the proxy's log has
-    them under the same request id.
-    """
-    target = app.config["ACCESS_LOG"]
-    try:
-        handler = (
-            logging.StreamHandler(sys.stdout)
-            if target == "-"
-            else WatchedFileHandler(target, encoding="utf-8")
-        )
-    except OSError as error:
-        raise WebClientError(
-            f"the access log {target} cannot be written ({error.strerror}): choose another file"
-        ) from None
-    app.extensions["access_log"] = handler
-
-    def write(response: Response, milliseconds: float) -> None:
         token = g.get("token")
-        facts: dict[str, Any] = {
+        facts = {
             "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "id": g.request_id,
             "method": request.method,
-            "path": request.path[:200],
+            # The route and not the URL, which can carry anything: no file name, picture or key.
+            "path": request.url_rule.rule if request.url_rule else None,
             "status": response.status_code,
-            "ms": milliseconds,
+            "ms": round(1000 * (time.perf_counter() - g.started), 1),
             "received": request.content_length or 0,
             "sent": response.content_length or 0,
             "token": token.name if token else None,
         }
-        handler.handle(logging.makeLogRecord({"msg": json.dumps(facts)}))
+        if access_log:
+            access_log.handle(logging.makeLogRecord({"msg": json.dumps(facts)}))
+        else:
+            log.info("%(id)s %(method)s %(path)s %(status)s %(ms).0f ms %(received)s bytes", facts)
+        return response
 
-    return write
+
+def _open(target: str) -> logging.Handler | None:
+    """The access log: a file that may be rotated, or ``-`` for stdout."""
+    try:
+        if target == "-":
+            return logging.StreamHandler(sys.stdout)
+        return WatchedFileHandler(target, encoding="utf-8") if target else None
+    except OSError as error:
+        raise WebClientError(
+            f"the access log {target} cannot be written ({error.strerror}): choose another file"
+        ) from None

@@ -3,7 +3,7 @@ import { nameOf, showNumbers, showSidebar, watchEditor } from "./sidebar.js";
 import { LONG_SIDE, openPicture, prepareUpload, watchSources } from "./upload.js";
 import { fillModels, findModels } from "./models.js";
 import { Viewer } from "./viewer.js";
-import { ask, busy, cancel, newRequest, start } from "./client.js";
+import { busy, cancel, newRequest, sendForReview, start } from "./client.js";
 import { canUndo, correct, forget, undo } from "./corrections.js";
 import { showThumbnails } from "./thumbnails.js";
 import { showDownloads, watchDownloads } from "./download.js";
@@ -24,11 +24,6 @@ let sending = new Promise((done) => (modelsKnown = done)); // new pictures are s
 const actions = {
   hover: (instance) => highlight((hovered = instance)),
   pin: (instance) => highlight((settings.pinned = settings.pinned === instance ? null : instance)),
-  wipe(value) {
-    settings.wipe = value;
-    $("wipe").value = value;
-    draw();
-  },
   strike(instance) {
     correct(current, instance, "struck", !instance.struck, `${nameOf(instance)} ${instance.struck ? "kept" : "struck out"}`);
     corrected();
@@ -175,7 +170,10 @@ function show() {
   $("classes").replaceChildren(...classesOf(current.version).map((value) => make("option", { value })));
   $("undo").disabled = !canUndo();
   $("flag").checked = current.flagged;
-  if ($("review")) $("review").disabled = !request.prediction || request.reviewed;
+  if ($("review")) {
+    $("review").disabled = !request.prediction || request.reviewed;
+    $("review").textContent = request.reviewed ? "Sent for review." : "Send for review";
+  }
   showDownloads(request);
   showThumbnails(pictures, current, requestOf, settings.threshold, actions);
   draw();
@@ -244,8 +242,7 @@ $("flag").addEventListener("change", () => {
 $("review")?.addEventListener("click", async () => {
   const request = requestOf(current);
   try {
-    await ask(request, { review: "wrong" });
-    request.reviewed = true;
+    await sendForReview(request);
     announce("Sent for review.");
     show();
   } catch (error) {

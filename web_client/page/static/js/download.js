@@ -1,6 +1,5 @@
 // Files to download: images at the size of the photo, data at the size that was sent to the model.
 import { canvas, lineWidth, paint, photoLayers, sprite } from "./render.js";
-import { ask } from "./client.js";
 import { $, announce } from "./dom.js";
 import { zip } from "./zip.js";
 
@@ -32,12 +31,12 @@ export function showDownloads({ prediction, picture }) {
 
 function sizes(prediction, picture) {
   const photo = `${picture.width} × ${picture.height}`, seen = `${prediction.width} × ${prediction.height}`;
-  return photo === seen ? `Files have ${photo} pixels.` : `Images have ${photo} pixels, the label map and the data set ${seen}.`;
+  return photo === seen ? `Files have ${photo} pixels.` : `Images have ${photo} pixels, the data set ${seen}.`;
 }
 
 async function makeFile(kind, { request, requests, classes, settings }) {
   if (kind === "dataset") return { name: "dataset.zip", blob: await dataset(requests(), classes(), settings) };
-  const make = { overlay: view, splash: view, labels, cutouts }[kind];
+  const make = { overlay: view, splash: view, cutouts }[kind];
   const [ending, blob] = await make(request(), settings, kind);
   return { name: `${stem(request())}_${ending}`, blob };
 }
@@ -66,12 +65,6 @@ async function view(request, { threshold, opacity }, kind) {
   const layers = photoLayers(photo, photo.width, photo.height);
   paint(drawn.getContext("2d"), layers, request.prediction.visible(threshold), spriteOf, { view: kind, opacity });
   return [`${kind}.png`, await png(drawn)];
-}
-
-/** The model's own label map: 0 is background, id + 1 an object. It knows the threshold, not the corrections. */
-async function labels(request, { threshold }) {
-  const response = await ask(request, { score_threshold: threshold, output: "labels" });
-  return ["labels.png", await response.blob()];
 }
 
 /** A PNG of each visible object, transparent around it. */

@@ -6,14 +6,13 @@ import { make, objects, percent, pixels, seconds } from "./dom.js";
 const beside = matchMedia("(min-width: 62rem)"); // the sidebar stands beside the picture (workspace.css)
 
 export class Viewer {
-  /** @param actions {hover(instance), pin(instance), wipe(0..1), cancel(request), retry(request), remove(picture)} */
+  /** @param actions {hover(instance), pin(instance), cancel(request), retry(request), remove(picture)} */
   constructor(actions) {
     this.actions = actions;
     this.canvas = make("canvas", { role: "img" });
     this.tooltip = make("div", { className: "tooltip", hidden: true, ariaHidden: "true" });
-    this.handle = make("div", { className: "wipe-handle", hidden: true, ariaHidden: "true" });
     this.progress = progressBox(actions);
-    this.frame = make("div", { className: "frame" }, this.canvas, this.handle, this.tooltip, this.progress.element);
+    this.frame = make("div", { className: "frame" }, this.canvas, this.tooltip, this.progress.element);
     this.caption = make("figcaption", { className: "caption" });
     this.element = make("figure", { className: "viewer" }, this.frame, this.caption);
     this.sprites = new Map();
@@ -28,12 +27,6 @@ export class Viewer {
     this.canvas.addEventListener("click", (event) => {
       this.point(event);
       this.actions.pin(this.under(event));
-    });
-    this.handle.addEventListener("pointerdown", (event) => this.handle.setPointerCapture(event.pointerId));
-    this.handle.addEventListener("pointermove", (event) => {
-      if (!this.handle.hasPointerCapture(event.pointerId)) return;
-      const box = this.canvas.getBoundingClientRect();
-      this.actions.wipe(Math.min(1, Math.max(0, (event.clientX - box.left) / box.width)));
     });
   }
 
@@ -96,19 +89,12 @@ export class Viewer {
     const visible = prediction ? prediction.visible(settings.threshold) : [];
     paint(context, layers, visible, this.spriteOf, prediction ? settings : { ...settings, view: "original" });
     const split = prediction ? Math.round(settings.wipe * canvas.width) : 0;
-    if (split) context.drawImage(layers.photo, 0, 0, split, canvas.height, 0, 0, split, canvas.height);
-    this.placeHandle(settings.wipe);
+    if (split) {
+      context.drawImage(layers.photo, 0, 0, split, canvas.height, 0, 0, split, canvas.height);
+      context.fillStyle = "#fff";
+      context.fillRect(split - 1, 0, 2, canvas.height);
+    }
     this.describe(visible, settings);
-  }
-
-  placeHandle(wipe) {
-    const shown = Boolean(this.prediction) && wipe > 0;
-    this.handle.hidden = !shown;
-    if (!shown) return;
-    const { style } = this.handle;
-    style.left = `${this.canvas.offsetLeft + wipe * this.canvas.offsetWidth}px`;
-    style.top = `${this.canvas.offsetTop}px`;
-    style.height = `${this.canvas.offsetHeight}px`;
   }
 
   describe(visible, { threshold }) {
