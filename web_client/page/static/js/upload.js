@@ -15,8 +15,7 @@ export function watchSources(add) {
     });
   }
   for (const button of document.querySelectorAll("[data-sample]")) {
-    button.addEventListener("click", async (event) => {
-      event.preventDefault();
+    button.addEventListener("click", async () => {
       const blob = await (await fetch(button.dataset.sample)).blob();
       add([new File([blob], `${button.value}.webp`, { type: blob.type })]);
     });
