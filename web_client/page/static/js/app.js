@@ -98,7 +98,10 @@ function complain(message) {
 /** Request a prediction; a request for the same model that is still under way is canceled. */
 async function send(picture, version) {
   const earlier = picture.requests.get(version);
-  if (earlier) cancel(earlier, changed);
+  if (earlier) {
+    cancel(earlier, changed);
+    forget(picture); // its objects are replaced
+  }
   const request = newRequest(picture, version);
   picture.requests.set(version, request);
   changed(request);

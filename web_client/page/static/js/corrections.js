@@ -21,7 +21,7 @@ export function undo() {
 
 export const canUndo = () => made.length > 0;
 
-/** Drop the corrections of a picture that was removed. */
+/** Drop the corrections of a picture that is removed or sent again. */
 export function forget(picture) {
   made = made.filter((correction) => correction.picture !== picture);
 }

@@ -9,9 +9,7 @@ export const $ = (id) => document.getElementById(id);
 
 /** An element with properties and children. */
 export function make(tag, properties = {}, ...children) {
-  const { data = {}, ...rest } = properties;
-  const element = Object.assign(document.createElement(tag), rest);
-  Object.assign(element.dataset, data);
+  const element = Object.assign(document.createElement(tag), properties);
   element.append(...children);
   return element;
 }
