@@ -374,6 +374,22 @@ class TestCorrections:
         page.locator(".remove-thumbnail").first.click(force=True)
         assert page.locator("#undo").is_disabled()  # the picture is gone, and so is its correction
 
+    def test_what_the_second_model_found_cannot_be_corrected(self, page: Page) -> None:
+        reply = sample(page)
+        page.locator("#objects li button").first.click()
+        frames(page)
+        page.check("#compare")
+        settled(page)
+        y, x = deepest(masks_of(reply)[0])
+        canvas = page.locator(".viewer canvas").nth(1)
+        box = canvas.bounding_box()
+        assert box
+        canvas.click(position={"x": float(x) / 640 * box["width"], "y": float(y) / 480 * box["height"]})
+        frames(page)
+        assert page.locator("#class-name").count() == 0
+        page.keyboard.press("Delete")
+        assert page.locator("#undo").is_disabled()
+
     def test_an_empty_class_name_changes_nothing(self, page: Page) -> None:
         sample(page)
         page.locator("#objects li button").first.click()

@@ -288,8 +288,11 @@ class TestTrouble:
         stub.mode = "ok"
         page.set_input_files("#file", str(picture))  # sent as soon as the model is there
         until(page, "document.querySelector('.progress p')?.textContent === 'Waiting for a model …'")
+        page.check("#flag")
         settled(page)
         until(page, "document.querySelector('#service-status').dataset.state === 'good'")
+        assert page.locator("#version").input_value() == "mobilenetv2_fpn"
+        page.click("#undo")  # of the flag, which was set before a model was known
         assert page.locator("#version").input_value() == "mobilenetv2_fpn"
         assert page.locator("#count").inner_text() == "1"
         context.close()

@@ -51,7 +51,7 @@ function corrected() {
 function undoLast() {
   const last = undo();
   if (!last) return;
-  last.picture.version = last.version;
+  if (last.target !== last.picture) last.picture.version = last.version;
   if (last.picture !== current) select(last.picture);
   corrected();
 }
@@ -253,7 +253,8 @@ $("review")?.addEventListener("click", async () => {
 document.addEventListener("keydown", (event) => {
   if (!current || event.target.matches("input:not([type=checkbox]), select, textarea")) return;
   const undoes = (event.ctrlKey || event.metaKey) && !event.shiftKey && event.key.toLowerCase() === "z";
-  const strikes = ["Delete", "Backspace"].includes(event.key) && settings.highlight;
+  const listed = requestOf(current).prediction?.instances ?? []; // not what the second model found
+  const strikes = ["Delete", "Backspace"].includes(event.key) && listed.includes(settings.highlight);
   if (!undoes && !strikes) return;
   event.preventDefault();
   if (undoes) undoLast();

@@ -59,7 +59,7 @@ export function showNumbers(request, { threshold, highlight, pinned }) {
     if (instance === pinned && editor.parentElement !== item) openEditor(item);
   });
   [...$("score-ticks").children].forEach((tick, index) => tick.setAttribute("opacity", index < reach ? 1 : 0.35));
-  showEditor(pinned);
+  showEditor(prediction.instances.includes(pinned) ? pinned : null);
   announceLater(`${visible.length} ${objects(visible.length)}, ${percent(prediction.covered(threshold))} of the picture masked`);
 }
 
