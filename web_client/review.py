@@ -2,7 +2,7 @@
 
 ::
 
-    DIR/.lock
+    DIR/.review.lock
     DIR/0123456789abcdef-wrong/photo.jpg      the picture as it was sent; the name has its SHA-256
                                answer.json    {"time", "reason", "score_threshold", "classes", "answer"}
 
@@ -40,6 +40,8 @@ WRONG, UNCERTAIN = "wrong", "uncertain"
 SUFFIXES = {"image/jpeg": ".jpg", "image/png": ".png", "image/webp": ".webp", "image/bmp": ".bmp"}
 """What `maskrcnn data import` reads; GIF and TIFF are not kept."""
 HOUR = 3600
+LOCK = ".review.lock"
+"""Marks a folder as a store, too: nothing is ever deleted in another one."""
 
 
 def register(app: Flask) -> None:
@@ -75,7 +77,7 @@ class ReviewStore:
         days: after which a picture is deleted.
 
     Raises:
-        WebClientError: the folder cannot be made, or other users can read it.
+        WebClientError: the folder cannot be made, holds something else, or other users can read it.
     """
 
     def __init__(self, folder: Path, max_bytes: int, days: float) -> None:
@@ -87,6 +89,8 @@ class ReviewStore:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             if folder.stat().st_mode & 0o077:
                 raise WebClientError(f"{folder} can be read by other users: run `chmod 700 {folder}`")
+            if not (folder / LOCK).exists() and any(folder.iterdir()):
+                raise WebClientError(f"{folder} holds other files: choose a new folder for the review store")
             self.delete_expired()
         except OSError as error:
             raise WebClientError(
@@ -118,7 +122,7 @@ class ReviewStore:
             if reason == UNCERTAIN and (self.folder / f"{digest}-{WRONG}").exists():
                 return
             self._make_room(size)
-            new = Path(tempfile.mkdtemp(prefix=".", dir=self.folder))
+            new = Path(tempfile.mkdtemp(prefix=".new-", dir=self.folder))
             try:
                 for name, data in files.items():
                     _write(new / name, data)
@@ -137,15 +141,17 @@ class ReviewStore:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        with open(os.open(self.folder / ".lock", os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
+        with open(os.open(self.folder / LOCK, os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
     def _make_room(self, size: int) -> None:
         """Delete old pictures, and others until ``size`` bytes fit; also what a killed process left half written."""
+        for half in self.folder.glob(".new-*"):
+            shutil.rmtree(half)
         kept = []
-        for entry in filter(Path.is_dir, self.folder.iterdir()):
-            if entry.name.startswith(".") or time.time() - entry.stat().st_mtime > self.days * 24 * HOUR:
+        for entry in self.folder.glob("[!.]*-*"):
+            if time.time() - entry.stat().st_mtime > self.days * 24 * HOUR:
                 shutil.rmtree(entry)
             else:
                 kept.append(entry)

@@ -131,12 +131,21 @@ def test_a_store_that_cannot_be_written_spoils_no_prediction(
     response = send(client, review="wrong")
     assert response.status_code == 503
     assert response.get_json()["error"]["code"] == "review_unavailable"
-    assert [path.name for path in folder.iterdir()] == [".lock"]  # nothing half written
+    assert [path.name for path in folder.iterdir()] == [review.LOCK]  # nothing half written
 
 
 def test_a_picture_that_no_data_set_can_hold(client: FlaskClient, folder: Path) -> None:
     assert send(client, balloon_picture(kind="GIF"), review="wrong").status_code == 503
     assert kept(folder) == []
+
+
+def test_a_folder_with_other_files_is_never_a_store(folder: Path) -> None:
+    """Its contents would be deleted one day."""
+    (folder / ".ssh").mkdir(parents=True)
+    folder.chmod(0o700)
+    with pytest.raises(WebClientError, match="holds other files"):
+        ReviewStore(folder, 5000, 30)
+    assert (folder / ".ssh").exists()
 
 
 def picture(number: int, size: int = 1000) -> Picture:
@@ -162,13 +171,13 @@ def test_old_pictures_and_half_written_ones_go(folder: Path, monkeypatch: pytest
         store.keep(picture(number), {}, "wrong")
     (old, _) = folder.glob("*-wrong")
     os.utime(old, (time.time() - 2 * 86400 - 10,) * 2)
-    (folder / ".killed").mkdir()
+    (folder / ".new-killed").mkdir()
     store.delete_expired()  # looked a moment ago
     assert old.exists()
     monkeypatch.setattr(review.time, "monotonic", lambda: time.perf_counter() + 1e9)
     store.delete_expired()
     assert not old.exists()
-    assert [path.name for path in folder.glob(".*")] == [".lock"]
+    assert [path.name for path in folder.glob(".*")] == [review.LOCK]
     assert len(kept(folder)) == 1
 
 
