@@ -5,8 +5,8 @@
     ├── ListenError              the address or port cannot be used
     └── TunnelError              no public address
 
-A visitor gets ``{"error": {"code", "message", "field"}}`` (Contract 2); a person at a wrong address gets the page with
-the same message.
+A visitor gets ``{"error": {"code", "message", "field"}}`` (Contract 2), or the page with the same message where the
+form was sent without JavaScript.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def from_http(status: int, max_bytes: int, name: str = "error", description: str
 
 
 def respond(error: ApiError) -> Response:
-    """The page for a person at a wrong address, JSON for everybody else."""
+    """The page for a person who sent the form, JSON for everybody else."""
     accepts = request.accept_mimetypes
     wants_page = not request.path.startswith("/api/") and accepts["text/html"] > accepts["application/json"]
     body = render_template("index.html", error=error) if wants_page else jsonify(error.as_dict())

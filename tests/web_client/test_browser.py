@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Locator, Page
+from playwright.sync_api import Browser, Locator, Page
 from pycocotools import mask as coco_mask
 
 from finetune.data.dataset import class_names, read_photos
@@ -512,3 +512,23 @@ def test_screen_readers_hear_the_result(page: Page) -> None:
     assert f"{count} object" in (page.locator(".viewer canvas").get_attribute("aria-label") or "")
     slide(page, "#threshold", 1)
     until(page, "document.querySelector('#live').textContent.startsWith('0 objects')")
+
+
+def test_without_javascript(chromium: Browser, base_url: str, tmp_path: Path) -> None:
+    context = chromium.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(base_url)
+    path = tmp_path / "plain.png"
+    path.write_bytes(balloon_picture(300, 200))
+    page.set_input_files("#file", str(path))
+    page.get_by_role("button", name="Find objects").click()
+    assert page.locator("img.overlay-image").is_visible()
+    with page.expect_download() as waiting:
+        page.get_by_role("link", name="Download the overlay").click()
+    svg = Path(waiting.value.path()).read_text()
+    assert 'viewBox="0 0 300 200"' in svg
+    assert "<path" in svg
+    page.get_by_role("link", name="Another picture").click()
+    page.locator("[value=street]").click()
+    assert page.locator("img.overlay-image").is_visible()
+    context.close()

@@ -59,18 +59,14 @@ def test_the_api_answers_json_even_to_a_browser(client: FlaskClient) -> None:
     assert_error_shape(response.get_json())
 
 
-def test_rate_limit_counts_both_addresses(config: dict[str, Any], stub: Stub) -> None:
+def test_rate_limit_counts_both_ways_of_sending(config: dict[str, Any], stub: Stub) -> None:
     client = create_app(config | {"RATE_LIMIT": "3 per minute"}).test_client()
 
     def send(path: str) -> Any:
         return client.post(path, data={"image": (io.BytesIO(balloon_picture()), "a.png")})
 
-    assert [send(path).status_code for path in ("/api/predict", "/api/v1/predict", "/api/predict")] == [
-        200,
-        200,
-        200,
-    ]
-    for path in ("/api/predict", "/api/v1/predict"):
+    assert [send(path).status_code for path in ("/api/predict", "/", "/api/predict")] == [200, 200, 200]
+    for path in ("/api/predict", "/"):
         response = send(path)
         assert response.status_code == 429
         assert_error_shape(response.get_json())

@@ -1,23 +1,39 @@
-"""The page: its weight, its headers, and that it waits for nobody."""
+"""The page: its weight, its headers, and its form for browsers without JavaScript."""
 
 from __future__ import annotations
 
+import base64
+import io
 import re
 import socket
 import time
+from html import unescape
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
+from xml.etree import ElementTree
 
 import pytest
 from flask.testing import FlaskClient
 
 import web_client.config
+from tests.web_client.stub import Stub, balloon_picture
 from web_client.app import create_app
 from web_client.backend.torchserve import DESCRIBE_SECONDS
 from web_client.config import BROWSER_EXTRA
-from web_client.server.tokens import TokenFile
+from web_client.page.routes import SAMPLES
 
 STATIC = Path(web_client.__file__).parent / "page" / "static"
+
+
+PICTURE = balloon_picture(300, 200)
+
+
+def overlay_of(html: str) -> ElementTree.Element:
+    """The SVG behind the download link."""
+    link = re.search(r'href="data:image/svg\+xml,([^"]+)"', html)
+    assert link
+    return ElementTree.fromstring(unquote(unescape(link[1])))
 
 
 def links(html: str) -> set[str]:
@@ -43,7 +59,7 @@ def test_nothing_comes_from_another_host(client: FlaskClient) -> None:
 
 def test_no_inline_script_or_style(client: FlaskClient) -> None:
     """The content security policy would silently disable them."""
-    for html in (client.get("/").text, client.get("/api").text):
+    for html in (client.get("/").text, post(client).text):
         assert not re.search(r"<style|\sstyle=|\son\w+=|javascript:", html)
         assert all("src=" in tag for tag in re.findall(r"<script[^>]*>", html))
 
@@ -69,15 +85,58 @@ def test_answers_are_not_kept_by_anybody(client: FlaskClient) -> None:
         assert client.get(path).headers["Cache-Control"] == "no-store"
 
 
-def test_the_form_itself_sends_nothing(config: dict[str, Any], tmp_path: Path) -> None:
-    """Without scripts a browser would put its fields, the token among them, into the page's address."""
-    tokens = TokenFile(tmp_path / "tokens.json")
-    tokens.add("anna")
-    html = create_app(config | {"TOKEN_FILE": str(tokens.path)}).test_client().get("/").text
-    form = html.partition("<form")[2].partition("</form>")[0]
-    assert 'id="token"' in form
-    assert " name=" not in form
-    assert "This page needs JavaScript" in form
+def post(client: FlaskClient, **form: Any) -> Any:
+    data = {"image": (io.BytesIO(PICTURE), "party.jpg")} | form
+    return client.post("/", data=data, headers={"Accept": "text/html"})
+
+
+class TestWithoutJavaScript:
+    def test_the_form_answers_with_masks_numbers_and_a_download(
+        self, client: FlaskClient, stub: Stub
+    ) -> None:
+        html = post(client, score_threshold="0.3", version="resnet50_fpn").text
+        assert "resnet50_fpn" in html
+        assert 'download="party_overlay.svg"' in html
+        svg = overlay_of(html)
+        assert (svg.get("width"), svg.get("height")) == ("300", "200")
+        image, *paths = svg
+        assert image.get("href") == "data:image/png;base64," + base64.b64encode(PICTURE).decode()
+        assert [path.get("d", "")[0] for path in paths] == ["M"] * html.count("<td>balloon")
+
+    def test_the_form_runs_the_model_once(self, client: FlaskClient, stub: Stub) -> None:
+        post(client, score_threshold="0.3")
+        assert [entry["options"] for entry in stub.requests] == [
+            {"score_threshold": "0.3", "mask_format": "polygon"}
+        ]
+
+    @pytest.mark.parametrize("name", SAMPLES)
+    def test_a_sample_is_a_button(self, client: FlaskClient, stub: Stub, name: str) -> None:
+        response = client.post("/", data={"sample": name}, headers={"Accept": "text/html"})
+        assert response.status_code == 200
+        assert stub.requests[0]["bytes"] == (STATIC / "samples" / f"{name}.webp").read_bytes()
+
+    @pytest.mark.parametrize("name", ["../../keys", "nobody", "/etc/passwd"])
+    def test_a_sample_that_is_none(self, client: FlaskClient, name: str) -> None:
+        assert client.post("/", data={"sample": name}).status_code == 404
+
+    def test_nothing_found(self, client: FlaskClient) -> None:
+        empty = (io.BytesIO(balloon_picture(balloons=[])), "empty.png")
+        assert "No object scores 0.5 or more" in post(client, image=empty).text
+
+    @pytest.mark.parametrize(
+        ("mode", "words"), [("no_worker", "busy or still starting"), ("broken", "failed on this picture")]
+    )
+    def test_a_failure_is_shown_beside_the_form(
+        self, client: FlaskClient, stub: Stub, mode: str, words: str
+    ) -> None:
+        stub.mode = mode
+        html = post(client).text
+        assert words in html
+        assert "<form" in html
+
+    def test_names_are_escaped(self, client: FlaskClient) -> None:
+        html = post(client, image=(io.BytesIO(balloon_picture()), '"><script>alert(1)</script>.png')).text
+        assert "<script>alert" not in html
 
 
 def test_no_page_waits_for_a_torchserve_that_hangs(config: dict[str, Any]) -> None:

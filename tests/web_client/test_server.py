@@ -60,10 +60,14 @@ def test_no_upload_and_no_answer_touches_the_disk(config: dict[str, Any], stub: 
         _opened.clear()
         _watching = True
         try:
+            page = requests.post(
+                url + "/", files={"image": ("a.bmp", LARGE)}, headers={"Accept": "text/html"}, timeout=20
+            )
             reply = requests.post(url + "/api/predict", files={"image": ("a.bmp", LARGE)}, timeout=20)
             Path(os.devnull).open("w").close()
         finally:
             _watching = False
+    assert page.status_code == 200
     assert reply.status_code == 200
     assert stub.requests[-1]["bytes"] == LARGE
     assert _opened == [os.devnull]  # the watch works, and saw nothing else

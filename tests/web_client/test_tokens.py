@@ -74,10 +74,17 @@ def test_every_other_route_needs_one(client: FlaskClient, monkeypatch: pytest.Mo
         for method in (rule.methods or set()) - {"OPTIONS", "HEAD"}
         if rule.endpoint not in access.OPEN
     ]
-    assert ("POST", "/api/v1/predict") in guarded
+    assert ("POST", "/") in guarded
     assert ("GET", "/api/models") in guarded
     for method, path in guarded:
         assert client.open(path, method=method).status_code == 401
+
+
+def test_the_form_without_javascript_has_a_field(client: FlaskClient, tokens: TokenFile) -> None:
+    assert 'name="token"' in client.get("/").text
+    secret = tokens.add("form")
+    form = {"image": (io.BytesIO(balloon_picture()), "a.png"), "token": secret}
+    assert client.post("/", data=form).status_code == 200
 
 
 def test_failures_are_slowed_down(client: FlaskClient, tokens: TokenFile) -> None:

@@ -73,6 +73,18 @@ def test_a_bad_picture_is_refused_in_words(
     assert stub.requests == []
 
 
+@pytest.mark.parametrize(("name", "data", "status", "code", "words"), BAD, ids=[row[0] for row in BAD])
+def test_without_javascript_the_same_words_stand_on_the_page(
+    small: FlaskClient, name: str, data: bytes, status: int, code: str, words: str
+) -> None:
+    response = small.post(
+        "/", data={"image": (io.BytesIO(data), name)}, headers={"Accept": "text/html,*/*;q=0.8"}
+    )
+    assert response.status_code == status
+    assert words in response.text
+    assert 'name="image"' in response.text  # the form is there for another try
+
+
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
@@ -96,7 +108,7 @@ def test_no_picture_in_the_form(client: FlaskClient, form: dict[str, Any]) -> No
 
 
 def test_the_empty_field_of_a_form_sent_without_choosing(client: FlaskClient) -> None:
-    response = client.post("/api/predict", data={"image": (io.BytesIO(b""), "")})
+    response = client.post("/", data={"image": (io.BytesIO(b""), "")}, headers={"Accept": "text/html"})
     assert response.status_code == 400
     assert "Choose one first" in response.text
 

@@ -25,7 +25,7 @@ log = logging.getLogger("web_client")
 blueprint = Blueprint("api", __name__, url_prefix="/api")
 
 RESPONSE_TYPES = ("application/json", "image/png")
-OWN_FIELDS = ("version", "review")  # of the form; the others are the model's options
+OWN_FIELDS = ("version", "token", "review")  # of the form; the others are the model's options
 
 
 def torchserve() -> TorchServe:

@@ -1,16 +1,20 @@
-"""``/``: the page. ``/healthz`` and ``/readyz`` for probes."""
+"""``/``: the page, and its form for browsers without JavaScript. ``/healthz`` and ``/readyz`` for probes."""
 
 from __future__ import annotations
 
+import base64
 import re
-from pathlib import Path
+from pathlib import Path, PurePath
+from typing import Any
+from urllib.parse import quote
 
-from flask import Blueprint, Response, current_app, jsonify, render_template
+from flask import Blueprint, Response, abort, current_app, g, jsonify, render_template, request
 from markupsafe import Markup, escape
 
-from web_client.api.routes import torchserve
+from web_client.api.routes import requested_version, torchserve, uploaded_pictures
+from web_client.api.uploads import Picture, check_picture
 from web_client.config import BROWSER_EXTRA
-from web_client.errors import ApiError
+from web_client.errors import ApiError, unexpected_answer
 
 blueprint = Blueprint("page", __name__)
 
@@ -43,6 +47,44 @@ def with_code(text: str | None) -> Markup:
 @blueprint.get("/")
 def index() -> str:
     return render_template("index.html")
+
+
+@blueprint.post("/")
+def result() -> str:
+    """The form without JavaScript: the masks as SVG over the picture, and the numbers beside it."""
+    picture = _sample(request.form["sample"]) if request.form.get("sample") else uploaded_pictures(1)[0]
+    threshold = request.form.get("score_threshold") or START_THRESHOLD
+    options = {"score_threshold": threshold, "mask_format": "polygon"}
+    response = torchserve().predict(picture, requested_version(), options, g.request_id)
+    try:
+        reply = response.json()
+        overlay = _overlay(picture, reply)
+    except (ValueError, LookupError, TypeError):
+        raise unexpected_answer() from None
+    file_name = PurePath(picture.name).stem + "_overlay.svg"
+    return render_template(
+        "result.html", reply=reply, overlay=overlay, file_name=file_name, threshold=threshold
+    )
+
+
+def _overlay(picture: Picture, reply: dict[str, Any]) -> str:
+    """The picture under its masks, as an SVG in a data URI; ``reply`` has ``mask_format=polygon``."""
+    photo = f"data:{picture.media_type};base64,{base64.b64encode(picture.data).decode('ascii')}"
+    outlines = [
+        " ".join("M" + " ".join(f"{value:g}" for value in polygon) + "Z" for polygon in polygons)
+        for polygons in (instance["mask"]["polygons"] for instance in reply["instances"])
+    ]
+    svg = render_template("overlay.svg", photo=photo, outlines=outlines, **reply["image"])
+    return "data:image/svg+xml," + quote(svg, safe=" /:;,=+-!?()")
+
+
+def _sample(name: str) -> Picture:
+    if name not in SAMPLES:
+        abort(404)
+    data = (STATIC / "samples" / f"{name}.webp").read_bytes()
+    return check_picture(
+        data, f"{name}.webp", current_app.config["MAX_BYTES"], current_app.config["MAX_PIXELS"]
+    )
 
 
 @blueprint.get("/healthz")

@@ -31,8 +31,12 @@ def register(app: Flask) -> None:
         WebClientError: the token file cannot be trusted.
     """
     limiter = Limiter(get_remote_address, app=app, storage_uri="memory://", headers_enabled=True)
-    limit = limiter.limit(_parsable_limit, key_func=_caller, cost=_pictures, exempt_when=_unlimited)
-    app.view_functions["api.predict"] = limit(app.view_functions["api.predict"])
+    # One limit for all ways of sending a picture, so that they share the count.
+    shared = limiter.shared_limit(
+        _parsable_limit, scope="pictures", key_func=_caller, cost=_pictures, exempt_when=_unlimited
+    )
+    for endpoint in ("api.predict", "page.result"):
+        app.view_functions[endpoint] = shared(app.view_functions[endpoint])
     if not app.config["TOKEN_FILE"]:
         return
     tokens = TokenFile(Path(app.config["TOKEN_FILE"]))
@@ -57,9 +61,11 @@ def register(app: Flask) -> None:
 
 
 def _secret() -> str:
-    """The token in the Authorization header, or ""."""
+    """The request's token: in its Authorization header, or in the form of a browser without JavaScript; or ""."""
     scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
-    return secret.strip() if scheme.lower() == "bearer" else ""
+    if scheme.lower() == "bearer":
+        return secret.strip()
+    return request.form.get("token", "").strip() if request.endpoint == "page.result" else ""
 
 
 def _find(tokens: TokenFile, secret: str) -> Token | None:

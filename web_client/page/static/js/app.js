@@ -10,6 +10,8 @@ import { showDownloads, watchDownloads } from "./download.js";
 import { rememberToken } from "./token.js";
 import { $, make, objects, announce, announceError } from "./dom.js";
 
+document.documentElement.classList.add("js");
+
 const pictures = []; // {file, name, preview, width, height, version, other, flagged, requests: version → request}; version is null until models are known
 let current = null;
 let models = [];

@@ -15,7 +15,8 @@ export function watchSources(add) {
     });
   }
   for (const button of document.querySelectorAll("[data-sample]")) {
-    button.addEventListener("click", async () => {
+    button.addEventListener("click", async (event) => {
+      event.preventDefault();
       const blob = await (await fetch(button.dataset.sample)).blob();
       add([new File([blob], `${button.value}.webp`, { type: blob.type })]);
     });
