@@ -17,7 +17,7 @@ import yaml
 from flask import Blueprint, Response, current_app, g, jsonify, render_template, request
 
 from web_client import review
-from web_client.api.uploads import Picture, read_pictures
+from web_client.api.uploads import MAX_PICTURES, Picture, read_pictures
 from web_client.backend.torchserve import TorchServe
 from web_client.errors import ApiError, unexpected_answer
 
@@ -32,6 +32,11 @@ def torchserve() -> TorchServe:
     """The app's TorchServe client."""
     client: TorchServe = current_app.extensions["torchserve"]
     return client
+
+
+def uploaded_pictures(most: int) -> list[Picture]:
+    """The current request's pictures, within the app's limits."""
+    return read_pictures(request, current_app.config["MAX_BYTES"], current_app.config["MAX_PIXELS"], most)
 
 
 def requested_version() -> str | None:
@@ -78,7 +83,7 @@ def _has_masks(options: Mapping[str, str]) -> bool:
 def predict() -> Response:
     """One picture: the model's JSON or PNG. Several: ``{"predictions": […]}`` in their order, each a prediction or
     an error."""
-    pictures = read_pictures(request, current_app.config["MAX_BYTES"], current_app.config["MAX_PIXELS"])
+    pictures = uploaded_pictures(MAX_PICTURES)
     version, options, flagged = requested_version(), requested_options(), flagged_as_wrong()
     if len(pictures) == 1:
         return _answer(pictures[0], version, options, flagged)

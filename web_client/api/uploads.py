@@ -32,7 +32,7 @@ class Picture:
     media_type: str
 
 
-def read_pictures(request: Request, max_bytes: int, max_pixels: int) -> list[Picture]:
+def read_pictures(request: Request, max_bytes: int, max_pixels: int, most: int) -> list[Picture]:
     """The ``image`` fields of a multipart request, at least one; raises ApiError if one is missing, empty, too large
     or not a picture."""
     files = request.files.getlist("image")
@@ -43,8 +43,10 @@ def read_pictures(request: Request, max_bytes: int, max_pixels: int) -> list[Pic
     chosen = [(file.filename, data) for file in files if (data := file.read()) or file.filename]
     if not chosen:
         raise ApiError(400, "missing_image", "No picture came with this request. Choose one first.", "image")
-    if len(chosen) > MAX_PICTURES:
-        message = f"At most {MAX_PICTURES} pictures can be sent at once, and these are {len(chosen)}."
+    if len(chosen) > most:
+        message = (
+            f"At most {most} picture{'s' * (most > 1)} can be sent at once, and these are {len(chosen)}."
+        )
         raise ApiError(400, "too_many_pictures", message, "image")
     return [
         check_picture(data, PurePath(name or "").name or "picture", max_bytes, max_pixels)
