@@ -158,40 +158,6 @@ def status(home: Home, as_json: bool) -> int:
     return 0 if report.healthy else 1
 
 
-@serve.command()
-@click.option(
-    "--rate", type=click.FloatRange(0, min_open=True), required=True, metavar="R", help="Requests a second."
-)
-@click.option(
-    "--p95",
-    type=click.FloatRange(0, min_open=True),
-    required=True,
-    metavar="MS",
-    help="Milliseconds in which 95 % of the requests are to be answered.",
-)
-@click.option(
-    "--bench",
-    type=click.Path(path_type=Path),
-    default="reports/bench_http/bench_http.json",
-    show_default=True,
-    metavar="FILE",
-    help="The report of `make bench` to plan by.",
-)
-@json_option
-def plan(rate: float, p95: float, bench: Path, as_json: bool) -> None:
-    """Estimate how many machines a load needs, from what `make bench` measured.
-
-    \b
-    Example:
-      maskrcnn serve plan --rate 10 --p95 2000
-    """
-    from serve_config import plan
-
-    measured = plan.read_measured(bench)
-    found = plan.plan(measured, rate, p95 / 1000)
-    click.echo(plan.as_json(measured, found) if as_json else plan.as_text(measured, found, rate, p95 / 1000))
-
-
 for command in serve_config.models.cli.COMMANDS:
     serve.add_command(command)
 

@@ -65,7 +65,7 @@ def main() -> int:
         run = write_run_at_800(Path(folder) / "run", args.backbone, args.run)
         ask = servers(run, Path(folder), stack)
         where = machine()
-        rows, seconds = one_client(ask, args.repeats)
+        rows = one_client(ask, args.repeats)
         eight_clients(ask, args.rounds, rows)
         overhead = http_overhead(ask[OURS], args.repeats)
     encoded, peak = list(encoding()), memory()
@@ -78,7 +78,6 @@ def main() -> int:
         "overhead": overhead,
         "encoding": encoded,
         "memory": peak,
-        "capacity": capacity(str(args.run or args.backbone), where, seconds[OURS], rows),
     }
     save(args.output, "bench_http", report, text)
     rate = "requests a second"
@@ -136,32 +135,14 @@ def baseline(kind: str, run: Path) -> Iterator[str]:
             os.killpg(process.pid, signal.SIGKILL)  # LitServe's workers outlive it otherwise
 
 
-def capacity(
-    model: str, where: dict[str, Any], seconds: list[float], rows: list[dict[str, Any]]
-) -> dict[str, Any]:
-    """What ``maskrcnn serve plan`` reads (:class:`serve_config.plan.Measured`): our one worker on all cores."""
-    (ours,) = [row for row in rows if row["server"] == OURS]
-    return {
-        "latency_ms": [value * 1000 for value in seconds],
-        "saturated_rate": ours["requests a second"],
-        "workers": 1,
-        "cores": where["cores"],
-        "gpus": 1 if where["gpu"] else 0,
-        "model": model,
-        "machine": describe(where),
-    }
-
-
-def one_client(
-    ask: dict[str, Callable[[], requests.Response]], repeats: int
-) -> tuple[list[dict[str, Any]], dict[str, list[float]]]:
-    """Latency of a single client; a row per server, and the seconds of each request."""
+def one_client(ask: dict[str, Callable[[], requests.Response]], repeats: int) -> list[dict[str, Any]]:
+    """Latency of a single client, a row per server."""
     replies = {name: call() for name, call in ask.items()}
     for name, reply in replies.items():
         assert reply.ok, (name, reply.text[:500])
     seconds = alternate(ask, repeats=repeats)
     reference = summary(seconds[FLASK])["median_ms"]
-    rows = [
+    return [
         {
             "server": name,
             "latency_ms": summary(times)["median_ms"],
@@ -170,7 +151,6 @@ def one_client(
         }
         for name, times in seconds.items()
     ]
-    return rows, seconds
 
 
 def eight_clients(

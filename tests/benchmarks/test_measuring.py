@@ -3,8 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from serve_config.plan import read_measured
-from tests.benchmarks import bench_http, bench_predictor
+from tests.benchmarks import bench_predictor
 from tests.benchmarks.measuring import alternate, bar_chart, machine, save, summary, table
 
 
@@ -35,16 +34,6 @@ def test_tables_and_charts_show_every_row(tmp_path: Path) -> None:
     assert '{ "model": "m", "who": "ours", "median_ms": 9.5 }' in written.splitlines()[-3]
     bar_chart(tmp_path / "bench.png", rows, group="model", label="who", value="median_ms", title="t")
     assert (tmp_path / "bench.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_the_http_benchmark_writes_what_plan_reads(tmp_path):
-    where = {"processor": "toy", "cores": 2, "matrix_units": [], "gpu": None}
-    rows = [{"server": bench_http.OURS, "requests a second": 4.0}, {"server": bench_http.FLASK}]
-    report = {"capacity": bench_http.capacity("toy", where, [0.2, 0.3] * 10, rows)}
-    (tmp_path / "bench.json").write_text(json.dumps(report))
-    measured = read_measured(tmp_path / "bench.json")
-    assert measured.cycle == 0.25
-    assert (measured.cores, measured.gpus) == (2, 0)
 
 
 @pytest.mark.parametrize(("native", "expected"), [(True, 5), (False, 3)])
