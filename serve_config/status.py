@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ from serve_config.models.management import Version, default_version, versions
 from serve_config.server import processes
 from serve_config.server.logs import LogError, read_tail, server_errors, worker_errors
 from serve_config.server.state import MODEL, Home, State
+from serve_config.server.system_metrics import query_gpus
 
 SHOWN_ERRORS = 5
 COUNTED = re.compile(
@@ -144,15 +144,8 @@ def resident_memory(pids: list[int]) -> int:
 
 
 def gpus() -> list[str]:
-    """One line per GPU, e.g. ``NVIDIA H200, 12 % busy, 3021 of 143771 MiB``; none without nvidia-smi."""
-    query = "--query-gpu=name,utilization.gpu,memory.used,memory.total"
-    command = ["nvidia-smi", query, "--format=csv,noheader,nounits"]
-    try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return []
-    lines = [[part.strip() for part in line.split(",")] for line in answer.stdout.splitlines()]
-    return [f"{p[0]}, {p[1]} % busy, {p[2]} of {p[3]} MiB" for p in lines if len(p) == 4]
+    """One line per GPU, e.g. ``NVIDIA H200, 12 % busy, 3021 of 143771 MiB``."""
+    return [f"{name}, {busy} % busy, {used} of {total} MiB" for _, name, busy, used, total in query_gpus()]
 
 
 def as_json(status: Status) -> str:

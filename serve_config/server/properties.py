@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import socket
 import string
@@ -14,6 +15,7 @@ from serve_config.server.state import PORT_NAMES
 
 TEMPLATE = Path(__file__).parents[1] / "templates" / "config.properties"
 METRICS = Path(__file__).parents[1] / "templates" / "metrics.yaml"
+SYSTEM_METRICS = Path(__file__).with_name("system_metrics.py")
 LOOPBACK = "127.0.0.1"
 
 DEFAULT_PORTS = {
@@ -87,6 +89,7 @@ def render(settings: Settings, ports: dict[str, int], store: Path) -> str:
         startup_timeout=settings.startup_timeout,
         workers=settings.workers or 1,
         metrics_config=escape(str(METRICS)),
+        system_metrics_cmd=escape(system_metrics_command(SYSTEM_METRICS, torchserve_home())),
     )
 
 
@@ -101,6 +104,19 @@ def allowed_urls(store: Path) -> str:
     """
     quoted = re.sub(r"[^A-Za-z0-9/_-]", lambda found: f"\\x{{{ord(found[0]):x}}}", str(store))
     return f"file://{quoted}/[A-Za-z0-9_-][A-Za-z0-9._-]*[.]mar"
+
+
+def system_metrics_command(script: Path, home: Path) -> str:
+    """The script as TorchServe's ``system_metrics_cmd``: relative to ``home``, the folder that it is started in.
+
+    TorchServe splits the value at spaces, and the relative path is the shorter one. If it has one all the same, the
+    value is empty, and TorchServe's own collector runs.
+
+    >>> system_metrics_command(Path("/my photos/serve_config/a.py"), Path("/my photos/.venv/site-packages"))
+    '../../serve_config/a.py'
+    """
+    relative = os.path.relpath(script.resolve(), home.resolve())
+    return "" if re.search(r"\s", relative) else relative
 
 
 def escape(value: str) -> str:

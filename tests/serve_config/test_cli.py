@@ -160,9 +160,9 @@ def test_shortened_answer_keeps_the_digest() -> None:
 @pytest.mark.parametrize(
     ("answer", "expected"),
     [
-        ("echo 'NVIDIA H200, 12, 3021, 143771'", ["NVIDIA H200, 12 % busy, 3021 of 143771 MiB"]),
+        ("echo '0, NVIDIA H200, 12, 3021, 143771'", ["NVIDIA H200, 12 % busy, 3021 of 143771 MiB"]),
         ("echo 'No devices were found'", []),
-        ("echo 'NVIDIA H200, 12, 3021, 143771'; exit 9", []),
+        ("echo '0, NVIDIA H200, 12, 3021, 143771'; exit 9", []),
     ],
 )
 def test_gpus_as_nvidia_smi_tells(

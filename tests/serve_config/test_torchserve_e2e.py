@@ -7,6 +7,7 @@ import http.server
 import ipaddress
 import json
 import os
+import re
 import signal
 import socket
 import stat
@@ -580,6 +581,26 @@ def test_flags_win_over_the_archive_and_only_where_they_are_given(
             (1, 33),
             (1, RESPONSE_TIMEOUT),
         ]
+
+
+def test_a_gpu_is_measured_and_costs_no_other_metric(
+    tmp_path: Path, toys: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TorchServe's own collector would fail here: it imports packages that we do not install."""
+    line = "echo 0, NVIDIA H200, 12, 3000, 120000"  # TorchServe itself asks for the index, under a heading
+    (tmp_path / "nvidia-smi").write_text(
+        f'#!/bin/sh\ncase "$1" in *name*) {line};; *) echo index; echo 0;; esac\n'
+    )
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    with running_torchserve(tmp_path, [toys["alpha"]]) as server:
+        for _ in range(100):  # TorchServe collects in the background; this one comes last
+            page = server.client.metrics()
+            if memory := re.search(r'^MemoryUtilization{Level="Host",Hostname=', page, re.MULTILINE):
+                break
+            time.sleep(0.1)
+        assert memory
+        assert re.search(r'^GPUMemoryUtilization{Level="Host",DeviceId="0".*} 2.5$', page, re.MULTILINE)
 
 
 def test_start_with_a_broken_model_starts_nothing(
