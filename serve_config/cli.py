@@ -11,7 +11,7 @@ import click
 import serve_config.models.cli
 from serve_config.options import at_home, json_option, positive, say, store_option, with_ports
 from serve_config.server.properties import DEFAULT_PORTS, QUEUE_SIZE, RESPONSE_TIMEOUT, Settings
-from serve_config.server.state import Home, State
+from serve_config.server.state import ENGINES, Home, State
 
 if TYPE_CHECKING:
     from serve_config.models.client import Client
@@ -31,7 +31,7 @@ def _interrupt(_number: int, _frame: object) -> NoReturn:
 
 @click.group(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 def serve() -> None:
-    """Start and stop TorchServe, and choose what it serves."""
+    """Start and stop the server, and choose what it serves."""
     # SIGTERM cleans up like Ctrl-C; and Ctrl-C works for a background job, which inherits SIGINT ignored
     for number in (signal.SIGINT, signal.SIGTERM):
         former = signal.signal(number, _interrupt)
@@ -65,6 +65,13 @@ def serve() -> None:
     help="Restart a worker that takes longer than this to answer; default: its archive's, or "
     f"{RESPONSE_TIMEOUT}.",
 )
+@click.option(
+    "--engine",
+    type=click.Choice(list(ENGINES)),
+    default="torchserve",
+    show_default=True,
+    help="LitServe is an extra: pip install litserve.",
+)
 @click.option("--foreground", is_flag=True, help="Stay until SIGTERM or Ctrl-C, then stop (for systemd).")
 @at_home
 def start(
@@ -76,10 +83,11 @@ def start(
     queue_size: int,
     workers: int | None,
     response_timeout: int | None,
+    engine: str,
     foreground: bool,
     **ports: int,
 ) -> None:
-    """Start TorchServe and wait until its models are READY.
+    """Start TorchServe, or LitServe in its place, and wait until its models are READY.
 
     It restores what was registered when it stopped; the first time it serves the whole model store. --workers and
     --response-timeout win over an archive's own settings.
@@ -88,6 +96,7 @@ def start(
     Examples:
       maskrcnn serve start
       maskrcnn serve start --models resnet50_fpn --workers 2
+      maskrcnn serve start --engine litserve
     """
     from serve_config.models.client import Client
     from serve_config.models.fetch import read_list
@@ -99,6 +108,7 @@ def start(
         job_queue_size=queue_size,
         response_timeout=response_timeout,
         workers=workers,
+        engine=engine,
     )
     wanted = list(models) if models or fresh else None
     if listed and wanted is None and not State.load(home).models:
@@ -107,7 +117,9 @@ def start(
     try:
         client = Client(home)
         default = f" (default {default_version(client)})" if len(done) > 1 else ""
-        click.echo(f"TorchServe serves {', '.join(done) or 'nothing yet: `register` an archive'}{default}")
+        click.echo(
+            f"{ENGINES[engine]} serves {', '.join(done) or 'nothing yet: `register` an archive'}{default}"
+        )
         if any(client.ports[name] != DEFAULT_PORTS[name] for name in ("inference", "management")):
             click.echo(f"the page: {_web_command(client)}")
         click.echo(client.url("inference", "/predictions/maskrcnn"))
@@ -120,7 +132,7 @@ def start(
 
 
 def _web_command(client: Client) -> str:
-    """The command that starts the page for this TorchServe, whatever its ports."""
+    """The command that starts the page for this server, whatever its ports."""
     urls = " ".join(f"--{name}-url {client.url(name, '')}" for name in ("inference", "management"))
     return f"maskrcnn web {urls} --key-file {client.home.key_file}"
 
@@ -128,7 +140,7 @@ def _web_command(client: Client) -> str:
 @serve.command()
 @at_home
 def stop(home: Home) -> None:
-    """Stop TorchServe and its workers.
+    """Stop the server and its workers.
 
     \b
     Example:
@@ -136,7 +148,8 @@ def stop(home: Home) -> None:
     """
     from serve_config.server import lifecycle
 
-    click.echo("TorchServe has stopped" if lifecycle.stop(home) else "TorchServe was not running")
+    server = State.load(home).server
+    click.echo(f"{server} has stopped" if lifecycle.stop(home) else f"{server} was not running")
 
 
 @serve.command()
@@ -145,7 +158,7 @@ def stop(home: Home) -> None:
 def status(home: Home, as_json: bool) -> int:
     """Show versions, workers, queue, memory, GPU and the last errors.
 
-    The exit status is 1 if TorchServe is not healthy.
+    The exit status is 1 if the server is not healthy.
 
     \b
     Example:

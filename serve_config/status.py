@@ -68,12 +68,13 @@ class Status:
     """
 
     home: str
+    server: str
     healthy: bool = False
     problem: str = ""
     pid: int = 0
     uptime: float = 0.0
     ports: dict[str, int] = field(default_factory=dict)
-    java_memory: int = 0
+    frontend_memory: int = 0
     machine_memory: int = 0
     machine_memory_free: int = 0
     gpus: list[str] = field(default_factory=list)
@@ -88,18 +89,22 @@ def collect(home: Home) -> Status:
     state = State.load(home)
     memory = psutil.virtual_memory()
     status = Status(
-        str(home.path), machine_memory=memory.total, machine_memory_free=memory.available, gpus=gpus()
+        str(home.path),
+        state.server,
+        machine_memory=memory.total,
+        machine_memory_free=memory.available,
+        gpus=gpus(),
     )
     status.previous_defaults = state.history
     process = processes.running(state)
     if process is None:
         ended = "ended without being stopped" if state.pid else "is not running"
-        status.problem = f"TorchServe {ended}: start it with `maskrcnn serve start`"
+        status.problem = f"{state.server} {ended}: start it with `maskrcnn serve start`"
         status.errors = last_errors(home) if state.pid else []
         return status
     status.pid, status.ports = process.pid, state.ports
     status.uptime = time.time() - process.create_time()
-    status.java_memory = resident_memory([process.pid])
+    status.frontend_memory = resident_memory([process.pid])
     status.errors = last_errors(home)
     try:
         client = Client(home)
@@ -107,7 +112,7 @@ def collect(home: Home) -> Status:
         status.requests = requests_by_version(client.metrics())
         status.versions = [VersionStatus.of(version, default) for version in versions(client)]
     except ServeError as error:
-        status.problem = f"TorchServe's process is running but does not answer: {error}"
+        status.problem = f"{state.server}'s process is running but does not answer: {error}"
         return status
     broken = [version.name for version in status.versions if not version.ready]
     if broken:
@@ -170,9 +175,9 @@ def _overview(status: Status) -> list[str]:
     workers = sum(version.memory for version in status.versions)
     counts = [f"{count} to {name}" for name, count in sorted(status.requests.items())]
     lines = [
-        f"TorchServe   running for {duration(status.uptime)}, process {status.pid}, state in {status.home}",
+        f"{status.server:12} running for {duration(status.uptime)}, process {status.pid}, state in {status.home}",
         f"ports        {ports} (loopback only)",
-        f"memory       Java {size(status.java_memory)}, workers {size(workers)}; "
+        f"memory       frontend {size(status.frontend_memory)}, workers {size(workers)}; "
         f"{size(status.machine_memory_free)} of {size(status.machine_memory)} free",
         *(f"GPU          {gpu}" for gpu in status.gpus or ["none"]),
         f"predictions  {', '.join(counts) or 'none yet'}",

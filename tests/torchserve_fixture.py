@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from maskrcnn import run
 from serve_config.cli import serve as serve_group
@@ -58,7 +59,7 @@ class RunningTorchServe:
 
 @contextmanager
 def running_torchserve(
-    folder: Path, models: Sequence[Path | str] = (), store: Path | None = None, **settings: int
+    folder: Path, models: Sequence[Path | str] = (), store: Path | None = None, **settings: Any
 ) -> Iterator[RunningTorchServe]:
     """TorchServe on free ports with its state in ``folder/.serve``; stopped when the block ends.
 

@@ -1,4 +1,4 @@
-"""Start TorchServe and wait until it serves; stop it and leave nothing behind."""
+"""Start TorchServe, or LitServe in its place, and wait until it serves; stop it and leave nothing behind."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from serve_config.models.archives import Archive, find_archive, read_archive
 from serve_config.models.client import Client
 from serve_config.models.management import Say, register, remember, set_default
 from serve_config.server import processes
-from serve_config.server.java import find_java
 from serve_config.server.logs import read_tail, server_errors
 from serve_config.server.processes import delayed_interrupts
 from serve_config.server.properties import Settings, bind, choose_ports, render
@@ -26,7 +25,7 @@ FRONTEND_TIMEOUT = 90.0  # seconds until the frontend must answer; it takes 2 to
 
 
 def start(home: Home, settings: Settings, store: Path, models: list[str] | None, say: Say) -> list[str]:
-    """Start TorchServe, register archives, and wait until each is READY. Returns the registered versions.
+    """Start the server, register archives, and wait until each is READY. Returns the registered versions.
 
     ``models`` are archives or versions, the first the default; all of them must start. An empty list registers
     nothing. None restores what was registered before the last stop, or on the first start registers the whole
@@ -36,7 +35,7 @@ def start(home: Home, settings: Settings, store: Path, models: list[str] | None,
         state = State.load(home)
         if process := processes.running(state):
             raise ServeError(
-                f"TorchServe is running (process {process.pid}, http://127.0.0.1:{state.ports['inference']}): "
+                f"{state.server} is running (process {process.pid}, http://127.0.0.1:{state.ports['inference']}): "
                 "use it, or `stop` it first"
             )
         processes.end(state)  # workers of a frontend that has died
@@ -50,7 +49,7 @@ def start(home: Home, settings: Settings, store: Path, models: list[str] | None,
         archives = _to_restore(state, store, say) if models is None else _read_all(models, store)
         if not restore:
             state.history = []
-        state.overrides = settings.overrides
+        state.overrides, state.engine = settings.overrides, settings.engine
 
         client = _launch(home, state, settings, store)
         try:
@@ -87,8 +86,7 @@ def _to_restore(state: State, store: Path, say: Say) -> list[Archive]:
 
 def _launch(home: Home, state: State, settings: Settings, store: Path) -> Client:
     """Start the frontend, record it in ``state``, and wait until it answers. Raises ServeError, with it ended."""
-    java = find_java()
-    attempts = 3 if 0 in settings.ports.values() else 1  # a free port may be taken before TorchServe opens it
+    attempts = 3 if 0 in settings.ports.values() else 1  # a free port may be taken before the server opens it
     for attempt in range(1, attempts + 1):
         ports = choose_ports(settings.ports)
         write_atomically(home.config, render(settings, ports, store))
@@ -96,12 +94,12 @@ def _launch(home: Home, state: State, settings: Settings, store: Path) -> Client
         home.tmp.mkdir(mode=0o700)
         try:
             with delayed_interrupts():
-                process = processes.launch(java.program, home, store)
+                process = processes.launch(settings.engine, home, store)
                 state.pid, state.created = process.pid, process.create_time()
                 state.ports, state.store = ports, str(store)
                 state.save(home)
             client = Client(home, ports)
-            _wait_answering(client, process)
+            _wait_answering(client, process, state.server)
             return client
         except BaseException as error:
             with delayed_interrupts():
@@ -123,24 +121,24 @@ def _any_taken(ports: dict[str, int]) -> bool:
     return False
 
 
-def _wait_answering(client: Client, process: psutil.Process) -> None:
+def _wait_answering(client: Client, process: psutil.Process, server: str) -> None:
     deadline = time.monotonic() + FRONTEND_TIMEOUT
     while True:
         if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:
-            raise ServeError(f"TorchServe ended while it started: {why_it_ended(client.home)}")
+            raise ServeError(f"{server} ended while it started: {why_it_ended(client.home)}")
         with contextlib.suppress(ServeError):  # not yet
             if client.request("inference", "GET", "/ping", timeout=5).ok:
                 client.json("management", "GET", "/models", timeout=5)
                 return
         if time.monotonic() > deadline:
             raise ServeError(
-                f"TorchServe does not answer {FRONTEND_TIMEOUT:.0f} s after its start: {why_it_ended(client.home)}"
+                f"{server} does not answer {FRONTEND_TIMEOUT:.0f} s after its start: {why_it_ended(client.home)}"
             )
         time.sleep(0.2)
 
 
 def why_it_ended(home: Home) -> str:
-    """The line of the logs that best explains why TorchServe has ended."""
+    """The line of the logs that best explains why the server has ended."""
     console = [line.strip() for line in read_tail(home.logs / "console.log") if line.strip()]
     signs = ("Exception", "rror:", "Invalid", "Address")
     telling = [line for line in console if any(sign in line for sign in signs)]
@@ -173,23 +171,23 @@ def _register_all(
 
 
 def wait_until_stopped(home: Home) -> None:
-    """Return once `stop` has stopped TorchServe. Raises ServeError if it ended by itself."""
+    """Return once `stop` has stopped the server. Raises ServeError if it ended by itself."""
     state = State.load(home)
     while processes.running(state):
         time.sleep(0.5)
     if State.load(home).pid != 0:
-        raise ServeError(f"TorchServe ended by itself: {why_it_ended(home)}")
+        raise ServeError(f"{state.server} ended by itself: {why_it_ended(home)}")
 
 
 def stop(home: Home) -> bool:
-    """End TorchServe and its workers. False if none ran. Raises ServeError if a process cannot be ended."""
+    """End the server and its workers. False if none ran. Raises ServeError if a process cannot be ended."""
     with home.lock():
         state = State.load(home)
         was_running = bool(processes.members(state))
         processes.end(state)
         if left := processes.members(state):
             raise ServeError(
-                f"process {left[0].pid} of TorchServe cannot be ended: run this as the user who started it"
+                f"process {left[0].pid} of {state.server} cannot be ended: run this as the user who started it"
             )
         state.pid, state.created, state.ports = 0, 0.0, {}
         state.save(home)

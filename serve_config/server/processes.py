@@ -1,8 +1,9 @@
-"""TorchServe's processes: the Java frontend and the workers that it starts. They share one session."""
+"""The server's processes: a frontend and the workers that it starts. They share one session."""
 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import signal
 import subprocess
@@ -12,11 +13,14 @@ from pathlib import Path
 
 import psutil
 
+from serve_config.errors import ServeError
+from serve_config.server.java import find_java
 from serve_config.server.properties import torchserve_home
 from serve_config.server.state import Home, State
 
 ENTRY = "org.pytorch.serve.ModelServer"
 LOGGING = Path(__file__).parents[1] / "templates" / "log4j2.xml"
+ROOT = Path(__file__).parents[2]
 
 # Variables that would change TorchServe's configuration or what a worker imports: a PYTHONPATH with this
 # repository in it would put its `handler` and `finetune` before the archive's own copies.
@@ -25,7 +29,7 @@ UNWANTED_PREFIXES = ("TS_", "SERVE_")
 
 
 def environment() -> dict[str, str]:
-    """The environment for TorchServe and its workers.
+    """The environment for the server and its workers.
 
     A thread of OpenMP that has nothing to do sleeps: by default it spins and takes a core from the other workers.
     """
@@ -36,11 +40,28 @@ def environment() -> dict[str, str]:
     }
 
 
-def command(java: Path, home: Home, store: Path) -> list[str]:
-    """What ``torchserve --start`` would run; that program allows one TorchServe per machine (a pid file in /tmp)."""
+def litserve_command(home: Home, store: Path) -> list[str]:
+    """The command that starts LitServe behind our frontend. Raises ServeError if LitServe is not installed."""
+    if importlib.util.find_spec("litserve") is None:
+        raise ServeError(
+            "LitServe is not installed in this Python: run `.venv/bin/python -m pip install litserve`, or start "
+            "without --engine litserve"
+        )
+    return [sys.executable, "-m", "serve_config.litserve", str(home.config), str(store)]
+
+
+def torchserve_command(home: Home, store: Path) -> list[str]:
+    """What ``torchserve --start`` would run; that program allows one TorchServe per machine (a pid file in /tmp).
+
+    Raises ServeError without Java or TorchServe.
+    """
     torchserve = torchserve_home()
+    if torchserve is None:
+        raise ServeError(
+            "TorchServe is not installed in this Python: run `make install`, and use .venv/bin/python"
+        )
     return [
-        str(java),
+        str(find_java().program),
         "-Xmx2g",
         "-XX:+ExitOnOutOfMemoryError",
         "-XX:-UsePerfData",  # they would be written to /tmp
@@ -63,18 +84,26 @@ def command(java: Path, home: Home, store: Path) -> list[str]:
 _launched: dict[int, subprocess.Popen[bytes]] = {}  # our own children, so that `end` can reap them
 
 
-def launch(java: Path, home: Home, store: Path) -> psutil.Process:
-    """Start TorchServe in a session of its own, in the state folder, where it writes its keys and logs."""
+def launch(engine: str, home: Home, store: Path) -> psutil.Process:
+    """Start the server in a session of its own, in the state folder, where it writes its keys and logs.
+
+    Raises ServeError if something that it needs is not installed.
+    """
+    if engine == "litserve":
+        command = litserve_command(home, store)
+        own = {"PYTHONPATH": str(ROOT), "TMPDIR": str(home.tmp)}
+    else:
+        command, own = torchserve_command(home, store), {}
     with open(home.logs / "console.log", "wb") as console:
         child = subprocess.Popen(
-            command(java, home, store),
+            command,
             cwd=home.path,
-            env=environment(),
+            env=environment() | own,
             stdin=subprocess.DEVNULL,
             stdout=console,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            umask=0o077,  # TorchServe creates the key file: for this user only
+            umask=0o077,  # the server creates the key file: for this user only
         )
     _launched[child.pid] = child
     return psutil.Process(child.pid)

@@ -49,6 +49,7 @@ class Settings:
     startup_timeout: int = 300
     response_timeout: int | None = None
     workers: int | None = None
+    engine: str = "torchserve"  # one of ENGINES
 
     @property
     def overrides(self) -> dict[str, int]:
@@ -106,7 +107,7 @@ def allowed_urls(store: Path) -> str:
     return f"file://{quoted}/[A-Za-z0-9_-][A-Za-z0-9._-]*[.]mar"
 
 
-def system_metrics_command(script: Path, home: Path) -> str:
+def system_metrics_command(script: Path, home: Path | None) -> str:
     """The script as TorchServe's ``system_metrics_cmd``: relative to ``home``, the folder that it is started in.
 
     TorchServe splits the value at spaces, and the relative path is the shorter one. If it has one all the same, the
@@ -115,7 +116,7 @@ def system_metrics_command(script: Path, home: Path) -> str:
     >>> system_metrics_command(Path("/my photos/serve_config/a.py"), Path("/my photos/.venv/site-packages"))
     '../../serve_config/a.py'
     """
-    relative = os.path.relpath(script.resolve(), home.resolve())
+    relative = os.path.relpath(script.resolve(), home.resolve()) if home else ""
     return "" if re.search(r"\s", relative) else relative
 
 
@@ -130,14 +131,10 @@ def escape(value: str) -> str:
     return "".join(chr(code) if 32 <= code < 127 else f"\\u{code:04x}" for code in codes)
 
 
-def torchserve_home() -> Path:
-    """The folder that holds the package ``ts``. Raises ServeError if TorchServe is not installed."""
+def torchserve_home() -> Path | None:
+    """The folder that holds the package ``ts``; None if TorchServe is not installed."""
     spec = importlib.util.find_spec("ts")
-    if spec is None or spec.origin is None:
-        raise ServeError(
-            "TorchServe is not installed in this Python: run `make install`, and use .venv/bin/python"
-        )
-    return Path(spec.origin).parent.parent
+    return Path(spec.origin).parent.parent if spec and spec.origin else None
 
 
 def choose_ports(wanted: dict[str, int]) -> dict[str, int]:

@@ -26,10 +26,14 @@ from serve_config.errors import ServeError
 
 MODEL = "maskrcnn"  # the one TorchServe model; its versions are the backbones
 
+ENGINES = {"torchserve": "TorchServe", "litserve": "LitServe"}
+"""The servers that can run, by their names on the command line."""
+
 PORT_NAMES = ("inference", "management", "metrics", "grpc_inference", "grpc_management")
 
-# A Unix socket's path is limited to 107 bytes, and TorchServe adds "/.ts.sock.9000".
-LONGEST_SOCKET_FOLDER = 90
+# A Unix socket's path is limited to 107 bytes. TorchServe adds "/.ts.sock.9000"; LitServe, by Python's multiprocessing,
+# "/pymp-12345678/listener-12345678".
+LONGEST_SOCKET_FOLDER = 72
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,7 @@ class State:
     ``pid`` and ``created`` (Unix time) identify the process; ``pid`` is 0 after a stop. ``models`` maps each
     registered version to its archive's file name in ``store``, in the order of registration; together with
     ``default`` it is what the next ``start`` restores. ``history`` holds the earlier defaults, the latest last.
-    ``overrides`` are keys of model-config.yaml that a flag of ``start`` has set.
+    ``overrides`` are keys of model-config.yaml that a flag of ``start`` has set; ``engine`` is one of ENGINES.
     """
 
     pid: int = 0
@@ -110,6 +114,12 @@ class State:
     default: str | None = None
     history: list[str] = field(default_factory=list)
     overrides: dict[str, int] = field(default_factory=dict)
+    engine: str = "torchserve"
+
+    @property
+    def server(self) -> str:
+        """The name of the server that runs or ran last."""
+        return ENGINES[self.engine]
 
     @classmethod
     def load(cls, home: Home) -> State:

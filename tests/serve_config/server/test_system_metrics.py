@@ -12,14 +12,15 @@ import pytest
 from serve_config.server.properties import SYSTEM_METRICS, system_metrics_command, torchserve_home
 
 HOST = "CPUUtilization MemoryUsed MemoryAvailable MemoryUtilization DiskUsage DiskUtilization DiskAvailable".split()
+HOME = torchserve_home()
 GPU = {"GPUUtilization", "GPUMemoryUsed", "GPUMemoryUtilization"}
 
 
 def collected(bin_folder: Path) -> dict[str, str]:
     """Run the collector as TorchServe does; the lines by metric, and the worker's memory by its process id."""
     answer = subprocess.run(
-        [sys.executable, *system_metrics_command(SYSTEM_METRICS, torchserve_home()).split()],
-        cwd=torchserve_home(),
+        [sys.executable, *system_metrics_command(SYSTEM_METRICS, HOME).split()],
+        cwd=HOME,
         env={"PATH": f"{bin_folder}:{os.environ['PATH']}"},
         input=f"{os.getpid()}\n",
         capture_output=True,

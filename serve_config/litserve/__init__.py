@@ -1,0 +1,19 @@
+"""LitServe in TorchServe's place, for the day that TorchServe must go: ``maskrcnn serve start --engine litserve``.
+
+::
+
+    clients ──► frontend.py ──► unix socket ──► worker.py: LitServe ──► the archive's own handler.service
+                routes, keys,    one process per version, started, restarted and ended by versions.py
+                queue, metrics
+
+The frontend answers TorchServe's inference, management and metrics routes, in TorchServe's shapes. So the page, every
+``maskrcnn serve`` command and every client work unchanged, and a swap is what it is there: the new version starts
+beside the old, is probed, becomes the default, and the old one ends once it has answered everything.
+"""
+
+# what the frontend and a version's worker have in common
+DESCRIBE = "x-describe"  # header of a request for the model's description
+SAMPLES = (
+    "x-samples"  # header of an answer, with the metrics of its batch: a JSON list of name, value and labels
+)
+WORKERS = "workers.json"  # file in the archive's folder: the process ids of the workers

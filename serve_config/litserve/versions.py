@@ -1,0 +1,264 @@
+"""A registered version: the unpacked archive, the processes that serve it, and the requests that wait for them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.client
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from serve_config.litserve import WORKERS
+from serve_config.server.state import MODEL
+
+LONGEST_PAUSE = 30.0  # seconds before a version that does not load is tried again
+LONGEST_LINE = 2**20  # bytes of a log line
+server_log = logging.getLogger("ts_log")
+model_log = logging.getLogger("MODEL_LOG")
+
+
+class QueueFull(Exception):
+    """As many requests wait for this version as may."""
+
+
+class WorkerDied(Exception):
+    """The version ended, or was ended for taking too long, while it answered the request."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What holds where an archive's model-config.yaml says nothing; times in seconds."""
+
+    queue_size: int
+    workers: int
+    response_timeout: int
+    startup_timeout: int
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A version's answer; ``waited`` is the time in the queue, in seconds."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    waited: float
+
+
+class UnixConnection(http.client.HTTPConnection):
+    """HTTP over the Unix socket at ``path``."""
+
+    def __init__(self, path: Path, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self.path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self.path))
+
+
+class Version:
+    """One version. Its process is started again whenever it ends, until :meth:`close`.
+
+    Its workers get no more requests at once than they can answer, so the others wait here: a worker that dies takes
+    only those with it that it was answering.
+
+    Args:
+        name: the version.
+        archive: the archive's file name in the model store.
+        folder: the unpacked archive; it also holds the socket.
+        limits: for keys that the archive's model-config.yaml does not have.
+    """
+
+    def __init__(self, name: str, archive: str, folder: Path, limits: Limits) -> None:
+        path = folder / "model-config.yaml"
+        config = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.exists() else {}
+        self.name, self.archive, self.folder, self.limits = name, archive, folder, limits
+        self.workers = int(config.get("minWorkers") or limits.workers)
+        self.batch_size = int(config.get("batchSize") or 1)
+        self.response_timeout = int(config.get("responseTimeout") or limits.response_timeout)
+        self.startup_timeout = int(config.get("startupTimeout") or limits.startup_timeout)
+        self.socket = folder / "s"  # short: a Unix socket's path may have 107 bytes
+        self.at_once = self.workers * self.batch_size
+        self.active = 0
+        self.ready = asyncio.Event()
+        self.loaded = ""
+        self.closing = False
+        self._turns = asyncio.Semaphore(self.at_once)
+        self._threads = ThreadPoolExecutor(self.at_once + 1)
+        self._process: asyncio.subprocess.Process | None = None
+        self._supervisor = asyncio.create_task(self._supervise())
+
+    @property
+    def waiting(self) -> int:
+        """Requests in the queue."""
+        return max(0, self.active - self.at_once)
+
+    async def ask(self, body: bytes, headers: Mapping[str, str]) -> Reply:
+        """Pass a request to a worker when it is its turn. Raises QueueFull or WorkerDied."""
+        if self.waiting >= self.limits.queue_size:
+            raise QueueFull
+        self.active += 1
+        arrived = time.monotonic()
+        try:
+            async with self._turns:
+                await self.ready.wait()
+                if self.closing:
+                    raise WorkerDied
+                waited = time.monotonic() - arrived
+                reply = await self._send("POST", "/predict", self.response_timeout, body, headers)
+                return Reply(*reply, waited)
+        except TimeoutError as error:
+            server_log.error(
+                "no answer within %d s: starting the worker again", self.response_timeout, extra=self._who()
+            )
+            self._kill()
+            raise WorkerDied from error
+        except (OSError, http.client.HTTPException) as error:
+            raise WorkerDied from error
+        finally:
+            self.active -= 1
+
+    async def close(self, patience: float) -> None:
+        """Wait until every request is answered, at most ``patience`` seconds, then end the processes."""
+        deadline = time.monotonic() + patience
+        while self.active and self.ready.is_set() and time.monotonic() < deadline:
+            await asyncio.sleep(0.02)
+        self.closing = True
+        self._supervisor.cancel()
+        self._kill()
+        self.ready.set()  # those who still wait are told
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._supervisor
+        self._threads.shutdown(wait=False)
+
+    def describe(self) -> dict[str, Any]:
+        """The version as TorchServe's management API describes it."""
+        status = "READY" if self.ready.is_set() else "UNLOADED"
+        return {
+            "modelName": MODEL,
+            "modelVersion": self.name,
+            "modelUrl": self.archive,
+            "runtime": "python",
+            "minWorkers": self.workers,
+            "maxWorkers": self.workers,
+            "batchSize": self.batch_size,
+            "responseTimeout": self.response_timeout,
+            "startupTimeout": self.startup_timeout,
+            "workers": [
+                {"id": str(9000 + i), "startTime": self.loaded, "status": status, "pid": pid, "gpu": False}
+                for i, pid in enumerate(self._worker_pids())
+            ],
+            "jobQueueStatus": {
+                "pendingRequests": self.waiting,
+                "remainingCapacity": self.limits.queue_size - self.waiting,
+            },
+        }
+
+    def _worker_pids(self) -> list[int]:
+        try:
+            return list(json.loads((self.folder / WORKERS).read_text()))
+        except (OSError, ValueError):
+            return []
+
+    async def _supervise(self) -> None:
+        pause = 1.0
+        try:
+            while True:
+                if await self._run():
+                    pause = 1.0
+                else:
+                    server_log.error("Load model failed: %s, error: Worker died.", MODEL, extra=self._who())
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, LONGEST_PAUSE)
+        finally:
+            self._kill()
+
+    async def _run(self) -> bool:
+        """Start the processes and wait until they have ended. Whether they were READY meanwhile."""
+        for name in (WORKERS, self.socket.name):
+            (self.folder / name).unlink(missing_ok=True)
+        command = ["-m", "serve_config.litserve.worker", self.folder, self.socket, self.workers]
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *map(str, command),
+            cwd=self.folder,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            limit=LONGEST_LINE,
+            process_group=0,
+        )
+        log = asyncio.create_task(self._log(self._process))
+        waiting = asyncio.create_task(self._wait_ready())
+        try:
+            await self._process.wait()
+            self._kill()  # what it has started
+            await log
+            return self.ready.is_set()
+        finally:
+            waiting.cancel()
+            self.ready.clear()
+
+    async def _log(self, process: asyncio.subprocess.Process) -> None:
+        who = {"who": f"{self._who()['who']}-stdout"}
+        assert process.stdout is not None
+        with contextlib.suppress(ValueError):  # a line that is longer than LONGEST_LINE
+            async for line in process.stdout:
+                model_log.info("%s", line.decode(errors="replace").rstrip(), extra=who)
+        server_log.info("Stopped Scanner - %s", who["who"], extra=self._who())
+
+    def _who(self) -> dict[str, str]:
+        """The name of TorchServe's thread for a worker, by which its logs are read (serve_config/server/logs.py)."""
+        return {"who": f"W-9000-{MODEL}_{self.name}"}
+
+    async def _wait_ready(self) -> None:
+        deadline = time.monotonic() + self.startup_timeout
+        while time.monotonic() < deadline:
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                status, _, _ = await self._send("GET", "/health", 5)
+                if status == 200:
+                    self.loaded = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+                    self.ready.set()
+                    return
+            await asyncio.sleep(0.1)
+        server_log.error("not loaded after %d s", self.startup_timeout, extra=self._who())
+        self._kill()
+
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        timeout: float,
+        body: bytes = b"",
+        headers: Mapping[str, str] | None = None,
+    ) -> tuple[int, Mapping[str, str], bytes]:
+        """Send one request to the process, from a thread. Raises OSError (TimeoutError) and HTTPException."""
+
+        def send() -> tuple[int, Mapping[str, str], bytes]:
+            connection = UnixConnection(self.socket, timeout)
+            with contextlib.closing(connection):
+                connection.request(method, path, body, dict(headers or {}))
+                response = connection.getresponse()
+                return response.status, dict(response.getheaders()), response.read()
+
+        return await asyncio.get_running_loop().run_in_executor(self._threads, send)
+
+    def _kill(self) -> None:
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)
