@@ -1,4 +1,4 @@
-"""A real TorchServe for tests: free ports, a folder of its own, and archives that start in a second."""
+"""A real server for tests: free ports, a folder of its own, and archives that start in a second."""
 
 from __future__ import annotations
 
@@ -47,6 +47,55 @@ def handle(data, context):
 '''
 
 
+# The same for LitServe, which asks the archive's service and not its handler.
+TOY_SERVICE = {
+    "handler/__init__.py": "",
+    "handler/api/__init__.py": "",
+    "handler/api/metrics.py": "def batch_samples(answers, seconds, version): return []",
+    "handler/model/__init__.py": "",
+    "handler/model/cores.py": "def usable_cores(): return 1",
+    "handler/service.py": """
+import json
+from types import SimpleNamespace
+import toy_handler
+
+class Request:
+    def __init__(self, parts, content_type, id):
+        self.parts = parts
+
+class Service:
+    broken = False
+
+    @classmethod
+    def load(cls, folder, config, **_):
+        service = cls()
+        service.context = SimpleNamespace(
+            system_properties={"model_dir": str(folder)}, set_response_content_type=lambda *_: None
+        )
+        service.predictor = SimpleNamespace(card=json.loads((folder / "archive.json").read_text()))
+        return service
+
+    def warm_up(self):
+        toy_handler.handle(None, self.context)
+
+    def decode(self, request):
+        return request.parts
+
+    def predict(self, photos):
+        return toy_handler.handle(photos, self.context)
+
+    def encode(self, photo, found):
+        return answer(200, found)
+
+def answer(status, document):
+    return SimpleNamespace(status=status, content_type="application/json", body=json.dumps(document).encode())
+
+def unexpected():
+    return answer(500, {"error": {"code": "internal_error", "message": "It failed.", "field": None}})
+""",
+}
+
+
 @dataclass(frozen=True)
 class RunningTorchServe:
     """A TorchServe that answers. ``said`` is what `start` reported."""
@@ -93,13 +142,17 @@ def toy_archive(
     (work / "archive.json").write_text(
         json.dumps({"name": "maskrcnn", "version": version, "classes": list(classes)})
     )
-    extra: list[str | Path] = []
+    for name, text in TOY_SERVICE.items():
+        (work / "service" / name).parent.mkdir(parents=True, exist_ok=True)
+        (work / "service" / name).write_text(text)
+    more: list[str | Path] = []
     if yaml:
         (work / "model-config.yaml").write_text(yaml)
-        extra = ["--config-file", work / "model-config.yaml"]
+        more = ["--config-file", work / "model-config.yaml"]
     archiver = Path(sys.executable).with_name("torch-model-archiver")
     command = [archiver, "--model-name", "maskrcnn", "--version", version, "--export-path", work]
-    command += ["--handler", work / "toy_handler.py", "--extra-files", work / "archive.json", *extra]
+    extra = f"{work / 'archive.json'},{work / 'service'}"
+    command += ["--handler", work / "toy_handler.py", "--extra-files", extra, *more]
     subprocess.run(command, check=True, capture_output=True)
     return (work / "maskrcnn.mar").rename(folder / f"maskrcnn_{version}.mar")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+import tempfile
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,8 @@ async def serve(home: Home, settings: dict[str, str], store: Path) -> None:
         startup_timeout=int(settings["default_startup_timeout"]),
     )
     keys = Keys(home.key_file, int(settings["token_expiration_min"]))
-    frontend = Frontend(store, home.tmp, keys, limits, int(settings["max_request_size"]))
+    folder = Path(tempfile.gettempdir())  # Home.tmp, by TMPDIR
+    frontend = Frontend(store, folder, keys, limits, int(settings["max_request_size"]))
     applications = {
         urlsplit(settings[f"{name}_address"]).port or 0: application
         for name, application in (

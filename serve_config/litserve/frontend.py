@@ -186,7 +186,8 @@ class Frontend:
         """Unpack an archive of the store and start it; the first one becomes the default. It is not READY yet."""
         url = request.query_params.get("url", "")
         if not SAFE_NAME.fullmatch(url) or not url.endswith(".mar"):
-            raise Problem(400, "BadRequestException", "url must be the name of an archive in the model store")
+            message = "The URL does not match any allowed URL: it must be the name of an archive in the store"
+            raise Problem(404, "ModelNotFoundException", message)
         try:
             archive = await asyncio.to_thread(read_archive, self.store / url)
         except ServeError as error:

@@ -96,9 +96,9 @@ def _launch(home: Home, state: State, settings: Settings, store: Path) -> Client
             with delayed_interrupts():
                 process = processes.launch(settings.engine, home, store)
                 state.pid, state.created = process.pid, process.create_time()
-                state.ports, state.store = ports, str(store)
+                state.ports, state.store = _open_ports(settings.engine, ports), str(store)
                 state.save(home)
-            client = Client(home, ports)
+            client = Client(home, state.ports)
             _wait_answering(client, process, state.server)
             return client
         except BaseException as error:
@@ -108,6 +108,11 @@ def _launch(home: Home, state: State, settings: Settings, store: Path) -> Client
             if attempt == attempts or not (isinstance(error, ServeError) and _any_taken(ports)):
                 raise
     raise AssertionError("not reached")
+
+
+def _open_ports(engine: str, ports: dict[str, int]) -> dict[str, int]:
+    """Those that the server opens; LitServe has no gRPC."""
+    return {name: port for name, port in ports.items() if engine == "torchserve" or "grpc" not in name}
 
 
 def _any_taken(ports: dict[str, int]) -> bool:

@@ -152,7 +152,7 @@ def choose_ports(wanted: dict[str, int]) -> dict[str, int]:
                 if port in (other.getsockname()[1] for other in sockets[:-1]):
                     continue  # the same port twice: render() names both
                 raise ServeError(
-                    f"port {port} (TorchServe's {name.replace('_', ' ')}) cannot be used "
+                    f"port {port} (the server's {name.replace('_', ' ')}) cannot be used "
                     f"({error.strerror}{owner(port)}): stop that program, or choose another port with "
                     f"--{name.replace('_', '-')}-port (0 takes a free one)"
                 ) from error

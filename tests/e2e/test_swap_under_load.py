@@ -11,7 +11,7 @@ import pytest
 import requests
 
 from serve_config.models.management import versions
-from serve_config.server.state import State
+from serve_config.server.state import ENGINES, State
 from tests.e2e.callers import Callers
 from tests.torchserve_fixture import TOY_HANDLER, RunningTorchServe, running_torchserve, serve, toy_archive
 
@@ -27,7 +27,8 @@ def asking(server: RunningTorchServe, session: requests.Session) -> Callable[[],
     return lambda: session.post(url, data=b"sleep:0.02", headers=headers, timeout=30)
 
 
-def test_swaps_and_rollback_under_load_lose_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("engine", ENGINES)
+def test_swaps_and_rollback_under_load_lose_nothing(engine: str, tmp_path: Path) -> None:
     toys = {version: toy_archive(tmp_path, version) for version in ("alpha", "beta")}
     toys["gamma"] = toy_archive(
         tmp_path, "gamma", handler=f"import time\ntime.sleep({LOADING})\n{TOY_HANDLER}"
@@ -40,7 +41,10 @@ def test_swaps_and_rollback_under_load_lose_nothing(tmp_path: Path) -> None:
         switches.append((begun, time.monotonic(), to))
         time.sleep(0.5)
 
-    with ExitStack() as sessions, running_torchserve(tmp_path, [toys["alpha"], toys["beta"]]) as server:
+    with (
+        ExitStack() as sessions,
+        running_torchserve(tmp_path, [toys["alpha"], toys["beta"]], engine=engine) as server,
+    ):
         (server.store / toys["gamma"].name).write_bytes(toys["gamma"].read_bytes())
         callers = Callers(*[asking(server, sessions.enter_context(requests.Session())) for _ in range(8)])
         with callers:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from serve_config.server import processes
-from serve_config.server.state import State
+from serve_config.server.state import ENGINES, State
 from tests.torchserve_fixture import RunningTorchServe, running_torchserve, toy_archive
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -19,12 +19,11 @@ def toys(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {version: toy_archive(folder, version) for version in ("alpha", "beta", "gamma")}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="session", params=ENGINES)
 def torchserve(
-    tmp_path_factory: pytest.TempPathFactory, toys: dict[str, Path]
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, toys: dict[str, Path]
 ) -> Iterator[RunningTorchServe]:
-    """One TorchServe for the tests that leave it as they found it: ``alpha`` is the default, ``beta`` is
-    there.
+    """Each server once, for the tests that leave it as they found it: ``alpha`` is the default, ``beta`` is there.
 
     It is started in an environment that tries to loosen its configuration, and to put this repository's
     packages before those of the archives.
@@ -37,6 +36,6 @@ def torchserve(
         patch.setenv("LOG_LOCATION", "/nonexistent")
         patch.setenv("PYTHONPATH", str(REPOSITORY))
         folder = tmp_path_factory.mktemp("torchserve")
-        with running_torchserve(folder, [toys["alpha"], toys["beta"]]) as server:
+        with running_torchserve(folder, [toys["alpha"], toys["beta"]], engine=request.param) as server:
             yield server
         assert processes.members(State.load(server.home)) == []
