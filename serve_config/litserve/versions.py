@@ -126,6 +126,7 @@ class Version:
             server_log.error(
                 "no answer within %d s: starting the worker again", self.response_timeout, extra=self._who()
             )
+            self.ready.clear()  # who comes now waits for the next process
             self._kill()
             raise WorkerDied from error
         except (OSError, http.client.HTTPException) as error:
@@ -209,7 +210,7 @@ class Version:
             await self._process.wait()
             self._kill()  # what it has started
             await log
-            return self.ready.is_set()
+            return waiting.done() and waiting.result()
         finally:
             waiting.cancel()
             self.ready.clear()
@@ -226,7 +227,8 @@ class Version:
         """The name of TorchServe's thread for a worker, by which its logs are read (serve_config/server/logs.py)."""
         return {"who": f"W-9000-{MODEL}_{self.name}"}
 
-    async def _wait_ready(self) -> None:
+    async def _wait_ready(self) -> bool:
+        """Whether the process answered in time; if not, it is ended."""
         deadline = time.monotonic() + self.startup_timeout
         while time.monotonic() < deadline:
             with contextlib.suppress(OSError, http.client.HTTPException):
@@ -234,10 +236,11 @@ class Version:
                 if status == 200:
                     self.loaded = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
                     self.ready.set()
-                    return
+                    return True
             await asyncio.sleep(0.1)
         server_log.error("not loaded after %d s", self.startup_timeout, extra=self._who())
         self._kill()
+        return False
 
     async def _send(
         self,

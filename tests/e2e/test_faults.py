@@ -20,11 +20,11 @@ from flask import Flask
 from serve_config.models.management import default_version, versions
 from serve_config.server import lifecycle as server_module
 from serve_config.server.properties import Settings
-from serve_config.server.state import State
+from serve_config.server.state import ENGINES, State
 from tests.commands import finetune
 from tests.e2e.callers import Callers
 from tests.e2e.conftest import page_config
-from tests.torchserve_fixture import RunningTorchServe, running_torchserve, serve, toy_archive
+from tests.torchserve_fixture import FREE_PORTS, RunningTorchServe, running_torchserve, serve, toy_archive
 from tests.toy_models import write_run
 from tests.web_client.conftest import serving
 from tests.web_client.stub import balloon_picture
@@ -51,10 +51,13 @@ def handle(data, context):
 """
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningTorchServe]:
+@pytest.fixture(scope="module", params=ENGINES)
+def server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RunningTorchServe]:
     folder = tmp_path_factory.mktemp("faults")
-    with running_torchserve(folder, [toy_archive(folder, "alpha", handler=HANDLER)]) as running:
+    archive = toy_archive(folder, "alpha", handler=HANDLER)
+    with running_torchserve(folder, [archive], engine=request.param) as running:
         yield running
 
 
@@ -153,7 +156,8 @@ def test_the_page_says_that_torchserve_is_gone_and_recovers_by_itself(
     assert requests.get(f"{page}/healthz", timeout=10).ok
     assert requests.get(f"{page}/", timeout=10).ok
 
-    server_module.start(server.home, Settings(ports=state.ports), server.store, None, server.said.append)
+    settings = Settings(ports=FREE_PORTS | state.ports, engine=state.engine)
+    server_module.start(server.home, settings, server.store, None, server.said.append)
     seconds_until(lambda: by_page(page).ok, 5)
     assert requests.get(f"{page}/readyz", timeout=10).json()["versions"] == ["alpha"]
 

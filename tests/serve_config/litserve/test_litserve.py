@@ -1,0 +1,71 @@
+"""What only LitServe's frontend does: it parses forms, queues requests, and starts what takes too long again."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import requests
+
+from serve_config.errors import ServeError
+from serve_config.litserve.worker import Call, parts
+from serve_config.models.management import versions
+from serve_config.server import processes
+from serve_config.server.state import Home
+from tests.corpus.bodies import MULTIPART, form, part
+from tests.torchserve_fixture import running_torchserve, toy_archive
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body", "expected"),
+    [
+        ("", b"abc", {"body": b"abc"}),
+        ("image/jpeg", b"abc", {"body": b"abc"}),
+        ("multipart/form-data", b"abc", {"body": b"abc"}),  # without a boundary
+        (MULTIPART, form(part("image", b"\xff\r\n", '; filename="a"'), part("output", b"coco")),
+         {"image": b"\xff\r\n", "output": b"coco"}),
+        (MULTIPART, form(part("a", b"1"), part("a", b"2")), {"a": b"2"}),
+        (MULTIPART, form(part("a", b"1"))[:-20], {}),  # cut
+        (MULTIPART, b"no form", {}),
+        (MULTIPART, b"", {}),
+    ],
+)  # fmt: skip
+def test_parts_of_a_request(content_type: str, body: bytes, expected: dict[str, bytes]) -> None:
+    assert parts(Call(body, content_type, "", False)) == expected
+
+
+def test_without_litserve_the_message_names_the_cure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(ServeError, match="pip install litserve"):
+        processes.litserve_command(Home.at(tmp_path), tmp_path)
+
+
+@pytest.mark.e2e
+def test_a_full_queue_is_a_503_and_a_worker_that_hangs_is_replaced(tmp_path: Path) -> None:
+    archive = toy_archive(tmp_path, "alpha")
+    limits = {"job_queue_size": 1, "response_timeout": 3}
+    with running_torchserve(tmp_path, [archive], engine="litserve", **limits) as server:
+
+        def ask(body: bytes) -> requests.Response:
+            return server.client.request("inference", "POST", "/predictions/maskrcnn", data=body)
+
+        with ThreadPoolExecutor(4) as pool:
+            answers = sorted(pool.map(ask, [b"sleep:1"] * 4), key=lambda answer: answer.status_code)
+        assert [answer.status_code for answer in answers] == [200, 200, 503, 503]
+        assert answers[3].json()["type"] == "ServiceUnavailableException"
+        assert answers[3].headers["Retry-After"] == "1"
+
+        (before,) = versions(server.client)
+        start = time.monotonic()
+        answer = ask(b"sleep:600")
+        assert (answer.status_code, answer.json()["message"]) == (507, "Worker died.")
+        assert 3 <= time.monotonic() - start < 10
+        assert ask(b"abc").json()["bytes"] == 3, "it waits for the new worker"
+        (after,) = versions(server.client)
+        assert before.workers[0]["pid"] != after.workers[0]["pid"]
+        assert (
+            'ts_inference_requests_total{model_name="maskrcnn",model_version="default"'
+            in server.client.metrics()
+        )
