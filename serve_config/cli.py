@@ -49,7 +49,12 @@ def serve() -> None:
 @click.option("--fresh", is_flag=True, help="Do not restore what was registered before.")
 @store_option("--model-store")
 @with_ports
-@click.option("--workers", type=positive, metavar="N", help="Per version; default: its archive's, or 1.")
+@click.option(
+    "--workers",
+    type=positive,
+    metavar="N",
+    help="Per version; default: one per GPU if there are several, else the archive's, or 1.",
+)
 @click.option(
     "--queue-size",
     type=positive,
@@ -107,7 +112,7 @@ def start(
         ports={name: ports[f"{name}_port"] for name in DEFAULT_PORTS},
         job_queue_size=queue_size,
         response_timeout=response_timeout,
-        workers=workers,
+        workers=workers or lifecycle.workers_for_gpus(),
         engine=engine,
     )
     wanted = list(models) if models or fresh else None

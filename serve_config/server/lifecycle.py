@@ -20,6 +20,7 @@ from serve_config.server.logs import read_tail, server_errors
 from serve_config.server.processes import delayed_interrupts
 from serve_config.server.properties import Settings, bind, choose_ports, render
 from serve_config.server.state import Home, State, write_atomically
+from serve_config.server.system_metrics import query_gpus
 
 FRONTEND_TIMEOUT = 90.0  # seconds until the frontend must answer; it takes 2 to 4
 
@@ -60,6 +61,12 @@ def start(home: Home, settings: Settings, store: Path, models: list[str] | None,
                 _clean(home)
                 former.save(home)  # what can still be restored
             raise
+
+
+def workers_for_gpus() -> int | None:
+    """One worker per GPU where there are several, since an archive asks for one worker; else None."""
+    count = len(query_gpus())
+    return count if count > 1 else None
 
 
 def _read_all(models: list[str], store: Path) -> list[Archive]:

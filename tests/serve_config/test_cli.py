@@ -19,7 +19,7 @@ from maskrcnn import run
 from serve_config import doctor, status
 from serve_config.cli import serve as serve_group
 from serve_config.models import ask, swap
-from serve_config.server import properties
+from serve_config.server import lifecycle, properties
 from serve_config.server.state import Home, State
 from tests.serve_config.conftest import REPOSITORY
 from tests.torchserve_fixture import FREE_PORT_OPTIONS, fake_java
@@ -161,6 +161,7 @@ def test_shortened_answer_keeps_the_digest() -> None:
     ("answer", "expected"),
     [
         ("echo '0, NVIDIA H200, 12, 3021, 143771'", ["NVIDIA H200, 12 % busy, 3021 of 143771 MiB"]),
+        ("echo '0, A, 1, 2, 3'; echo '1, A, 1, 2, 3'", ["A, 1 % busy, 2 of 3 MiB"] * 2),
         ("echo 'No devices were found'", []),
         ("echo '0, NVIDIA H200, 12, 3021, 143771'; exit 9", []),
     ],
@@ -172,6 +173,7 @@ def test_gpus_as_nvidia_smi_tells(
     (tmp_path / "nvidia-smi").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert status.gpus() == expected
+    assert lifecycle.workers_for_gpus() == (2 if len(expected) == 2 else None)
     monkeypatch.setenv("PATH", "/nonexistent")
     assert status.gpus() == []
 

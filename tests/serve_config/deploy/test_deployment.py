@@ -78,6 +78,13 @@ def test_only_the_page_is_published(compose: dict[str, Any]) -> None:
     assert compose["services"]["web_client"]["network_mode"] == "service:torchserve", "loopback is shared"
 
 
+def test_gpu_file_asks_for_the_gpus_of_a_service_that_exists(compose: dict[str, Any]) -> None:
+    more = yaml.safe_load((DOCKER / "compose.gpu.yaml").read_text())["services"]
+    assert more.keys() <= compose["services"].keys()
+    (device,) = more["torchserve"]["deploy"]["resources"]["reservations"]["devices"]
+    assert "gpu" in device["capabilities"]
+
+
 def test_commands_are_ours(compose: dict[str, Any]) -> None:
     image = next(line for line in (DOCKER / "Dockerfile").read_text().splitlines() if line.startswith("CMD"))
     assert parses(yaml.safe_load(image.removeprefix("CMD ")))
