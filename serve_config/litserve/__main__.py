@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import sys
 import tempfile
 from logging.handlers import RotatingFileHandler
@@ -16,7 +17,7 @@ import uvicorn
 from serve_config.litserve.frontend import Frontend
 from serve_config.litserve.keys import Keys
 from serve_config.litserve.versions import Limits
-from serve_config.server.properties import LOOPBACK
+from serve_config.server.properties import bind
 from serve_config.server.state import Home
 
 LOGS = {"ts_log": "ts_log.log", "MODEL_LOG": "model_log.log", "uvicorn.access": "access_log.log"}
@@ -52,15 +53,16 @@ async def serve(home: Home, settings: dict[str, str], store: Path) -> None:
     async def by_port(scope: Any, receive: Any, send: Any) -> None:
         await applications[scope["server"][1]](scope, receive, send)
 
-    options: dict[str, Any] = {
-        "host": LOOPBACK,
-        "lifespan": "off",
-        "log_config": None,
-        "server_header": False,
-    }
-    sockets = [uvicorn.Config(by_port, port=port, **options).bind_socket() for port in applications]
+    sockets = []
+    for port in applications:
+        # asyncio sets TCP_NODELAY only where the protocol is named; without it an answer can wait 40 ms for an ACK
+        sockets.append(socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP))
+        bind(sockets[-1], port)
+    config = uvicorn.Config(
+        by_port, lifespan="off", log_config=None, server_header=False, timeout_graceful_shutdown=1
+    )
     try:
-        await uvicorn.Server(uvicorn.Config(by_port, timeout_graceful_shutdown=1, **options)).serve(sockets)
+        await uvicorn.Server(config).serve(sockets)
     finally:
         await frontend.close()
 

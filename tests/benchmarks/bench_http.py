@@ -31,6 +31,7 @@ from PIL import Image
 from finetune.export.archive import Options, export
 from handler.api import responses
 from handler.api.options import Options as Asked
+from serve_config.server.state import ENGINES
 from tests.benchmarks.bench_predictor import HEIGHT, WIDTH, describe
 from tests.benchmarks.measuring import (
     alternate,
@@ -47,7 +48,7 @@ from tests.handler.toys import blob_detections
 from tests.torchserve_fixture import running_torchserve
 from tests.toy_models import photo
 
-OURS = "ours on TorchServe"
+OURS, OURS_ON_LITSERVE = "ours on TorchServe", "ours on LitServe"
 FLASK, LITSERVE = "DefaultPredictor, Flask", "DefaultPredictor, LitServe"
 CLIENTS = 8
 
@@ -91,19 +92,22 @@ def main() -> int:
 def servers(
     run: Path, folder: Path, stack: contextlib.ExitStack
 ) -> dict[str, Callable[[], requests.Response]]:
-    """Start all three; return how each is asked for the same picture."""
+    """Start all of them; return how each is asked for the same picture."""
     buffer = io.BytesIO()
     Image.fromarray(photo(HEIGHT, WIDTH, seed=1)).save(buffer, "JPEG", quality=90)
     jpeg = buffer.getvalue()
     text = base64.b64encode(jpeg).decode()  # how LitServe takes bytes
     archive = export(run, Options(output=folder / "exported"))
-    running = stack.enter_context(running_torchserve(folder / "serve", [archive]))
+    running, second = (
+        stack.enter_context(running_torchserve(folder / engine, [archive], engine=engine))
+        for engine in ENGINES
+    )
+    path = "/predictions/maskrcnn"
     flask = stack.enter_context(baseline("flask", run))
     litserve = stack.enter_context(baseline("litserve", run))
     return {
-        OURS: lambda: running.client.request(
-            "inference", "POST", "/predictions/maskrcnn", timeout=300, data=jpeg
-        ),
+        OURS: lambda: running.client.request("inference", "POST", path, timeout=300, data=jpeg),
+        OURS_ON_LITSERVE: lambda: second.client.request("inference", "POST", path, timeout=300, data=jpeg),
         FLASK: lambda: requests.post(f"{flask}/predict", data=jpeg, timeout=300),
         LITSERVE: lambda: requests.post(f"{litserve}/predict", json={"image": text}, timeout=300),
     }
