@@ -167,7 +167,7 @@ def stay(page: str) -> None:
     """Print the addresses and wait for Ctrl-C."""
     click.echo(f"\n  page     {page}\n  overlay  {HOME / 'overlay.png'}")
     click.echo(
-        f"  status   maskrcnn serve status --home {SERVE}\n  curl     maskrcnn serve curl --home {SERVE}"
+        f"  status   maskrcnn serve status --home {SERVE}\n  predict  maskrcnn serve ask PHOTO --home {SERVE}"
     )
     click.echo("\nCtrl-C stops everything.")
     with contextlib.suppress(KeyboardInterrupt):

@@ -23,8 +23,6 @@ from serve_config.server.properties import DEFAULT_PORTS, bind, owner
 
 GIBIBYTE = 1024**3
 DISK_WANTED = 10  # GiB; the packages take 7, mostly CUDA libraries
-MEMORY_WANTED = 4  # GiB; one worker takes 1 to 2, training more
-TESTED = ("Linux x86_64",)
 JAVA_AGE = 365  # days after which security fixes are surely missing
 INSTALL = "run `make install`"
 
@@ -58,13 +56,10 @@ class Finding(NamedTuple):
 def examine(home: Path, ports: dict[str, int]) -> Iterator[Finding]:
     """Everything, in the order of a first installation. Takes some seconds, since it imports torch."""
     yield check_python()
-    yield check_platform(f"{platform.system()} {platform.machine()}")
     yield from check_packages(project_python())
     yield check_java(project_python(), date.today())
     yield from (check_port(home, name, port) for name, port in ports.items() if port)
     yield check_disk(Path.cwd())
-    yield check_memory()
-    yield check_state(home)
 
 
 def project_python() -> Path:
@@ -78,14 +73,6 @@ def check_python() -> Finding:
     if sys.version_info < (3, 11):  # noqa: UP036, this runs on any Python
         return Finding("missing", "Python", f"{version} is too old", "install Python 3.11 or newer")
     return Finding("ok", "Python", version)
-
-
-def check_platform(name: str) -> Finding:
-    if name in TESTED:
-        return Finding("ok", "platform", name)
-    return Finding(
-        "warn", "platform", f"{name} is untested; {', '.join(TESTED)} is tested", "run `make test`"
-    )
 
 
 def check_packages(python: Path) -> Iterator[Finding]:
@@ -153,24 +140,6 @@ def check_disk(folder: Path) -> Finding:
         if free >= DISK_WANTED
         else Finding("warn", "disk", text, f"free {DISK_WANTED} GiB")
     )
-
-
-def check_memory() -> Finding:
-    try:
-        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GIBIBYTE
-    except (ValueError, OSError, AttributeError):
-        return Finding("warn", "memory", "cannot be measured on this system")
-    text = f"{total:.1f} GiB, {os.cpu_count()} processors"
-    if total < MEMORY_WANTED:
-        return Finding("warn", "memory", text, "serve fewer versions (1 to 2 GiB each)")
-    return Finding("ok", "memory", text)
-
-
-def check_state(home: Path) -> Finding:
-    folder = next(parent for parent in (home, *home.parents) if parent.exists())
-    if not os.access(folder, os.W_OK):
-        return Finding("missing", "state", f"{folder} cannot be written", "choose another folder with --home")
-    return Finding("ok", "state", str(home))
 
 
 def report(home: Path, ports: dict[str, int]) -> int:

@@ -1,18 +1,15 @@
-"""Send one image to ``/predictions/maskrcnn`` and show the answer; the same as the ``curl`` line."""
+"""Send one image to ``/predictions/maskrcnn`` and show the answer."""
 
 from __future__ import annotations
 
 import json
 import os
-import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
 from serve_config.errors import ServeError
 from serve_config.models.client import Client, Refused
 from serve_config.models.management import model_path, versions
-from serve_config.server.state import Home
 
 PNG_OUTPUTS = ("overlay", "splash", "labels")
 
@@ -72,18 +69,6 @@ def write_file(target: Path, body: bytes) -> None:
         raise ServeError(f"{target} cannot be written ({error.strerror})") from error
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def curl_line(client: Client, home: Home, image: str, version: str | None) -> str:
-    """A line for any shell. The key goes through a pipe, so neither this line nor curl's arguments show it."""
-    python, folder = shlex.quote(os.path.relpath(sys.executable)), shlex.quote(os.path.relpath(home.path))
-    if python.startswith("../"):
-        python = shlex.quote(sys.executable)
-    if folder.startswith("../"):
-        folder = shlex.quote(str(home.path))
-    url = client.url("inference", model_path(version, "/predictions"))
-    give_key = f"{python} -m serve_config header --home {folder}"
-    return f"{give_key} | curl --header @- --upload-file {shlex.quote(image)} {url}"
 
 
 def header(client: Client) -> str:

@@ -191,22 +191,6 @@ def ask(
 
 
 @click.command()
-@click.argument("image", default="photo.jpg")
-@version_option
-@at_home
-def curl(home: Home, image: str, version: str | None) -> None:
-    """Print the curl line that sends IMAGE.
-
-    \b
-    Example:
-      maskrcnn serve curl photo.jpg --version resnet50_fpn
-    """
-    from serve_config.models import ask
-
-    click.echo(ask.curl_line(_client(home), home, image, version))
-
-
-@click.command()
 @at_home
 def header(home: Home) -> None:
     """Print the authorization header, to pipe into `curl --header @-`.
@@ -220,4 +204,4 @@ def header(home: Home) -> None:
     click.echo(ask.header(_client(home)))
 
 
-COMMANDS = (models, register, swap, rollback, unregister, fetch, ask, curl, header)
+COMMANDS = (models, register, swap, rollback, unregister, fetch, ask, header)

@@ -74,7 +74,7 @@ def test_wrong_usage_exits_2(line: str, capsys: pytest.CaptureFixture[str]) -> N
     assert "Error: " in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("line", ["models", "swap alpha", "rollback", "unregister alpha", "curl", "header"])
+@pytest.mark.parametrize("line", ["models", "swap alpha", "rollback", "unregister alpha", "header"])
 def test_without_torchserve_each_says_how_to_start_it(
     line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -208,7 +208,7 @@ class TestDoctor:
         assert answer.stderr == ""
         assert answer.returncode == (1 if "missing " in answer.stdout else 0)
         subjects = {line.split()[1] for line in answer.stdout.splitlines() if len(line.split()) > 1}
-        assert {"Python", "platform", "torch", "detectron2", "torchserve", "Java", "disk", "GPU"} <= subjects
+        assert {"Python", "torch", "detectron2", "torchserve", "Java", "disk", "GPU"} <= subjects
 
     @pytest.mark.parametrize(
         ("days", "level", "text"),
@@ -234,12 +234,6 @@ class TestDoctor:
         assert text in finding.text
         assert bool(finding.cure) is (level != "ok")
 
-    @pytest.mark.parametrize(
-        ("name", "level"), [("Linux x86_64", "ok"), ("Linux aarch64", "warn"), ("Darwin arm64", "warn")]
-    )
-    def test_platform(self, name: str, level: str) -> None:
-        assert doctor.check_platform(name).level == level
-
     def test_port_in_use_is_a_warning_unless_it_is_ours(self, tmp_path: Path) -> None:
         with socket.socket() as listener:
             listener.bind(("127.0.0.1", 0))
@@ -256,10 +250,6 @@ class TestDoctor:
     def test_full_disk_is_a_warning(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000}))
         assert doctor.check_disk(tmp_path).level == "warn"
-
-    def test_folder_without_rights_is_missing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("os.access", lambda *_: False)
-        assert doctor.check_state(tmp_path).level == "missing"
 
 
 class TestManual:

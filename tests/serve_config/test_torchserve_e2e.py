@@ -154,14 +154,16 @@ class TestServing:
         assert serve("ask", *arguments, home=torchserve.home) == 1
         assert message in error_of(capsys)
 
-    def test_curl_line_runs_and_hides_the_key(
+    def test_header_lets_curl_in(
         self, torchserve: RunningTorchServe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        (tmp_path / "my photo.jpg").write_bytes(b"12345")
-        assert serve("curl", tmp_path / "my photo.jpg", "--version", "beta", home=torchserve.home) == 0
-        line = capsys.readouterr().out
-        assert torchserve.client.read_key("inference")[0] not in line
-        answer = subprocess.run(["sh", "-c", line], cwd=REPOSITORY, capture_output=True, check=True)
+        (tmp_path / "photo.jpg").write_bytes(b"12345")
+        assert serve("header", home=torchserve.home) == 0
+        url = torchserve.client.url("inference", "/predictions/maskrcnn/beta")
+        command = ["curl", "--silent", "--header", "@-", "-T", tmp_path / "photo.jpg", url]
+        answer = subprocess.run(
+            command, input=capsys.readouterr().out.encode(), capture_output=True, check=True
+        )
         assert json.loads(answer.stdout) | {"pid": 0} == {"version": "beta", "pid": 0, "bytes": 5}
 
     @pytest.mark.parametrize("command", [["unregister", "nope"], ["swap", "nope"], ["register", "nope"]])
