@@ -97,10 +97,7 @@ class Frontend:
     def _with_key(self, kind: str, endpoint: Endpoint) -> Endpoint:
         async def checked(request: Request) -> Response:
             if not self.keys.accept(kind, request.headers.get("Authorization", "")):
-                message = (
-                    "Token Authorization failed. Token either incorrect, expired, or not provided correctly"
-                )
-                raise Problem(400, "InvalidKeyException", message)
+                raise Problem(400, "InvalidKeyException", "The key is wrong, has expired, or is missing.")
             return await endpoint(request)
 
         return checked
@@ -145,11 +142,7 @@ class Frontend:
         try:
             return await version.ask(body, headers)
         except QueueFull:
-            message = (
-                f'Model "{MODEL}" Version {version.name} has no worker to serve inference request. '
-                "Please use scale workers API to add workers. If this is a sequence inference, please check if it is "
-                "closed, or expired; or exceeds maxSequenceJobQueueSize"
-            )
+            message = f"The queue of model {MODEL}, version {version.name}, is full."
             raise Problem(503, "ServiceUnavailableException", message) from None
         except WorkerDied:
             raise Problem(507, "InternalServerException", "Worker died.") from None
@@ -159,17 +152,13 @@ class Frontend:
         async for chunk in request.stream():
             body += chunk
             if len(body) > self.max_request_size:
-                raise Problem(
-                    413, "RequestEntityTooLargeException", "The request is larger than max_request_size."
-                )
+                message = f"The request has more than {self.max_request_size:,} bytes."
+                raise Problem(413, "RequestEntityTooLargeException", message)
         return bytes(body)
 
     async def list(self, _request: Request) -> Response:
-        """The model with its default version's archive."""
-        models = (
-            [{"modelName": MODEL, "modelUrl": self.versions[self.default].archive}] if self.default else []
-        )
-        return JSONResponse({"models": models})
+        """The model, if a version is registered; it has no name but one."""
+        return JSONResponse({"models": [{"modelName": MODEL}] if self.default else []})
 
     async def describe(self, request: Request) -> Response:
         """One version, the default, or ``all``; with ``customized=true`` what the model says of itself."""

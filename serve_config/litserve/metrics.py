@@ -12,40 +12,39 @@ import yaml
 from serve_config.server.properties import METRICS
 from serve_config.server.system_metrics import gpu_samples
 
-BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
+BUCKETS = "0.005 0.01 0.025 0.05 0.075 0.1 0.25 0.5 0.75 1.0 2.5 5.0 7.5 10.0 +Inf".split()
 """Upper bounds, as TorchServe's."""
 
 
 class Metrics:
-    """Counters, gauges and histograms by name and label values; the last label of each is the host's name."""
+    """Counters, gauges and histograms, each by the values of its labels; the last label is the host's name."""
 
     def __init__(self) -> None:
         declared = yaml.safe_load(METRICS.read_text(encoding="utf-8"))
         self.kinds: dict[str, str] = {}
         self.labels: dict[str, list[str]] = {}
-        self.values: dict[tuple[str, tuple[str, ...]], float] = defaultdict(float)
+        # metric → (suffix of its name, values of its labels) → value
+        self.values: dict[str, dict[tuple[str, tuple[str, ...]], float]] = {}
         self.hostname = socket.gethostname()
         for section, last in (("ts_metrics", []), ("model_metrics", ["Hostname"])):
             for kind, metrics in declared[section].items():
                 for metric in metrics:
-                    self.kinds[metric["name"]] = kind
-                    self.labels[metric["name"]] = [*metric["dimensions"], *last]
+                    name = metric["name"]
+                    self.kinds[name], self.labels[name] = kind, [*metric["dimensions"], *last]
+                    self.values[name] = defaultdict(float)
 
     def add(self, name: str, value: float, labels: Sequence[str]) -> None:
         """Add to a counter, set a gauge, or observe in a histogram; ``labels`` without the host's name."""
-        values = (*labels, self.hostname)
-        kind = self.kinds[name]
-        if kind == "gauge":
-            self.values[name, values] = value
-        elif kind == "counter":
-            self.values[name, values] += value
+        values, written = (*labels, self.hostname), self.values[name]
+        if self.kinds[name] == "gauge":
+            written["", values] = value
+        elif self.kinds[name] == "counter":
+            written["", values] += value
         else:
-            for bound in (*BUCKETS, float("inf")):
-                self.values[f"{name}_bucket", (*values, f"{bound:g}".replace("inf", "+Inf"))] += (
-                    value <= bound
-                )
-            self.values[f"{name}_sum", values] += value
-            self.values[f"{name}_count", values] += 1
+            for bound in BUCKETS:
+                written["_bucket", (*values, bound)] += value <= float(bound)
+            written["_sum", values] += value
+            written["_count", values] += 1
 
     def measure_machine(self) -> None:
         """Set the gauges of processor, memory, disk and GPUs."""
@@ -64,16 +63,12 @@ class Metrics:
             self.add(name, value, ["Host", index])
 
     def page(self) -> str:
-        """In Prometheus' text format."""
+        """In Prometheus' text format, without metrics that have no value yet."""
         lines = []
-        for name, kind in self.kinds.items():
-            lines.append(f"# TYPE {name} {kind}")
-            names = (
-                [name] if kind != "histogram" else [f"{name}_{part}" for part in ("bucket", "sum", "count")]
-            )
-            for (written, values), value in self.values.items():
-                if written in names:
-                    keys = [*self.labels[name], "le"] if written.endswith("_bucket") else self.labels[name]
-                    labels = ",".join(f'{key}="{value}"' for key, value in zip(keys, values, strict=True))
-                    lines.append(f"{written}{{{labels}}} {value:g}")
+        for name, written in self.values.items():
+            lines += [f"# TYPE {name} {self.kinds[name]}"] if written else []
+            for (suffix, values), value in list(written.items()):
+                pairs = zip([*self.labels[name], "le"], values)  # noqa: B905, only a bucket has `le`
+                labels = ",".join(f'{key}="{text}"' for key, text in pairs)
+                lines.append(f"{name}{suffix}{{{labels}}} {value:.15g}")
         return "\n".join([*lines, ""])

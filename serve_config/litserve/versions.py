@@ -116,7 +116,8 @@ class Version:
         arrived = time.monotonic()
         try:
             async with self._turns:
-                await self.ready.wait()
+                if not self.closing:
+                    await self.ready.wait()
                 if self.closing:
                     raise WorkerDied
                 waited = time.monotonic() - arrived
