@@ -45,7 +45,12 @@ def serve() -> None:
     metavar="ARCHIVE",
     help="An archive or version; repeat. The first is the default.",
 )
-@click.option("--list", "listed", metavar="LIST", help="On the first start, serve this list of `fetch`.")
+@click.option(
+    "--list",
+    "listed",
+    metavar="LIST",
+    help="On the first start, serve the archives of this list, the first as the default.",
+)
 @click.option("--fresh", is_flag=True, help="Do not restore what was registered before.")
 @store_option("--model-store")
 @with_ports
@@ -103,8 +108,8 @@ def start(
       maskrcnn serve start --models resnet50_fpn --workers 2
       maskrcnn serve start --engine litserve
     """
+    from serve_config.models.archives import listed_archives
     from serve_config.models.client import Client
-    from serve_config.models.fetch import read_list
     from serve_config.models.management import default_version
     from serve_config.server import lifecycle
 
@@ -117,7 +122,7 @@ def start(
     )
     wanted = list(models) if models or fresh else None
     if listed and wanted is None and not State.load(home).models:
-        wanted = [entry.name for entry in read_list(listed)]
+        wanted = listed_archives(Path(listed))
     done = lifecycle.start(home, settings, model_store, wanted, say)
     try:
         client = Client(home)

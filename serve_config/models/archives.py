@@ -98,6 +98,15 @@ def find_archive(name: str, store: Path) -> Path:
     )
 
 
+def listed_archives(path: Path) -> list[str]:
+    """The file names in a list of archives, whose lines are ``SHA256  https://…/NAME.mar``. Raises ServeError."""
+    try:
+        lines = [line.partition("#")[0].split() for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ServeError(f"the list {path} cannot be read ({error})") from error
+    return [words[-1].rpartition("/")[2] for words in lines if words]
+
+
 def bring_into_store(archive: Archive, store: Path) -> tuple[str, bool]:
     """The archive's file name in ``store``, and whether it had to be copied there.
 

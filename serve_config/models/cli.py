@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from serve_config.options import at_home, json_option, positive, say, store_option
+from serve_config.options import at_home, json_option, positive, say
 from serve_config.server.state import Home, State
 
 if TYPE_CHECKING:
@@ -132,24 +132,6 @@ def unregister(home: Home, version: str) -> None:
 
 
 @click.command()
-@click.argument("listed", metavar="LIST")
-@store_option("--to")
-def fetch(listed: str, to: Path) -> None:
-    """Download the archives of LIST into the model store, checking their SHA-256.
-
-    LIST has a line `SHA256  https://…/NAME.mar` for each; - reads standard input.
-
-    \b
-    Example:
-      maskrcnn serve fetch archives.txt --to model_store
-    """
-    from serve_config.models import fetch
-
-    for wanted in fetch.read_list(listed):
-        click.echo(fetch.fetch(wanted, to, say))
-
-
-@click.command()
 @click.argument("image", type=click.Path(path_type=Path))
 @version_option
 @click.option(
@@ -204,4 +186,4 @@ def header(home: Home) -> None:
     click.echo(ask.header(_client(home)))
 
 
-COMMANDS = (models, register, swap, rollback, unregister, fetch, ask, header)
+COMMANDS = (models, register, swap, rollback, unregister, ask, header)

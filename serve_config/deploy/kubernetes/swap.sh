@@ -10,7 +10,9 @@ set -euo pipefail
 version=${1:?usage: swap.sh VERSION [LIST]}
 list=${2:-}
 namespace=${NAMESPACE:-maskrcnn}
-in_pod() { kubectl --namespace "$namespace" exec ${input:+-i} "$1" -c torchserve -- python -m serve_config "${@:2}"; }
+in_pod() { kubectl --namespace "$namespace" exec ${input:+-i} "$1" -c torchserve -- "${@:2}"; }
+serve() { in_pod "$1" python -m serve_config "${@:2}"; }
+fetch() { input=yes in_pod "$1" serve_config/deploy/kubernetes/fetch_archives.sh - /srv/model_store; }
 
 pods=$(kubectl --namespace "$namespace" get pods -l app.kubernetes.io/name=maskrcnn \
     --field-selector status.phase=Running -o name)
@@ -18,18 +20,18 @@ pods=$(kubectl --namespace "$namespace" get pods -l app.kubernetes.io/name=maskr
 
 swapped=()
 for pod in $pods; do
-    if in_pod "$pod" models </dev/null | grep -q "^$version  *default"; then
+    if serve "$pod" models </dev/null | grep -q "^$version  *default"; then
         echo "$pod serves $version already"
         continue
     fi
-    if { [ -z "$list" ] || input=yes in_pod "$pod" fetch - --to /srv/model_store <"$list"; } &&
-        in_pod "$pod" swap "$version" </dev/null; then
+    if { [ -z "$list" ] || fetch "$pod" <"$list"; } &&
+        serve "$pod" swap "$version" </dev/null; then
         swapped+=("$pod")
         continue
     fi
     echo "error: $pod did not swap to $version; rolling back the pods before it" >&2
     for done in "${swapped[@]}"; do
-        in_pod "$done" rollback </dev/null || echo "error: $done did not roll back" >&2
+        serve "$done" rollback </dev/null || echo "error: $done did not roll back" >&2
     done
     exit 1
 done

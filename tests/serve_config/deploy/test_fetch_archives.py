@@ -1,22 +1,22 @@
-"""``maskrcnn serve fetch``: an archive gets its name only if its SHA-256 is right."""
+"""Downloads in Kubernetes: an archive gets its name only if its SHA-256 is right."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
 import http.server
+import shutil
+import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from maskrcnn import run
-from serve_config.cli import serve
-from serve_config.errors import ServeError
-from serve_config.models.fetch import read_list
+from tests.serve_config.conftest import REPOSITORY
 
 CONTENT = b"weights" * 1000
+pytestmark = pytest.mark.skipif(not shutil.which("curl"), reason="no curl")
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
@@ -36,35 +36,31 @@ def site(tmp_path: Path) -> Iterator[str]:
         server.shutdown()
 
 
-def fetch(tmp_path: Path, text: str) -> int:
-    (tmp_path / "list.txt").write_text(text)
-    return run(serve, "serve", ["fetch", str(tmp_path / "list.txt"), "--to", str(tmp_path / "store")])
+def fetch(tmp_path: Path, text: str) -> subprocess.CompletedProcess[str]:
+    script = REPOSITORY / "serve_config/deploy/kubernetes/fetch_archives.sh"
+    return subprocess.run([script, "-", tmp_path / "store"], input=text, capture_output=True, text=True)
 
 
-def test_fetched_once(tmp_path: Path, site: str, capsys: pytest.CaptureFixture[str]) -> None:
-    line = f"# ours\n\n{SHA256}  {site}/maskrcnn_a.mar\n"
-    assert fetch(tmp_path, line) == 0
+def test_fetched_once(tmp_path: Path, site: str) -> None:
+    line = f"# ours\n\n{SHA256}  {site}/maskrcnn_a.mar  # the default\n"
+    first = fetch(tmp_path, line)
     target = tmp_path / "store/maskrcnn_a.mar"
+    assert (first.returncode, first.stdout.strip(), first.stderr) == (0, str(target), "")
     assert target.read_bytes() == CONTENT
-    assert capsys.readouterr().out.strip() == str(target)
     (tmp_path / "site/maskrcnn_a.mar").unlink()
-    assert fetch(tmp_path, line) == 0, "what is there and right is not fetched again"
-    file = f"{SHA256} *{target.as_uri().replace('/store/', '/store/../store/')}"
-    assert fetch(tmp_path, file) == 0
+    assert fetch(tmp_path, line).returncode == 0, "what is there and right is not fetched again"
 
 
 @pytest.mark.parametrize("case", ["wrong", "missing", "other"])
-def test_the_store_stays_as_it_was(
-    tmp_path: Path, site: str, case: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_store_stays_as_it_was(tmp_path: Path, site: str, case: str) -> None:
     name = {"wrong": "maskrcnn_a.mar", "missing": "maskrcnn_b.mar", "other": "maskrcnn_a.mar"}[case]
     store = tmp_path / "store"
     store.mkdir()
     if case == "other":
         (store / name).write_bytes(b"older")
-    assert fetch(tmp_path, f"{'0' * 64}  {site}/{name}") == 1
-    said = capsys.readouterr().err
-    assert {"wrong": SHA256, "missing": "404", "other": "another name"}[case] in said
+    answer = fetch(tmp_path, f"{'0' * 64}  {site}/{name}\n{SHA256}  {site}/maskrcnn_a.mar\n")
+    assert answer.returncode == 1
+    assert {"wrong": SHA256, "missing": "404", "other": "another name"}[case] in answer.stderr
     assert [path.read_bytes() for path in store.iterdir()] == ([b"older"] if case == "other" else [])
 
 
@@ -72,12 +68,13 @@ def test_the_store_stays_as_it_was(
     "line",
     [
         "maskrcnn_a.mar",
-        f"{SHA256} ftp://x/a.mar",
         f"{SHA256[1:]}  https://x/a.mar",
         f"{SHA256}  https://x/a.zip",
+        f"{SHA256}  https://x/..mar",
+        f"{SHA256}  https://x/a.mar b.mar",
     ],
 )
 def test_lists_that_are_none(tmp_path: Path, line: str) -> None:
-    (tmp_path / "list").write_text(f"\n{line}\n")
-    with pytest.raises(ServeError, match="line 2"):
-        read_list(str(tmp_path / "list"))
+    answer = fetch(tmp_path, f"\n{line}\n")
+    assert answer.returncode == 1
+    assert f"is not 'SHA256  https://…/NAME.mar': {line.split()[0]}" in answer.stderr
