@@ -158,6 +158,7 @@ def describe(card: dict[str, Any], settings: Settings, running: dict[str, Any]) 
             for o in OPTIONS
         ],
         "evaluation": card.get("evaluation") or None,
+        "served": card.get("served"),
         "running": running,
     }
 

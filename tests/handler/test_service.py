@@ -327,12 +327,12 @@ def test_a_batch_that_does_not_fit_keeps_no_model_from_loading(
 
 def test_description() -> None:
     predictor = FakePredictor()
-    predictor.card["evaluation"] = {"segm_AP": 62.1}
+    predictor.card |= {"evaluation": {"segm_AP": 62.1}, "served": {"segm_AP_loss": 0.2}}
     answer = Service(predictor, Settings(options=Options(score_threshold=0.7))).describe()
     document = json.loads(answer.body)
     assert (answer.status, answer.outcome) == (200, "described")
     assert document["classes"] == ["balloon"]
-    assert document["evaluation"] == {"segm_AP": 62.1}
+    assert (document["evaluation"], document["served"]) == ({"segm_AP": 62.1}, {"segm_AP_loss": 0.2})
     assert document["running"] == {"engine": "toy", "precision": "fp32", "threads": 1, "device": "cpu"}
     limits = {"max_image_bytes": 20_971_520, "max_image_pixels": 25_000_000, "max_response_bytes": 62_914_560}
     assert document["limits"] == limits
