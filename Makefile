@@ -46,8 +46,7 @@ test-slow: install-dev install-batch  ## the slow tests as well
 
 bench: install-dev  ## measure: speed in process and over HTTP (TRAINED=run or checkpoint: and accuracy of each precision)
 	@$(RUN) -m tests.benchmarks.bench_predictor
-	@$(if $(TRAINED),$(RUN) -m tests.benchmarks.bench_predictor --run $(TRAINED) --data $(DATA) --calibration $(DATA) \
-		--output reports/bench_trained)
+	@$(if $(TRAINED),$(RUN) -m tests.benchmarks.bench_predictor --run $(TRAINED) --data $(DATA) --output reports/bench_trained)
 	@$(RUN) -m tests.benchmarks.bench_http $(if $(TRAINED),--run $(TRAINED))
 	@$(RUN) -m tests.benchmarks.web_client
 

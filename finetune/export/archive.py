@@ -20,11 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from PIL import Image
 
 from finetune.checkpoints.run import Run
 from finetune.errors import UserError
-from finetune.export.int8 import build_with_int8
 from finetune.export.processes import announce, execute, run_scripts
+from finetune.export.served import measure_served, write_photos
 from finetune.files import reason_of, sha256_of, write_json
 
 MODEL_NAME = "maskrcnn"
@@ -46,12 +47,15 @@ class Options:
     """Its version in TorchServe; None: the name of the backbone."""
     output: Path = Path("model_store")
     engine: str = "openvino"
-    precision: str = "auto"
+    fp32: bool = False
+    """Serve in 32 bits, not in what the server's CPU or GPU is fastest in."""
     workers: int | None = None
     """TorchServe workers; None leaves it to the server, as does None for ``batch_size``."""
     batch_size: int | None = None
-    calibration: Path | None = None
-    """A data set: add an int8 model, calibrated on its val split."""
+    data: Path | None = None
+    """A data set to measure the archive on, and to calibrate an 8-bit model with."""
+    max_loss: float = 1.0
+    """Points of mask AP that the archive may lose there."""
     overrides: Sequence[str] = ()
     """``KEY VALUE …``: serve with a config other than that of the training."""
 
@@ -87,27 +91,32 @@ def export(path: Path, options: Options = Options()) -> Path:
 
 def _build(run: Run, classes: list[str], version: str, options: Options, work: Path) -> Path:
     """Stage, pack and try the archive in the temporary folder ``work``; return its path."""
-    staged, unpacked = work / "staged", work / "unpacked"
+    staged, unpacked, tools = work / "staged", work / "unpacked", SOURCE / "handler" / "build"
     _copy_code(staged)
     _write_config(run, staged)
     _write_weights(run, staged / "model.safetensors")
     _write_model_config(options, staged)
     card = _card(run, classes, version, staged)
     write_json(staged / "archive.json", card)  # the tools read it
-    if options.calibration:
-        card["int8"] = build_with_int8(staged, classes, options.calibration, work, SOURCE)
-        write_json(staged / "archive.json", card)
-    elif options.engine == "openvino":
+    if options.engine == "openvino":
         announce("converting the network for OpenVINO")
-        convert = SOURCE / "handler" / "build" / "convert.py"
-        run_scripts(SOURCE, [[convert, staged]], "the conversion for OpenVINO")
+        run_scripts(SOURCE, [[tools / "convert.py", staged]], "the conversion for OpenVINO")
+    if options.data:
+        int8 = options.engine == "openvino" and not options.fp32
+        card["served"] = measure_served(
+            run, staged, options.data, tools, max_loss=options.max_loss, int8=int8
+        )
+        write_json(staged / "archive.json", card)
     announce("packing")
     archive = _pack(staged, version, work)
     announce("trying the archive on a picture")
     with zipfile.ZipFile(archive) as packed:
         packed.extractall(unpacked)
-    selftest = SOURCE / "handler" / "build" / "selftest.py"
-    run_scripts(unpacked, [[selftest, unpacked]], "the trial of the archive")
+    picture = work / "picture.png"
+    Image.radial_gradient("L").save(picture)
+    photos = write_photos(work / "photos.json", [{"image_id": 1, "file_name": str(picture.resolve())}])
+    script = [tools / "predict_photos.py", unpacked, photos, work / "answer.json"]
+    run_scripts(unpacked, [script], "the trial of the archive")
     return archive
 
 
@@ -160,8 +169,8 @@ def _write_model_config(options: Options, staged: Path) -> None:
             "batchSize": options.batch_size,
             "maxBatchDelay": 2,
         }  # milliseconds: a lone request waits them out
-    if options.precision != "auto":
-        config["handler"] = {"precision": options.precision}
+    if options.fp32:
+        config["handler"] = {"precision": "fp32"}
     text = "# How TorchServe serves this archive; handler/README.md lists the keys and their defaults.\n"
     text += yaml.safe_dump(config, sort_keys=False)
     (staged / "model-config.yaml").write_text(text, encoding="utf-8")

@@ -55,7 +55,7 @@ def execute(command: Sequence[str], what: str, env: dict[str, str] | None = None
         reason = f"it crashed with {signal.Signals(-done.returncode).name}"
     else:
         reason = (done.stderr.strip().splitlines() or ["it gave no reason"])[-1].strip()
-    raise UserError(f"{what} failed ({reason}): no archive was written")
+    raise UserError(f"{what} failed ({reason})")
 
 
 def announce(step: str) -> None:

@@ -21,8 +21,8 @@ def choose_dtype(precision: str, device: torch.device) -> torch.dtype:
 
     ``auto`` is fp16 on a GPU, bf16 on a processor with AMX or AVX512-BF16, else fp32. An explicit ``bf16`` is always
     obeyed (a processor without it emulates it, slowly); ``fp16`` is refused on a processor without fp16 arithmetic,
-    where one photo would take minutes. ``int8`` quantizes the trunk alone
-    (:mod:`handler.model.engines.openvino_engine`): what stays in floating point runs as with ``auto``.
+    where one photo would take minutes. ``int8`` is for the trunk alone
+    (:mod:`handler.model.engines.openvino_engine`): the rest of the network runs as with ``auto``.
 
     Raises:
         PrecisionError: unknown, or not possible on ``device``.

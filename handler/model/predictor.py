@@ -27,7 +27,7 @@ from handler.archive import Archive, open_archive
 from handler.errors import ArchiveError
 from handler.model import MAX_DETECTIONS, Detections, Wanted
 from handler.model.cores import usable_cores
-from handler.model.engines import INT8_IR_NAME, IR_NAME, Engine, TrunkOutput, choose_engine
+from handler.model.engines import INT8_IR_NAME, IR_NAME, Engine, TrunkOutput, choose_engine, prefer_int8
 from handler.model.engines.torch_engine import TorchEngine, Trunk
 from handler.model.precision import choose_dtype, name_of
 from handler.model.preprocess import Normalizer, group_like_sized, resize
@@ -105,6 +105,7 @@ class Predictor:
             ArchiveError, PrecisionError, EngineError.
         """
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        precision = prefer_int8(precision, engine, device, Path(folder))
         dtype = choose_dtype(precision, device)
         threads = threads or usable_cores()
         torch.set_num_threads(threads)

@@ -31,6 +31,7 @@ from finetune.evaluation.inference import to_coco_results
 from finetune.export.archive import Options, export
 from handler.api.options import Options as Asked
 from handler.api.responses import coco_results
+from handler.model.engines import INT8_IR_NAME
 from handler.model.precision import cpu_supports
 from handler.model.predictor import Predictor
 from tests.benchmarks.measuring import (
@@ -52,11 +53,8 @@ def main() -> int:
     parser = argument_parser(__doc__, "reports/bench_predictor")
     parser.add_argument("--backbones", nargs="+", default=BACKBONES, choices=BACKBONES, metavar="NAME")
     parser.add_argument("--run", type=Path, help="a run folder or checkpoint instead of random weights")
-    parser.add_argument("--data", type=Path, help="with --run: measure accuracy on this data set")
+    parser.add_argument("--data", type=Path, help="with --run: measure accuracy, and int8, on this")
     parser.add_argument("--split", default="test")
-    parser.add_argument(
-        "--calibration", type=Path, metavar="DATA", help="measure int8 too, calibrated on this"
-    )
     parser.add_argument(
         "--repeats", type=int, default=20, help="timed calls of each contestant (default: 20)"
     )
@@ -85,13 +83,11 @@ def bench(backbone: str | None, args: argparse.Namespace, folder: Path) -> list[
     """Measure one model; a row per contestant."""
     run = write_run_at_800(folder / "run", backbone or "", args.run)
     on_cpu = args.device == "cpu"
-    engine = "openvino" if on_cpu else "torch"
-    archive = export(
-        run, Options(output=folder, engine=engine, calibration=args.calibration if on_cpu else None)
-    )
+    engine, data = ("openvino", args.data) if on_cpu else ("torch", None)
+    archive = export(run, Options(output=folder, engine=engine, data=data, max_loss=100))
     shutil.unpack_archive(archive, folder / "unpacked", "zip")
 
-    names = args.contestants or contestants(args.device, int8=bool(args.calibration))
+    names = args.contestants or contestants(args.device, int8=(folder / "unpacked" / INT8_IR_NAME).is_file())
     ours = {name: _load(folder / "unpacked", name, args.device) for name in names}
     default = default_predictor(run, args.device)
 

@@ -13,7 +13,6 @@ from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
 from finetune.checkpoints.run import Run
-from finetune.data.synthetic import make_synthetic
 from finetune.errors import UserError
 from finetune.export import archive as exporting
 from finetune.export import cli
@@ -97,7 +96,7 @@ def test_command_writes_what_its_options_say(
 
     for module in ("archive", "processes"):
         monkeypatch.setattr(f"finetune.export.{module}.execute", recorded)
-    options = "--version mobilenetv2_fpn.2 --engine torch --workers 2 --batch-size 4 --precision fp32"
+    options = "--version mobilenetv2_fpn.2 --engine torch --workers 2 --batch-size 4 --fp32"
     store = tmp_path / "new/store"
     done = CliRunner().invoke(cli.export, [str(run), "--output", str(store), *options.split()])
     assert done.exit_code == 0, done.output
@@ -185,10 +184,8 @@ def test_trial_sees_only_the_archives_own_code(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("--int8", "go together"),
-        ("--calibration data", "go together"),
-        ("--precision int8", "add --int8"),
-        ("--int8 --calibration data --engine torch", "leave --engine torch out"),
+        ("--max-loss 2", "add --data"),
+        ("--data data --max-loss -1", "x>=0"),
         ("--workers 0", "x>=1"),
         ("--engine tensorrt", "is not one of"),
         ("--verson 2", "--version"),
@@ -223,22 +220,3 @@ def test_published_checkpoint_needs_a_name_and_classes(run: Path, tmp_path: Path
     save_file(load_file(run / "model_best.safetensors"), plain)
     with pytest.raises(UserError, match=r"without a config\.yaml"):
         publish(plain, tmp_path / "toy.safetensors")
-
-
-@pytest.mark.slow
-def test_int8_is_tried_measured_and_recorded(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    data = tmp_path / "data"
-    make_synthetic(data, images=8, size=(128, 96))
-    path = export(run, Options(output=tmp_path / "store", calibration=data, precision="int8"))
-    with zipfile.ZipFile(path) as packed:
-        assert {"openvino/trunk.bin", "openvino/trunk_int8.bin"} <= set(packed.namelist())
-    assert read(path, "model-config.yaml")["handler"] == {"precision": "int8"}
-    int8 = read(path, "archive.json")["int8"]
-    assert int8["calibration"]["split"] == "val"
-    assert int8["calibration"]["images"] > 0
-    assert int8["split"] == "test"
-    assert set(int8["int8"]["segm"]) == {"AP", "AP50"}
-    loss = int8["fp32"]["segm"]["AP"] - int8["int8"]["segm"]["AP"]
-    assert int8["segm_AP_loss"] == pytest.approx(loss, abs=0.01)

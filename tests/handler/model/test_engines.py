@@ -10,7 +10,7 @@ from torch import nn
 
 from handler.build.convert import convert
 from handler.errors import EngineError
-from handler.model.engines import choose_engine
+from handler.model.engines import INT8_IR_NAME, choose_engine, prefer_int8
 from handler.model.predictor import Predictor
 from tests.handler.model.test_predictor import PHOTOS, assert_same, detectron2s
 
@@ -37,6 +37,25 @@ def test_auto_takes_openvino_on_a_processor(converted: Path, openvino_fp32: Pred
 def test_a_gpu_is_refused(converted: Path) -> None:
     with pytest.raises(EngineError, match="not on cuda:1"):
         choose_engine("openvino", "auto", torch.device("cuda:1"), converted)
+
+
+@pytest.mark.parametrize(
+    ("precision", "engine", "device", "chosen"),
+    [
+        ("auto", "auto", "cpu", "int8"),
+        ("auto", "openvino", "cpu", "int8"),
+        ("auto", "torch", "cpu", "auto"),
+        ("auto", "auto", "cuda", "auto"),
+        ("fp32", "auto", "cpu", "fp32"),
+    ],
+)
+def test_auto_takes_the_8_bit_model_that_an_archive_carries(
+    converted: Path, tmp_path: Path, precision: str, engine: str, device: str, chosen: str
+) -> None:
+    assert prefer_int8("auto", "auto", CPU, converted) == "auto"
+    folder = shutil.copytree(converted, tmp_path / "archive")
+    (folder / INT8_IR_NAME).touch()
+    assert prefer_int8(precision, engine, torch.device(device), folder) == chosen
 
 
 @pytest.mark.parametrize("image", PHOTOS, ids=lambda image: f"{image.shape[1]}x{image.shape[0]}")

@@ -1,0 +1,190 @@
+"""``export --data``: the archive is measured by its own code, and the 8-bit model is kept where it is worth having."""
+
+import json
+import re
+import shutil
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from finetune.checkpoints.run import Run
+from finetune.data.dataset import load_split
+from finetune.data.synthetic import make_synthetic
+from finetune.errors import UserError
+from finetune.evaluation.inference import evaluate_model, predict
+from finetune.export import archive as exporting
+from finetune.export import served as measuring
+from finetune.export.archive import Options, export
+from handler.service import Service
+from tests.conftest import REPOSITORY
+from tests.toy_models import photo, write_run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "toy"
+    write_run(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Photos whose objects are what the toy model finds in them, so that its AP is high; a val split and no test."""
+    root = tmp_path_factory.mktemp("data")
+    images = [{"id": 5 + i, "file_name": f"{i}.png", "width": 128, "height": 96} for i in range(2)]
+    for i, image in enumerate(images):
+        Image.fromarray(photo(96, 128, seed=i)).save(root / f"{i}.png")
+        image["annotations"] = []
+    card = {"name": "toy", "classes": ["balloon"], "source": "the model itself", "splits": {"val": 2}}
+    (root / "dataset.json").write_text(json.dumps(card))
+    document: dict[str, Any] = {
+        "images": images,
+        "annotations": [],
+        "categories": [{"id": 1, "name": "balloon"}],
+    }
+    (root / "val.json").write_text(json.dumps(document))
+    opened = Run.open(run)
+    results, _ = predict(opened.load_model(), load_split(root, "val"), opened.config)
+    for i, result in enumerate(results, start=1):
+        mask = result["segmentation"] | {"counts": result["segmentation"]["counts"].decode()}
+        document["annotations"].append(result | {"id": i, "segmentation": mask, "iscrowd": 0})
+    for split in ("train", "val"):
+        (root / f"{split}.json").write_text(json.dumps(document))
+    return root
+
+
+def card_of(archive: Path) -> dict[str, Any]:
+    with zipfile.ZipFile(archive) as packed:
+        return json.loads(packed.read("archive.json"))
+
+
+def test_card_says_what_the_archive_reaches(run: Path, data: Path, tmp_path: Path) -> None:
+    served = card_of(export(run, Options(output=tmp_path, data=data, fp32=True)))["served"]
+    running = {name: served[name] for name in ("split", "images", "precision", "engine", "device")}
+    expected = {"split": "val", "images": 2, "precision": "fp32", "engine": "openvino", "device": "cpu"}
+    assert running == expected
+    opened = Run.open(run)
+    trained = evaluate_model(opened.load_model(), load_split(data, "val"), ["balloon"], opened.config)
+    assert served["training"] == trained
+    for kind in ("segm", "bbox"):
+        assert served[kind]["AP50"] == pytest.approx(trained[kind]["AP50"], abs=1)
+        assert trained[kind]["AP50"] > 99
+    assert served["segm_AP_loss"] == round(trained["segm"]["AP"] - served["segm"]["AP"], 2) <= 1
+
+
+@pytest.mark.parametrize("max_loss", [1.0, float("nan")])
+def test_archive_that_loses_ap_is_refused(
+    run: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, max_loss: float
+) -> None:
+    for package in ("handler", "finetune"):
+        shutil.copytree(REPOSITORY / package, tmp_path / "source" / package)
+    responses = tmp_path / "source/handler/api/responses.py"
+    code = responses.read_text()
+    assert code.count("    return results\n") == 1
+    responses.write_text(code.replace("    return results\n", "    return results[1:]\n"))
+    monkeypatch.setattr(exporting, "SOURCE", tmp_path / "source")
+    options = Options(output=tmp_path / "store", engine="torch", data=data, max_loss=max_loss)
+    with pytest.raises(UserError, match=r"points of mask AP on val .* more than --max-loss .* try --fp32"):
+        export(run, options)
+    assert not list((tmp_path / "store").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"classes": ["mug"]}, "trained on the classes balloon, but .* has mug"),
+        ({"annotations": []}, "the split val of .* has no objects"),
+    ],
+)
+def test_data_that_cannot_measure_are_refused(
+    run: Path, data: Path, tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    root = shutil.copytree(data, tmp_path / "data")
+    for name in ("dataset.json", "val.json"):
+        content = json.loads((root / name).read_text())
+        (root / name).write_text(json.dumps(content | {k: v for k, v in change.items() if k in content}))
+    with pytest.raises(UserError, match=message):
+        export(run, Options(output=tmp_path / "store", engine="torch", data=root))
+
+
+FLOAT = {"precision": "bf16", "device": "cpu", "segm_AP_loss": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("served", "times", "loss", "said"),
+    [
+        (
+            FLOAT,
+            {"bf16": 300, "int8": 200},
+            1.0,
+            "becomes the CPU's default: a photo takes 300 ms in bf16, 200 ms in int8",
+        ),
+        (FLOAT, {"bf16": 300, "int8": 200}, 1.01, "left out: it loses 1.01 points of mask AP, more than 1"),
+        (FLOAT, {"bf16": 300, "int8": 200}, float("nan"), "left out: it loses nan points"),
+        (
+            FLOAT,
+            {"bf16": 200, "int8": 181},
+            0.0,
+            "left out: it does not save a tenth of the time here (a photo takes",
+        ),
+        (FLOAT, UserError("its calibration failed (it crashed with SIGSEGV)"), 0.0, "failed (it crashed"),
+        (FLOAT | {"device": "cuda:0"}, {}, 0.0, "left out: this machine serves on its GPU"),
+    ],
+)
+def test_int8_is_kept_where_it_is_faster_and_loses_little(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    served: dict[str, Any],
+    times: dict[str, float] | UserError,
+    loss: float,
+    said: str,
+) -> None:
+    staged = tmp_path / "staged"
+    (staged / "openvino").mkdir(parents=True)
+    for name in ("trunk.xml", "trunk_int8.xml", "trunk_int8.bin"):
+        (staged / "openvino" / name).touch()
+
+    def quantize(root: Path, scripts: list[list[Any]], what: str) -> None:
+        if isinstance(times, UserError):
+            raise times
+        _, _, photos, precision, answer = scripts[0]
+        assert (len(json.loads(photos.read_text())), precision) == (32, "bf16")
+        answer.write_text(json.dumps(times))
+
+    monkeypatch.setattr(measuring, "run_scripts", quantize)
+    records = [{"image_id": i, "file_name": f"{i}.jpg"} for i in range(70)]
+    measured = {"precision": "int8", "segm_AP_loss": loss, "segm": {"AP": 70.0}}
+    kept = measuring.try_int8(staged, served, records, Path("quantize.py"), lambda: measured, 1.0)
+    files = {path.name for path in (staged / "openvino").iterdir()}
+    assert said in capsys.readouterr().err
+    if "becomes" in said:
+        assert kept == measured | {"median_ms": times, "calibration": {"split": "train", "images": 32}}
+        assert {"trunk.xml", "trunk_int8.xml", "trunk_int8.bin"} == files
+    else:
+        assert kept == served
+        assert files == {"trunk.xml"}
+
+
+@pytest.mark.slow
+def test_starter_is_served_in_int8_where_that_pays(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "data"
+    make_synthetic(data, images=10, size=(320, 240))
+    starter = REPOSITORY / "model_store/mobilenetv2_fpn_starter.safetensors"
+    path = export(starter, Options(output=tmp_path, data=data, max_loss=5))
+    shutil.unpack_archive(path, tmp_path / "unpacked", "zip")
+    card, said = card_of(path), capsys.readouterr().err
+    served = card["served"]
+    assert served["segm_AP_loss"] <= 5
+    assert served["segm"]["AP"] > 30
+    in_8_bits = "int8 becomes the CPU's default" in said
+    assert in_8_bits or re.search(r"int8 is left out: it (loses|does not save)", said), said
+    assert (tmp_path / "unpacked/openvino/trunk_int8.xml").is_file() is in_8_bits
+    service = Service.load(tmp_path / "unpacked", device="cpu")
+    assert service.predictor.precision == served["precision"]
+    assert (served["precision"] == "int8") is in_8_bits
