@@ -131,7 +131,8 @@ class Service:
 
         if config is None:
             config = yaml.safe_load((folder / "model-config.yaml").read_text(encoding="utf-8")) or {}
-        settings = parse_settings(config.get("handler"), read_card(folder)["classes"])
+        card = read_card(folder)
+        settings = parse_settings(config.get("handler"), card["classes"], card.get("operating_point"))
         predictor = MaskRCNN.load(
             folder,
             device=device,

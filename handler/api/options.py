@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from handler.api.errors import BadRequest, quoted
@@ -22,6 +22,10 @@ class Options:
     """The validated options of one request."""
 
     score_threshold: float = 0.5
+    class_thresholds: Mapping[int, float] = field(default_factory=dict)
+    """Class id → its own threshold, of the archive's operating point; a request's ``score_threshold`` replaces it."""
+    suppression_iou: float | None = None
+    """Of boxes that overlap more than this, whatever their classes, the best is kept. Only the archive sets it."""
     max_detections: int = 100
     classes: frozenset[int] | None = None
     """0-based class ids to keep; None keeps all."""
@@ -32,7 +36,12 @@ class Options:
     def wanted(self) -> Wanted:
         """What the answer needs. JSON has each mask's area, even without the mask; COCO results do not."""
         masks = (self.output, self.mask_format) != ("coco", "none")
-        return Wanted(self.score_threshold, self.max_detections, self.classes, masks)
+        lowest = min([self.score_threshold, *self.class_thresholds.values()])
+        if (
+            self.class_thresholds or self.suppression_iou is not None
+        ):  # the selection needs to see all of them
+            return Wanted(lowest, MAX_DETECTIONS, None, masks)
+        return Wanted(lowest, self.max_detections, self.classes, masks)
 
 
 @dataclass(frozen=True)
@@ -118,7 +127,13 @@ def _class_id(name: str, item: object, classes: Sequence[str]) -> int:
 
 
 OPTIONS: tuple[Option, ...] = (
-    Option("score_threshold", "0..1", 0.5, "Keep instances whose score is at least this.", _score_threshold),
+    Option(
+        "score_threshold",
+        "0..1",
+        "the archive's operating point, else 0.5",
+        "Keep instances whose score is at least this.",
+        _score_threshold,
+    ),
     Option(
         "max_detections",
         f"1..{MAX_DETECTIONS}",
@@ -161,6 +176,8 @@ def parse_options(
         for option in OPTIONS
         if option.name in given
     }
+    if "score_threshold" in values:
+        values["class_thresholds"] = {}
     options = replace(defaults or Options(), **values)
     if options.output == "coco" and options.mask_format == "png":
         raise BadRequest(

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
+from torchvision.ops import nms
 
 from handler.api.errors import Unprocessable
 from handler.api.options import IMAGE_OUTPUTS, OPTIONS, Options
@@ -30,8 +32,19 @@ class Content:
 
 
 def select(detections: Detections, options: Options) -> Detections:
-    """The instances that a request asked for, still by falling score."""
-    keep = (detections.scores >= options.score_threshold) & np.isfinite(detections.boxes).all(axis=1)
+    """The instances that a request asked for, still by falling score.
+
+    Suppression comes first: a threshold, or a choice of classes, then brings no other instance to light, and
+    ``finetune.evaluation.operating_point`` counts by the same rule.
+    """
+    keep = np.isfinite(detections.boxes).all(axis=1)
+    if options.suppression_iou is not None:
+        finite = np.flatnonzero(keep)
+        boxes, scores = (torch.from_numpy(values[finite]) for values in (detections.boxes, detections.scores))
+        keep[:] = False
+        keep[finite[nms(boxes, scores, options.suppression_iou)]] = True
+    thresholds = [options.class_thresholds.get(int(i), options.score_threshold) for i in detections.class_ids]
+    keep &= detections.scores >= np.array(thresholds)
     if options.classes is not None:
         keep &= np.isin(detections.class_ids, list(options.classes))
     return detections[np.flatnonzero(keep)[: options.max_detections]]
@@ -159,6 +172,7 @@ def describe(card: dict[str, Any], settings: Settings, running: dict[str, Any]) 
         ],
         "evaluation": card.get("evaluation") or None,
         "served": card.get("served"),
+        "operating_point": card.get("operating_point"),
         "running": running,
     }
 

@@ -55,12 +55,17 @@ class Settings:
 _LIMITS = ("max_image_bytes", "max_image_pixels", "max_response_bytes")
 
 
-def parse_settings(section: Mapping[str, Any] | None, classes: Sequence[str]) -> Settings:
+def parse_settings(
+    section: Mapping[str, Any] | None,
+    classes: Sequence[str],
+    operating_point: Mapping[str, Any] | None = None,
+) -> Settings:
     """Check the section and fill in the defaults.
 
     Args:
         section: the ``handler`` section; None when there is none.
         classes: the model's class names, for ``options``.
+        operating_point: of the archive's card; the defaults of ``options``.
 
     Raises:
         SettingsError: an unknown key or a wrong value; the model is then not loaded.
@@ -76,10 +81,25 @@ def parse_settings(section: Mapping[str, Any] | None, classes: Sequence[str]) ->
     if "warmup" in given:
         given["warmup"] = _sizes(given["warmup"])
     try:
-        given["options"] = parse_options(given.get("options") or {}, classes)
+        given["options"] = parse_options(
+            given.get("options") or {}, classes, _defaults(operating_point, classes)
+        )
     except RequestError as error:
         raise _error(f"handler.options: {error.message.rstrip('.')}") from None
     return Settings(**given)
+
+
+def _defaults(point: Mapping[str, Any] | None, classes: Sequence[str]) -> Options:
+    """Default options from the operating point in ``archive.json``."""
+    if point is None:
+        return Options()
+    try:
+        per_class = {classes.index(name): float(score) for name, score in point["per_class"].items()}
+        return Options(float(point["score_threshold"]), per_class, point["suppression_iou"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise SettingsError(
+            f"the operating point in archive.json cannot be read ({error!r}): export it again"
+        ) from None
 
 
 def _sizes(value: object) -> tuple[tuple[int, int], ...]:

@@ -29,7 +29,7 @@ def table(first: str) -> list[list[str]]:
 
 def test_options() -> None:
     assert table("option")[: len(OPTIONS)] == [
-        [f"`{o.name}`", o.values, f"`{o.default}`", o.meaning] for o in OPTIONS
+        [f"`{o.name}`", o.values, str(o.default), o.meaning] for o in OPTIONS
     ]
 
 

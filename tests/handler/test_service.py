@@ -6,6 +6,7 @@ import base64
 import json
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import cv2
@@ -15,7 +16,7 @@ import torch
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from handler.api.options import IMAGE_OUTPUTS, MASK_FORMATS, OUTPUTS, Options
+from handler.api.options import IMAGE_OUTPUTS, MASK_FORMATS, OUTPUTS, Options, parse_options
 from handler.api.responses import select
 from handler.api.settings import Settings, parse_settings
 from handler.errors import SettingsError
@@ -346,6 +347,49 @@ def test_settings() -> None:
     expected = Settings(precision="fp32", warmup=((32, 64),), options=Options(score_threshold=0.7))
     assert parse_settings(given, ["balloon"]) == expected
     assert parse_settings({"warmup": None}, []).warmup == ()
+
+
+POINT = {"score_threshold": 0.8, "per_class": {"door": 0.6}, "suppression_iou": 0.5, "chosen_by": "best F1"}
+
+
+def test_the_operating_point_is_the_default() -> None:
+    classes = ["door", "bumper"]
+    options = parse_settings(None, classes, POINT).options
+    assert options == Options(0.8, {0: 0.6}, 0.5)
+    assert (options.wanted.score_threshold, options.wanted.max_detections) == (0.6, 300)
+    assert parse_options({"score_threshold": 0.3}, classes, options) == Options(0.3, {}, 0.5)
+    given = {"options": {"score_threshold": 0.7}}
+    assert parse_settings(given, classes, POINT).options == Options(0.7, {}, 0.5)
+
+    place = [[0, 0, 20, 20], [0, 0, 20, 19], [50, 0, 70, 20], [50, 50, 70, 70], [0, 50, 20, 70]]
+    found = Detections(
+        boxes=np.array(place, np.float32),
+        scores=np.array([0.95, 0.9, 0.7, 0.65, 0.5], np.float32),
+        class_ids=np.array([1, 0, 1, 0, 0]),
+        masks=np.zeros((5, 28, 28), np.float32),
+    )
+    chosen = select(found, options)  # a second one of a place; a bumper below 0.8; a door below 0.6
+    assert chosen.scores.tolist() == pytest.approx([0.95, 0.65])
+    assert select(found, replace(options, max_detections=1)).scores.tolist() == pytest.approx([0.95])
+    # neither a higher threshold nor a choice of classes brings to light what was suppressed
+    for others in ({"score_threshold": 0.97}, {"classes": frozenset({0})}):
+        assert select(found, replace(options, **others)).scores.tolist() == pytest.approx([0.65])
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"score_threshold": "high"},
+        {"per_class": {"dog": 0.5}},
+        {"per_class": None},
+    ],
+    ids=str,
+)
+def test_a_damaged_operating_point_is_refused(damage: dict[str, Any]) -> None:
+    with pytest.raises(
+        SettingsError, match=r"operating point in archive\.json cannot be read .*: export it again"
+    ):
+        parse_settings(None, ["door", "bumper"], POINT | damage)
 
 
 @pytest.mark.parametrize(
