@@ -42,7 +42,7 @@ def test_from_photos_to_an_archive_and_predictions(tmp_path: Path, monkeypatch: 
         "data export drawn --format via --output photos",
     )
     commands = chain()
-    assert [words[0] for words in commands] == "data data train evaluate export predict".split()
+    assert [words[0] for words in commands] == "data data train evaluate evaluate export predict".split()
     for words in [*(line.split() for line in annotate), *commands]:
         if words[0] == "train":
             words = [*("none" if word == "imagenet" else word for word in words), *TINY]

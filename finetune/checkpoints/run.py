@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, reduce
+from operator import getitem
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 
 LAST = "last.pth"
 BEST = "model_best.safetensors"
+
+_CHANGES_NO_PREDICTION = re.compile(r"MODEL\.(DEVICE|WEIGHTS)|TEST\.EVAL_PERIOD|.*_TRAIN")
 
 _BACKBONES_BY_BUILDER = {
     "build_mobilenetv2_fpn_backbone": "mobilenetv2_fpn",
@@ -119,7 +123,8 @@ class Run:
         record: Any = {}
         if "run" in self._metadata:
             record = json.loads(self._metadata["run"])
-            record.pop("evaluation", None)
+            for measured in ("evaluation", "operating_point"):
+                record.pop(measured, None)
         elif path.is_file():
             record = read_json(path, cure="restore it, or train again")
         if not isinstance(record, dict):
@@ -140,15 +145,12 @@ class Run:
 
         Of the test split if it was measured, else of val; None if there is none with this config.
         """
-        if self.overrides:
-            return None
         if "run" in self._metadata:
-            return json.loads(self._metadata["run"]).get("evaluation")
+            return None if self.changed_config else self.published("evaluation")
         for split in ("test", "val"):
             path = self.path / "evaluation" / split / "report.json"
             report = read_json(path, cure="evaluate again") if path.is_file() else {}
-            same_config = report and not report.get("overrides")
-            if same_config and report.get("weights_sha256") == sha256_of(self.weights):
+            if self.holds(report):
                 return {"split": split, "images": report.get("images")} | {
                     kind: {
                         metric: value
@@ -158,6 +160,38 @@ class Run:
                     for kind in ("bbox", "segm")
                 }
         return None
+
+    @property
+    def operating_point_file(self) -> Path:
+        """Where ``finetune.evaluation.operating_point`` keeps the point: in the run folder, or beside the file."""
+        name = "operating_point.json"
+        return self.folder / (name if self.path.is_dir() else f"{self.name}.{name}")
+
+    def published(self, key: str) -> Any:
+        """What ``publish`` wrote into the file, such as ``evaluation``; None in a run folder."""
+        return json.loads(self._metadata.get("run", "{}")).get(key)
+
+    @cached_property
+    def changed_config(self) -> dict[str, Any]:
+        """The overrides that change predictions, as key → value: the input size does, the device does not."""
+        if not self.overrides:
+            return {}
+        ours, trained = (yaml.safe_load(run.config.dump()) for run in (self, Run(self.path)))
+        values = {
+            key: [reduce(getitem, key.split("."), config) for config in (ours, trained)]
+            for key in sorted(self.overrides[::2])
+            if key.startswith(("INPUT.", "MODEL.", "TEST.")) and not _CHANGES_NO_PREDICTION.fullmatch(key)
+        }
+        return {key: now for key, (now, before) in values.items() if now != before}
+
+    @cached_property
+    def measured_with(self) -> dict[str, Any]:
+        """The weights and the config, to write beside what was measured with them."""
+        return {"weights_sha256": sha256_of(self.weights), "changed_config": self.changed_config}
+
+    def holds(self, measured: Mapping[str, Any]) -> bool:
+        """Whether it was measured with these weights and this config, by its ``measured_with``."""
+        return measured.items() >= self.measured_with.items()
 
     @property
     def classes(self) -> list[str] | None:

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 PATH = click.Path(path_type=Path)
+SHARE = click.FloatRange(0, 1, min_open=True)
 SPLIT = click.Choice(["train", "val", "test"])
 COMPARISON = Path("runs/comparison")
 
@@ -20,28 +21,53 @@ COMPARISON = Path("runs/comparison")
     "--output", type=PATH, metavar="DIR", help="The report's folder.  [default: RUN/evaluation/SPLIT]"
 )
 @click.option(
-    "--score", type=click.FloatRange(0, 1), default=0.5, help="Hide detections below it.  [default: 0.5]"
+    "--negatives", type=PATH, metavar="DIR", help="Photos with nothing to find, to count false alarms."
+)
+@click.option(
+    "--min-precision",
+    type=SHARE,
+    metavar="P",
+    help="With --split val: find most at this precision (0..1).",
+)
+@click.option(
+    "--min-recall",
+    type=SHARE,
+    metavar="R",
+    help="With --split val: show least that is false at this recall (0..1).",
 )
 @click.option("--worst", type=click.IntRange(min=0), default=6, help="Worst photos to draw.  [default: 6]")
 @click.argument("overrides", nargs=-1, metavar="[KEY VALUE]...")
-def evaluate(**request: Any) -> None:
+def evaluate(min_precision: float | None, min_recall: float | None, **request: Any) -> None:
     """Measure a trained model on one split.
 
-    Reports AP of masks and boxes with 95 % intervals, precision and recall at one score, and the time per photo, as
-    report.md, report.json, pr_curve.png and pictures of the worst photos. KEY VALUE pairs override the config.
+    Reports AP of masks and boxes with 95 % intervals, what is found and what is false at the operating point, and the
+    time per photo, as report.md, report.json, plots and pictures of the worst photos. KEY VALUE pairs override the
+    config.
+
+    With --split val it also chooses the operating point: the score from which on detections are shown. The other
+    splits are measured at it, and archives show detections by it.
 
     \b
     Examples:
-      maskrcnn evaluate runs/mobilenetv2_fpn --data data/balloon
+      maskrcnn evaluate runs/mobilenetv2_fpn --data data/balloon --split val
+      maskrcnn evaluate runs/mobilenetv2_fpn --data data/balloon --negatives photos/everyday
       maskrcnn evaluate model_store/starter.safetensors --data data/balloon \\
           --split val INPUT.MIN_SIZE_TEST 480
     """
     from tabulate import tabulate
 
-    from finetune.evaluation.report import evaluate_run, report_rows
+    from finetune.evaluation.choose import BEST_F1, Rule
+    from finetune.evaluation.report import evaluate_run
+    from finetune.evaluation.report_text import report_rows, shown_sentences
 
-    report, folder = evaluate_run(**request)
+    rule = Rule(min_precision, min_recall)
+    if rule != BEST_F1 and request["split"] != "val":
+        raise click.UsageError("--min-precision and --min-recall choose on the val split: add --split val")
+    if min_precision and min_recall:
+        raise click.UsageError("--min-precision and --min-recall exclude each other: give one")
+    report, folder = evaluate_run(**request, rule=rule)
     click.echo(tabulate(report_rows(report, ["AP"]), headers="firstrow", disable_numparse=True))
+    click.echo("\n".join(shown_sentences(report)))
     click.echo(folder / "report.md")
 
 

@@ -33,44 +33,10 @@ class Matches:
     """
 
     images: np.ndarray  # (N,) index of the detection's image
+    scores: np.ndarray  # (N,)
     found: np.ndarray  # (T, N) bool: a true positive
     false: np.ndarray  # (T, N) bool: a false positive; neither: outside the size range, or on a crowd
     objects: np.ndarray  # (I,) number of objects in each image
-
-
-@dataclass(frozen=True)
-class ImageScore:
-    """Detections in one photo against its objects, at one score threshold and a mask IoU of 0.5."""
-
-    image_id: int
-    objects: int
-    found_ids: tuple[int, ...]  # ids (see ``ground_truth``) of the annotations that were found
-    right: tuple[int, ...]  # true positives: indices into the list of results
-    wrong: tuple[int, ...]  # false positives
-    mean_iou: float  # mask IoU averaged over the found objects; 0 if there are none
-
-    @property
-    def found(self) -> int:
-        return len(self.right)
-
-    @property
-    def false(self) -> int:
-        return len(self.wrong)
-
-    @property
-    def missed(self) -> int:
-        return self.objects - self.found
-
-    @property
-    def f1(self) -> float:
-        """2 TP / (2 TP + FP + FN); 1 if there are neither objects nor detections."""
-        errors = self.missed + self.false
-        return 2 * self.found / (2 * self.found + errors) if self.found + errors else 1.0
-
-    @property
-    def quality(self) -> float:
-        """Panoptic quality (Kirillov et al. 2019): F1 × mean IoU."""
-        return self.f1 * self.mean_iou if self.found else self.f1
 
 
 def evaluate_results(
@@ -78,24 +44,22 @@ def evaluate_results(
     results: Sequence[dict[str, Any]],
     classes: Sequence[str],
     *,
-    score: float = 0.5,
     resamples: int = 1000,
-) -> tuple[dict[str, Any], list[ImageScore], dict[str, dict[str, np.ndarray]]]:
-    """Compute all figures of a report from COCO results (``finetune.evaluation.inference.predict``).
+) -> tuple[dict[str, Any], dict[str, dict[str, np.ndarray]]]:
+    """Compute AP and its intervals from COCO results (``finetune.evaluation.inference.predict``).
 
     Args:
-        score: the threshold for precision, recall, F1 and the scores per photo.
         resamples: of the photos, for the 95 % intervals.
 
     Returns:
-        A JSON-ready dict (percentages; None for a size range without objects); one score per photo, in order; and
-        kind → label → precision (101,) at recalls 0, 0.01, … 1.
+        A JSON-ready dict (percentages; None for a size range without objects), and kind → label → precision (101,)
+        at recalls 0, 0.01, … 1.
     """
     truth = ground_truth(dataset_dicts, classes)
     curves: dict[str, dict[str, np.ndarray]] = {}
     report: dict[str, Any] = {"images": len(dataset_dicts), "objects": len(truth.anns)}
     for kind in KINDS:
-        matches, evaluator = match(truth, results, kind)
+        matches, _ = match(truth, results, kind)
         report[kind] = summarize(matches)
         report[kind]["intervals"] = bootstrap(matches, len(dataset_dicts), resamples=resamples)
         if len(classes) > 1:
@@ -111,23 +75,7 @@ def evaluate_results(
                 "IoU 0.75": mean[5],
                 "mean of IoU 0.5 … 0.95": mean.mean(axis=0),
             }
-        if kind == "segm":
-            scores = image_scores(evaluator, [d["image_id"] for d in dataset_dicts], score)
-    report["at_score"] = {"score": score} | _totals(scores)
-    return report, scores, curves
-
-
-def _totals(scores: Sequence[ImageScore]) -> dict[str, Any]:
-    """Counts over all photos, and precision, recall and mean mask IoU in percent."""
-    found, false, objects = (sum(getattr(s, name) for s in scores) for name in ("found", "false", "objects"))
-    return {
-        "found": found,
-        "missed": objects - found,
-        "false": false,
-        "precision": round(100 * found / (found + false), 2) if found + false else None,
-        "recall": round(100 * found / objects, 2) if objects else None,
-        "mean_iou": round(100 * sum(s.mean_iou * s.found for s in scores) / found, 2) if found else None,
-    }
+    return report, curves
 
 
 def ground_truth(dataset_dicts: Sequence[dict[str, Any]], classes: Sequence[str]) -> COCO:
@@ -182,46 +130,21 @@ def match(truth: COCO, results: Sequence[Any], kind: str) -> tuple[dict[str, lis
 def _merge(per_image: Sequence[dict[str, Any] | None]) -> Matches:
     """One class's matches over all images; None stands for an image with neither objects nor detections."""
     entries = [(i, entry) for i, entry in enumerate(per_image) if entry is not None]
-    objects = np.array([0 if entry is None else _count_objects(entry) for entry in per_image])
+    objects = np.array([0 if entry is None else count_objects(entry) for entry in per_image])
     if not entries:
         empty = np.zeros((len(THRESHOLDS), 0), dtype=bool)
-        return Matches(np.zeros(0, dtype=int), empty, empty, objects)
-    order = np.argsort(-np.concatenate([entry["dtScores"] for _, entry in entries]), kind="mergesort")
+        return Matches(np.zeros(0, dtype=int), np.zeros(0), empty, empty, objects)
+    scores = np.concatenate([entry["dtScores"] for _, entry in entries])
+    order = np.argsort(-scores, kind="mergesort")
     images = np.concatenate([np.full(len(entry["dtScores"]), i) for i, entry in entries])[order]
     matched = np.concatenate([entry["dtMatches"] for _, entry in entries], axis=1)[:, order] != 0
     ignored = np.concatenate([entry["dtIgnore"] for _, entry in entries], axis=1)[:, order] != 0
-    return Matches(images, matched & ~ignored, ~matched & ~ignored, objects)
+    return Matches(images, scores[order], matched & ~ignored, ~matched & ~ignored, objects)
 
 
-def _count_objects(entry: dict[str, Any]) -> int:
+def count_objects(entry: dict[str, Any]) -> int:
+    """Objects of one of pycocotools' entries, without crowds and those outside the size range."""
     return int(np.count_nonzero(np.asarray(entry["gtIgnore"]) == 0))
-
-
-def image_scores(evaluator: COCOeval, image_ids: Sequence[int], score: float) -> list[ImageScore]:
-    """One score per photo, from the matches by mask at an IoU of 0.5 of the detections above the threshold."""
-    entries: dict[int, list[dict[str, Any]]] = {image_id: [] for image_id in image_ids}
-    for entry in evaluator.evalImgs:
-        if entry is not None and entry["aRng"] == SIZES[""]:
-            entries[entry["image_id"]].append(entry)
-    return [_image_score(evaluator, image_id, entries[image_id], score) for image_id in image_ids]
-
-
-def _image_score(evaluator: COCOeval, image_id: int, entries: Sequence[Any], score: float) -> ImageScore:
-    """Merge a photo's entries of all classes."""
-    found, wrong = list[tuple[int, int, float]](), list[int]()
-    for entry in entries:
-        key = image_id, entry["category_id"]
-        columns = {annotation["id"]: i for i, annotation in enumerate(evaluator._gts[key])}
-        shown = (np.asarray(entry["dtScores"]) >= score) & (entry["dtIgnore"][0] == 0)
-        for row in np.flatnonzero(shown):
-            detection, annotation_id = entry["dtIds"][row] - 1, int(entry["dtMatches"][0, row])
-            if annotation_id:
-                found.append((annotation_id, detection, evaluator.ious[key][row][columns[annotation_id]]))
-            else:
-                wrong.append(detection)
-    found_ids, right, ious = zip(*found, strict=True) if found else ((), (), (0.0,))
-    objects = sum(map(_count_objects, entries))
-    return ImageScore(image_id, objects, found_ids, right, tuple(wrong), float(np.mean(ious)))
 
 
 def coco_index(images: list[dict], annotations: list[dict], categories: list[dict]) -> COCO:

@@ -8,7 +8,8 @@ from finetune.checkpoints.run import file_name
 from finetune.errors import UserError
 from finetune.evaluation.coco_eval import KINDS, METRICS
 from finetune.evaluation.plots import draw_comparison
-from finetune.evaluation.report import check_replaceable, figure, markdown_table, origin
+from finetune.evaluation.report import check_replaceable
+from finetune.evaluation.report_text import figure, markdown_table, origin
 from finetune.files import new_folder, read_json, write_json
 
 NOT_MEASURED = "not measured"

@@ -18,7 +18,9 @@ from PIL import Image, ImageColor, ImageDraw, ImageFont
 from pycocotools import mask as coco_mask
 
 from finetune.data.masks import to_rle
-from finetune.evaluation.coco_eval import ImageScore
+from finetune.evaluation.choose import SCORES, count
+from finetune.evaluation.coco_eval import Matches
+from finetune.evaluation.photo_scores import ImageScore
 from finetune.files import write_atomically
 
 BLUE, ORANGE, GREEN, VERMILION, PURPLE, BLACK = (
@@ -89,6 +91,43 @@ def draw_precision_recall(curves: dict[str, dict[str, np.ndarray]], title: str, 
             axes.legend(title="average precision (%)", loc="upper center", bbox_to_anchor=(0.5, -0.17))
     figure.suptitle(title)
     figure.savefig(path, format="png", dpi=120)
+
+
+def draw_operating_point(per_class: Sequence[Matches], chosen: float, title: str, path: Path) -> None:
+    """Draw precision, recall and F1 against the score threshold; and a reliability diagram (Guo et al. 2017).
+
+    Args:
+        per_class: what matches by mask, as ``finetune.evaluation.coco_eval.match`` returns it.
+        chosen: the score threshold of all classes.
+    """
+    figure = Figure(figsize=(11, 5), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    counts = count(per_class)
+    lines = {"F1": counts.f1, "precision": counts.precision, "recall": counts.recall}
+    styles = zip((BLACK, BLUE, VERMILION), ("-", "--", ":"), strict=True)
+    for (label, values), (color, dashes) in zip(lines.items(), styles, strict=True):
+        left.plot(SCORES, values, dashes, color=color, linewidth=2, label=label)
+    left.axvline(chosen, color=GREEN, linewidth=1.5, label=f"operating point {chosen:g}")
+    left.set(title="At a mask IoU of 0.5", xlabel="score threshold", xlim=(0, 1.01), ylim=(0, 1.03))
+
+    scores = [
+        np.concatenate([m.scores[getattr(m, which)[0]] for m in per_class]) for which in ("found", "false")
+    ]
+    found, wrong = (np.histogram(values, bins=10, range=(0, 1))[0] for values in scores)
+    number = found + wrong
+    centers = np.linspace(0.05, 0.95, 10)
+    right.bar(centers, found / np.maximum(number, 1), 0.1, color=BLUE, alpha=0.35, edgecolor=BLUE)
+    right.plot([0, 1], [0, 1], "--", color=BLACK, linewidth=1.2, label="calibrated")
+    for i in np.flatnonzero(number):
+        right.text(centers[i], found[i] / number[i] + 0.015, str(number[i]), ha="center", fontsize=8)
+    right.set(
+        title="Share of right detections; numbers count all", xlabel="score", xlim=(0, 1), ylim=(0, 1.06)
+    )
+    for axes in (left, right):
+        _tidy(axes)
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=4, frameon=False)
+    figure.suptitle(title)
+    figure.savefig(path, format="png", dpi=110)
 
 
 def draw_comparison(rows: Sequence[dict[str, Any]], title: str, latency_label: str, path: Path) -> None:

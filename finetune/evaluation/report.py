@@ -1,20 +1,29 @@
-"""The report on one evaluation: figures as JSON and Markdown, the PR curve, and the worst photos drawn."""
+"""The report on one evaluation: figures as JSON and Markdown, plots, and the worst photos drawn."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
 import torch
 
 from finetune.checkpoints.run import Run
 from finetune.data.dataset import class_names, load_split, read_card
+from finetune.data.formats import SourceFolder
+from finetune.data.photos import open_photo, upright_size
 from finetune.errors import UserError
-from finetune.evaluation.coco_eval import KINDS, METRICS, ImageScore, evaluate_results
+from finetune.evaluation.choose import BEST_F1, SCORES, Counts, Rule, choose, count
+from finetune.evaluation.coco_eval import evaluate_results, ground_truth, match
 from finetune.evaluation.inference import predict
-from finetune.evaluation.plots import KIND_NAMES, draw_precision_recall, draw_truth_and_prediction
-from finetune.files import new_folder, sha256_of, write_json
+from finetune.evaluation.operating_point import OperatingPoint, read_point, save_point
+from finetune.evaluation.photo_scores import ImageScore, confusion, false_alarms, image_scores, totals
+from finetune.evaluation.plots import (
+    draw_operating_point,
+    draw_precision_recall,
+    draw_truth_and_prediction,
+)
+from finetune.evaluation.report_text import markdown
+from finetune.files import new_folder, write_json
 from finetune.training.machine import describe_machine, package_versions
 
 Record = dict[str, Any]
@@ -26,7 +35,8 @@ def evaluate_run(
     *,
     split: str = "test",
     output: Path | None = None,
-    score: float = 0.5,
+    negatives: Path | None = None,
+    rule: Rule = BEST_F1,
     worst: int = 6,
     overrides: Sequence[str] = (),
 ) -> tuple[Record, Path]:
@@ -35,7 +45,8 @@ def evaluate_run(
     Args:
         path: a run folder, or a checkpoint with its config.
         output: the folder to write; default: ``RUN/evaluation/SPLIT``.
-        score: detections below it are not shown to users.
+        negatives: a folder of photos with nothing to find.
+        rule: how to choose the operating point, on val.
         worst: how many photos to draw, worst first.
         overrides: ``KEY VALUE …`` for the config.
 
@@ -53,26 +64,93 @@ def evaluate_run(
             f"{path} was trained on the classes {', '.join(run.classes)}, but {data} has {', '.join(classes)}: "
             "evaluate it on data with the same classes"
         )
+    empty = negative_records(negatives) if negatives else []
     target = output or (path if path.is_dir() else Path("runs") / run.name) / "evaluation" / split
     check_replaceable(target, "report.json")
     with new_folder(target) as folder:
-        results, seconds = predict(run.load_model(), records, config, warm_up=True, progress=True)
-        figures, scores, curves = evaluate_results(records, results, classes, score=score)
-        data_name = read_card(data).get("name")
+        model = run.load_model()
+        results, seconds = predict(model, records, config, warm_up=True, progress=True)
+        if split == "val":
+            point = choose(ground_truth(records, classes), results, classes, rule)
+        else:
+            point = read_point(run) or OperatingPoint()
         report: Record = {
             "name": run.name,
             "backbone": run.backbone,
-            "data": {"name": data_name, "split": split, "classes": classes},
-            **figures,
+            "data": {"name": read_card(data).get("name"), "split": split, "classes": classes},
             **_circumstances(run, seconds),
         }
-        draw_precision_recall(
-            curves, f"{run.name} on the {split} split of {data_name}", folder / "pr_curve.png"
-        )
-        report["worst"] = _draw_worst(folder, records, results, scores, classes, worst)
+        report |= _measure(report, records, results, point, worst, folder)
+        if negatives:
+            seen = point.shown(predict(model, empty, config, progress=True)[0], classes)
+            alarms = false_alarms(seen, [record["image_id"] for record in empty])
+            report["false_alarms"][f"the photos of {negatives.resolve().name}"] = alarms
         write_json(folder / "report.json", report)
-        (folder / "report.md").write_text(_markdown(report), encoding="utf-8")
+        (folder / "report.md").write_text(markdown(report), encoding="utf-8")
+    if split == "val":
+        save_point(run, point)
     return report, target
+
+
+def _measure(
+    report: Record,
+    records: list[Record],
+    results: list[Record],
+    point: OperatingPoint,
+    worst: int,
+    folder: Path,
+) -> Record:
+    """The figures of a report; its plots and the worst photos are drawn into ``folder``."""
+    classes = report["data"]["classes"]
+    figures, curves = evaluate_results(records, results, classes)
+    truth = ground_truth(records, classes)
+    shown = point.shown(results, classes)
+    scores = image_scores(match(truth, shown, "segm")[1], [record["image_id"] for record in records])
+    empty = [record["image_id"] for record in records if not record["annotations"]]
+    matches = match(truth, point.kept(results), "segm")[0][""]  # at all scores
+    title = f"{report['name']} on the {report['data']['split']} split of {report['data']['name']}"
+    draw_precision_recall(curves, title, folder / "pr_curve.png")
+    draw_operating_point(matches, point.score_threshold, title, folder / "operating_point.png")
+    return figures | {
+        "operating_point": point.to_json(),
+        "at_operating_point": totals(scores),
+        "false_alarms": {"photos without objects": false_alarms(shown, empty)},
+        "thresholds": _thresholds(count(matches), point.score_threshold),
+        "confusion": confusion(truth, shown, scores).tolist(),
+        "worst": _draw_worst(folder, records, shown, scores, classes, worst),
+    }
+
+
+def negative_records(folder: Path) -> list[Record]:
+    """Standard dicts without annotations of the photos in a folder and its subfolders."""
+    photos = SourceFolder(folder).photos
+    if not photos:
+        raise UserError(f"{folder} holds no photos: check the path given with --negatives")
+    records = []
+    for i, (_, path) in enumerate(sorted(photos.items())):
+        with open_photo(path, decode=False) as image:
+            width, height = upright_size(image)
+        record = {"file_name": str(path), "image_id": i, "height": height, "width": width}
+        records.append(record | {"annotations": []})
+    return records
+
+
+def _thresholds(counts: Counts, chosen: float) -> list[Record]:
+    """Rows of the table threshold → found, false, precision, recall (percent)."""
+    wanted = {0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99, chosen}
+    return [
+        {
+            "score": score,
+            "found": int(counts.found[i]),
+            "false": int(counts.false[i]),
+            "precision": None
+            if np.isnan(counts.precision[i])
+            else round(100 * float(counts.precision[i]), 2),
+            "recall": round(100 * float(counts.recall[i]), 2) if counts.objects else None,
+        }
+        for i, score in enumerate(SCORES.tolist())
+        if score in wanted
+    ]
 
 
 def check_replaceable(folder: Path, marker: str) -> None:
@@ -101,8 +179,7 @@ def _circumstances(run: Run, seconds: Sequence[float]) -> Record:
         },
         "input": {"min_size": run.config.INPUT.MIN_SIZE_TEST, "max_size": run.config.INPUT.MAX_SIZE_TEST},
         "proposals": run.config.MODEL.RPN.POST_NMS_TOPK_TEST,
-        "overrides": run.overrides,
-        "weights_sha256": sha256_of(run.weights),
+        **run.measured_with,
         "machine": describe_machine(device),
         "versions": package_versions(),
         "training": run.record,
@@ -140,89 +217,3 @@ def _draw_worst(
             }
         )
     return entries
-
-
-def figure(values: Record, metric: str, interval: bool = True) -> str:
-    """``62.1``, with its interval ``62.1 (50.3–71.0)`` if there is one, or ``n/a`` if there was nothing to measure."""
-    bounds = values.get("intervals", {}).get(metric) if interval else None
-    return number(values[metric]) + (f" ({bounds[0]:.1f}–{bounds[1]:.1f})" if bounds else "")
-
-
-def number(value: float | None) -> str:
-    return "n/a" if value is None else f"{value:.1f}"
-
-
-def markdown_table(rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; the first row is its head."""
-    head, *body = ([str(cell).replace("|", "\\|") for cell in row] for row in rows)
-    return "\n".join(f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *body])
-
-
-def report_rows(report: Record, intervals: Sequence[str] = METRICS[:3]) -> list[list[str]]:
-    """The table of one evaluation: masks, boxes, and each class if there are several.
-
-    Args:
-        intervals: metrics to give a 95 % interval; with one, the table fits into 80 columns.
-    """
-    rows = [["", *METRICS]]
-    for kind in KINDS:
-        values = report[kind]
-        rows.append([KIND_NAMES[kind], *(figure(values, m, m in intervals) for m in METRICS)])
-        for name, per_class in values.get("per_class", {}).items():
-            rows.append([f"– {name}", *(number(per_class[m]) for m in METRICS)])
-    return rows
-
-
-def origin(weights: str | None) -> str:
-    """Where initial weights come from: ``imagenet``, ``coco`` … unchanged; the name of a file or URL."""
-    return Path(urlsplit(weights).path).name if weights else "unknown"
-
-
-def _markdown(report: Record) -> str:
-    at, latency, data, training = report["at_score"], report["latency_ms"], report["data"], report["training"]
-    lines = [
-        f"# {report['name']}: {data['split']} split of {data['name']}",
-        "",
-        markdown_table(report_rows(report)),
-        "",
-        f"Average precision in percent as COCO defines it, over {report['images']} photos with"
-        f" {report['objects']} objects; in brackets, 95 % of 1000 resamplings of the photos."
-        " s, m, l: objects below 32², below 96², above (pixels); n/a: there are none.",
-        "",
-        f"- At score ≥ {at['score']:g}: **{at['found']} of {at['found'] + at['missed']}** objects found,"
-        f" {at['false']} false; precision {number(at['precision'])}, recall {number(at['recall'])},"
-        f" mean mask IoU {number(at['mean_iou'])}.",
-        f"- Time: {latency['median']:g} ms per photo (median; {latency['what']}; {latency['device']},"
-        f" {latency['precision']}, {latency['threads']} threads) on {report['machine']}.",
-        f"- Input: short side {report['input']['min_size']}, long side at most {report['input']['max_size']}"
-        f" pixels; {report['proposals']} proposals.",
-    ]
-    if training:
-        init = training.get("init", {})
-        lines.append(
-            f"- Training: {report['backbone']} from {origin(init.get('weights'))} weights,"
-            f" {training.get('iterations', '?')} steps, seed {training.get('seed', '?')},"
-            f" {training.get('seconds', 0) / 60:.0f} min on {training.get('machine', 'an unknown machine')}."
-        )
-    lines += [
-        f"- Weights: SHA-256 `{report['weights_sha256']}`.",
-        "",
-        "![precision and recall](pr_curve.png)",
-    ]
-    if report["worst"]:
-        lines += [
-            "",
-            "## The worst photos",
-            "",
-            "By panoptic quality: F1 × mean mask IoU of the found objects."
-            " Blue outlines are right; striped masks are missed objects or false detections.",
-        ]
-    for entry in report["worst"]:
-        lines += [
-            "",
-            f"**{entry['photo']}**: quality {entry['quality']:.0f}, {entry['missed']} of {entry['objects']}"
-            f" missed, {entry['false']} false",
-            "",
-            f"![truth and prediction]({entry['drawn']})",
-        ]
-    return "\n".join([*lines, ""])

@@ -24,6 +24,7 @@ from PIL import Image
 
 from finetune.checkpoints.run import Run
 from finetune.errors import UserError
+from finetune.evaluation.operating_point import read_point
 from finetune.export.processes import announce, execute, run_scripts
 from finetune.export.served import measure_served, write_photos
 from finetune.files import reason_of, sha256_of, write_json
@@ -178,6 +179,7 @@ def _write_model_config(options: Options, staged: Path) -> None:
 
 def _card(run: Run, classes: list[str], version: str, staged: Path) -> dict[str, Any]:
     """The contents of ``archive.json``."""
+    point = read_point(run)
     return {
         "format": ARCHIVE_FORMAT,
         "name": MODEL_NAME,
@@ -187,6 +189,7 @@ def _card(run: Run, classes: list[str], version: str, staged: Path) -> dict[str,
         "weights_sha256": sha256_of(staged / "model.safetensors"),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "evaluation": run.evaluation,
+        "operating_point": point and point.to_json(),
         "training": run.record,
     }
 

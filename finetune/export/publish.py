@@ -7,6 +7,7 @@ from pathlib import Path
 
 from finetune.checkpoints.run import Run
 from finetune.errors import UserError
+from finetune.evaluation.operating_point import read_point
 from finetune.files import write_atomically
 
 
@@ -27,6 +28,7 @@ def publish(path: Path, file: Path) -> None:
     run = Run.open(path)
     if not run.classes:
         raise UserError(f"{path} does not name its classes (no run.json): give the run folder")
+    point = read_point(run)
     tensors = {
         name: (tensor.to(torch.float16) if tensor.is_floating_point() else tensor).contiguous()
         for name, tensor in read_checkpoint(run.weights).items()
@@ -35,6 +37,8 @@ def publish(path: Path, file: Path) -> None:
         "format": "pt",
         "config": yaml.safe_dump(run.recorded_config, sort_keys=True),
         "classes": json.dumps(run.classes),
-        "run": json.dumps(run.record | {"evaluation": run.evaluation}),
+        "run": json.dumps(
+            run.record | {"evaluation": run.evaluation, "operating_point": point and point.to_json()}
+        ),
     }
     write_atomically(file, lambda temporary: save_file(tensors, temporary, metadata))

@@ -62,18 +62,20 @@ def test_paths_of_the_training_machine_stay_there(copy):
 
 @pytest.mark.parametrize(
     ("change", "evaluated"),
-    [({}, True), ({"weights_sha256": "0"}, False), ({"overrides": ["INPUT.MIN_SIZE_TEST", "480"]}, False)],
+    [({}, True), ({"weights_sha256": "0"}, False), ({"changed_config": {"INPUT.MIN_SIZE_TEST": 480}}, False)],
     ids=["same", "other weights", "other settings"],
 )
 def test_evaluation_is_of_these_weights_with_this_config(copy, change, evaluated):
     from finetune.files import sha256_of
 
-    report = {"images": 3, "segm": {"AP": 61.5, "intervals": {"AP": [50, 70]}}, "bbox": None, "overrides": []}
+    report = {"images": 3, "segm": {"AP": 61.5, "intervals": {"AP": [50, 70]}}, "bbox": None}
+    report["changed_config"] = {}
     report |= {"weights_sha256": sha256_of(copy / "model_best.safetensors")} | change
     (copy / "evaluation/val").mkdir(parents=True)
     (copy / "evaluation/val/report.json").write_text(json.dumps(report))
     expected = {"split": "val", "images": 3, "segm": {"AP": 61.5}, "bbox": {}}
     assert Run.open(copy).evaluation == (expected if evaluated else None)
+    assert Run.open(copy, ["MODEL.DEVICE", "cpu"]).evaluation == Run.open(copy).evaluation
 
 
 @pytest.mark.parametrize(

@@ -19,11 +19,12 @@ from finetune.evaluation.coco_eval import (
     coco_index,
     evaluate_results,
     ground_truth,
-    image_scores,
     match,
     summarize,
 )
 from finetune.evaluation.inference import evaluate_model, predict, to_coco_results
+from finetune.evaluation.operating_point import OperatingPoint
+from finetune.evaluation.photo_scores import confusion, image_scores, totals
 
 SIDE = 240
 
@@ -82,6 +83,12 @@ def noisy(records, rng):
             yield result(record, x, y, w, h, int(rng.integers(2)), round(float(rng.random()), 1))
 
 
+def scored(records, shown):
+    """One score per photo."""
+    _, evaluator = match(ground_truth(records, ["a", "b"]), shown, "segm")
+    return image_scores(evaluator, [record["image_id"] for record in records])
+
+
 def coco_says(truth, results, kind):
     def area(r):
         return float(coco_mask.area(r["segmentation"])) if kind == "segm" else r["bbox"][2] * r["bbox"][3]
@@ -131,33 +138,35 @@ def test_weights_are_repeated_photos():
 
 def test_perfect_predictions():
     records = dataset(np.random.default_rng(0))
-    report, scores, _ = evaluate_results(records, list(perfect(records)), ["a", "b"], resamples=50)
+    report, _ = evaluate_results(records, list(perfect(records)), ["a", "b"], resamples=50)
+    scores = scored(records, list(perfect(records)))
     for kind in ("segm", "bbox"):
         assert report[kind]["AP"] == report[kind]["AP50"] == report[kind]["AP75"] == 100
         assert report[kind]["intervals"]["AP"] == [100, 100]
-    assert report["at_score"]["found"] == report["objects"] > 5
-    assert (report["at_score"]["missed"], report["at_score"]["false"]) == (0, 0)
+    assert totals(scores)["found"] == report["objects"] > 5
+    assert (totals(scores)["missed"], totals(scores)["false"]) == (0, 0)
     assert all(s.quality == pytest.approx(1) for s in scores)
 
 
 def test_nothing_predicted():
     records = dataset(np.random.default_rng(0))
-    report, scores, _ = evaluate_results(records, [], ["a", "b"], resamples=50)
+    report, _ = evaluate_results(records, [], ["a", "b"], resamples=50)
+    scores = scored(records, [])
     assert report["segm"]["AP"] == 0
-    assert report["at_score"]["recall"] == 0
-    assert report["at_score"]["precision"] is None
+    assert totals(scores)["recall"] == 0
+    assert totals(scores)["precision"] is None
     assert [s.quality for s in scores] == [0.0 if r["annotations"] else 1.0 for r in records]
 
 
 def test_empty_size_class_is_none():
     records = dataset(np.random.default_rng(0), sizes=(100, 150))  # 100² is large already
-    report, _, _ = evaluate_results(records, list(perfect(records)), ["a", "b"], resamples=10)
+    report, _ = evaluate_results(records, list(perfect(records)), ["a", "b"], resamples=10)
     assert (report["segm"]["APs"], report["segm"]["APm"], report["segm"]["APl"]) == (None, None, 100)
 
 
 def test_no_objects_at_all():
     records = [record | {"annotations": []} for record in dataset(np.random.default_rng(0))]
-    report, _, _ = evaluate_results(records, [], ["a"], resamples=10)
+    report, _ = evaluate_results(records, [], ["a"], resamples=10)
     assert report["segm"]["AP"] is None
     assert report["segm"]["intervals"]["AP"] is None
 
@@ -183,14 +192,16 @@ def test_image_scores_by_hand():
         result(record, 150, 0, 50, 50, 0, 0.8),  # finds nothing
         result(record, 120, 120, 100, 100, 0, 0.4),  # too unsure
     ]
-    report, [score], _ = evaluate_results([record], results, ["a"], score=0.5, resamples=5)
+    shown = OperatingPoint(0.5).shown(results, ["a"])
+    assert shown == results[:2]
+    [score] = scored([record], shown)
     assert (score.objects, score.found, score.missed, score.false) == (2, 1, 1, 1)
     assert score.mean_iou == pytest.approx(0.8)
     assert score.f1 == 0.5
     assert score.quality == pytest.approx(0.4)
     assert (score.found_ids, score.right, score.wrong) == ((1,), (0,), (1,))
-    assert report["at_score"] == {
-        "score": 0.5, "found": 1, "missed": 1, "false": 1, "precision": 50, "recall": 50, "mean_iou": 80,
+    assert totals([score]) == {
+        "found": 1, "missed": 1, "false": 1, "precision": 50, "recall": 50, "mean_iou": 80,
     }  # fmt: skip
 
 
@@ -205,16 +216,17 @@ def test_image_scores_take_one_pass():
             return super().__iter__()
 
     evaluator.evalImgs = Counting(evaluator.evalImgs)
-    assert len(image_scores(evaluator, [r["image_id"] for r in records], 0.5)) == 20
+    assert len(image_scores(evaluator, [r["image_id"] for r in records])) == 20
     assert len(passes) == 1, "not one for each photo"
 
 
 def test_crowds_are_neither_objects_nor_errors():
     [record] = dataset(np.random.default_rng(0), images=1)
     record["annotations"] = [annotation(0, 0, 100, 100) | {"iscrowd": 1}]
-    report, [score], _ = evaluate_results(
-        [record], [result(record, 0, 0, 100, 100, 0, 0.9)], ["a"], resamples=5
-    )
+    results = [result(record, 0, 0, 100, 100, 0, 0.9)]
+    report, _ = evaluate_results([record], results, ["a"], resamples=5)
+    [score] = scored([record], results)
+    assert not confusion(ground_truth([record], "a"), results, [score]).any()
     assert (score.objects, score.false) == (0, 0)
     assert report["segm"]["AP"] is None
 

@@ -2,22 +2,27 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from finetune.checkpoints.run import Run
 from finetune.data.dataset import Instance, Photo, write_dataset
+from finetune.errors import UserError
 from finetune.evaluation import cli, report
-from finetune.evaluation.coco_eval import ImageScore
 from finetune.evaluation.compare import read_bench, row_of
+from finetune.evaluation.operating_point import OperatingPoint, read_point, save_point
+from finetune.evaluation.photo_scores import ImageScore
 from finetune.evaluation.plots import draw_comparison, draw_truth_and_prediction
 from maskrcnn import run as run_command
 from tests.toy_models import write_run
 
 BENCH = Path(__file__).parents[2] / "benchmarks/results/bench_predictor.json"
 CLASSES = ["ball", "box"]
+POINT = OperatingPoint(0.07, {"ball": 0.3}, 0.6, "best F1")
 
 
 def evaluate(*words: str | Path) -> int:
@@ -91,6 +96,92 @@ def test_report(evaluated):
     assert not list(folder.parent.glob(".*"))
 
 
+@pytest.fixture
+def chosen(trained: Path, data: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """A run with an operating point, and its data, which has a val split."""
+    run, folder = tmp_path / "toy", tmp_path / "data"
+    shutil.copytree(trained, run)
+    shutil.copytree(data, folder)
+    shutil.copy(folder / "test.json", folder / "val.json")
+    save_point(Run.open(run), POINT)
+    return run, folder
+
+
+def test_val_chooses_and_keeps_the_point_beside_the_weights(chosen, tmp_path, monkeypatch):
+    """Wherever the report goes, and with overrides that change no prediction. A random model finds nothing."""
+    run, data = chosen
+    monkeypatch.setattr(report, "choose", lambda *_: replace(POINT, score_threshold=0.2))
+    elsewhere = ["--split", "val", "--output", tmp_path / "report", "--worst", 0, "MODEL.DEVICE", "cpu"]
+    assert evaluate(run, "--data", data, *elsewhere) == 0
+    assert read_point(Run.open(run)) == replace(POINT, score_threshold=0.2)
+    assert "Chosen on the val split by best F1" in (tmp_path / "report/report.md").read_text()
+    monkeypatch.setattr(report, "choose", lambda *_: OperatingPoint())
+    assert evaluate(run, "--data", data, *elsewhere) == 0
+    assert read_point(Run.open(run)) is None, "what was chosen earlier is gone"
+
+
+def test_other_splits_are_measured_at_the_operating_point(chosen, tmp_path, capsys):
+    run, data = chosen
+    capsys.readouterr()
+    assert evaluate(run, "--data", data, "--negatives", data / "images", "MODEL.DEVICE", "cpu") == 0
+    folder = run / "evaluation/test"
+    figures = json.loads((folder / "report.json").read_text())
+    assert figures["operating_point"] == POINT.to_json()
+    said = capsys.readouterr()
+    assert "score ≥ 0.07, ball ≥ 0.3: " in said.out
+    assert "operating point" not in said.err
+    assert figures["false_alarms"]["photos without objects"]["photos"] == 1
+    assert figures["false_alarms"]["the photos of images"]["photos"] == 4
+    text = (folder / "report.md").read_text()
+    for words in ("Chosen on the val split by best F1", "more than 0.6", "- the photos of images: "):
+        assert words in text
+    assert str(tmp_path) not in text
+    assert np.sum(figures["confusion"]) >= figures["objects"]
+    assert width_of(folder / "operating_point.png") > 500
+    assert json.loads((run / "operating_point.json").read_text())["score_threshold"] == 0.07, (
+        "val alone chooses"
+    )
+
+
+@pytest.mark.parametrize(
+    ("overrides", "reason"),
+    [
+        ("", ""),
+        ("MODEL.DEVICE cpu SOLVER.BASE_LR 1 INPUT.MIN_SIZE_TEST 96 INPUT.MIN_SIZE_TRAIN [64]", ""),
+        (
+            "INPUT.MIN_SIZE_TEST 64",
+            "toy leaves its operating point out, which was chosen for other weights or another config",
+        ),
+    ],
+)
+def test_a_point_survives_harmless_overrides(chosen, monkeypatch, capsys, overrides, reason):
+    monkeypatch.chdir(chosen[0])  # another folder, and the run named by a relative path
+    point = read_point(Run.open(Path("../toy"), overrides.split()))
+    assert (point is None) == bool(reason)
+    assert reason in capsys.readouterr().err
+
+
+def test_a_point_that_does_not_hold_is_left_out_with_a_sentence(chosen, capsys):
+    run = Run.open(chosen[0], ["INPUT.MIN_SIZE_TEST", "64"])
+    save_point(run, POINT)
+    assert read_point(run) == POINT
+    assert read_point(Run.open(run.path)) is None
+    assert "from score 0.5 on; choose with `maskrcnn evaluate" in capsys.readouterr().err
+
+    document = json.loads(run.operating_point_file.read_text())
+    run.operating_point_file.write_text(json.dumps(document | {"weights_sha256": "0"}))
+    assert read_point(run) is None
+    assert "chosen for other weights" in capsys.readouterr().err
+
+    run.operating_point_file.write_text("[]")
+    with pytest.raises(UserError, match="cannot be read as an operating point: choose again"):
+        read_point(run)
+
+    save_point(run, OperatingPoint())  # nothing was found on val
+    assert read_point(run) is None
+    assert "has no operating point: detections are shown from score 0.5 on" in capsys.readouterr().err
+
+
 def test_a_checkpoint_file_and_its_table(trained, data, tmp_path, capsys):
     output = tmp_path / "report"
     weights = trained / "model_best.safetensors"
@@ -108,7 +199,7 @@ def test_an_earlier_report_is_kept_until_the_new_one_is_complete(evaluated, data
     def fail(*_):
         raise ZeroDivisionError
 
-    monkeypatch.setattr(report, "_markdown", fail)
+    monkeypatch.setattr(report, "markdown", fail)
     with pytest.raises(ZeroDivisionError):
         evaluate(run, "--data", data, "MODEL.DEVICE", "cpu")
     assert (run / "evaluation/test/report.json").read_text() == before
@@ -128,12 +219,16 @@ def test_a_report_replaces_nothing_else(trained, data, tmp_path, capsys):
         ("nowhere", 1, "there is no run and no checkpoint at nowhere"),
         ("RUN --split val", 1, "no split 'val'"),
         ("RUN MODEL.NOVEL 2", 1, "there is no config key MODEL.NOVEL"),
-        ("RUN --score 2", 2, "2.0 is not in the range 0<=x<=1"),
+        ("RUN --split val --min-precision 2", 2, "2.0 is not in the range 0<x<=1"),
+        ("RUN --min-recall 0.9", 2, "add --split val"),
+        ("RUN --split val --min-recall 0.9 --min-precision 0.9", 2, "exclude each other"),
+        ("RUN --negatives DATA/nothing", 1, "nothing is not there"),
         ("RUN --worst many", 2, "'many' is not a valid integer"),
     ],
 )
 def test_evaluate_refuses(words, status, message, trained, data, capsys):
-    assert evaluate(*words.replace("RUN", str(trained)).split(), "--data", data) == status
+    words = words.replace("RUN", str(trained)).replace("DATA", str(data))
+    assert evaluate(*words.split(), "--data", data) == status
     assert message in capsys.readouterr().err
 
 

@@ -14,12 +14,14 @@ from safetensors.torch import load_file, save_file
 
 from finetune.checkpoints.run import Run
 from finetune.errors import UserError
+from finetune.evaluation.operating_point import OperatingPoint, read_point, save_point
 from finetune.export import archive as exporting
 from finetune.export import cli
 from finetune.export.archive import Options, export
 from finetune.export.publish import publish
 from tests.toy_models import write_run
 
+POINT = OperatingPoint(0.62, {}, None, "best F1")
 EVALUATION = {"split": "test", "images": 3, "bbox": {"AP": 50.0}, "segm": {"AP": 61.5, "APs": None}}
 
 
@@ -32,10 +34,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "segm": {"AP": 61.5, "APs": None, "intervals": {"AP": [50, 70]}},
         "bbox": {"AP": 50.0},
         "weights_sha256": hashlib.sha256((folder / "model_best.safetensors").read_bytes()).hexdigest(),
-        "overrides": [],
+        "changed_config": {},
     }
     (folder / "evaluation/test").mkdir(parents=True)
     (folder / "evaluation/test/report.json").write_text(json.dumps(report), encoding="utf-8")
+    save_point(Run.open(folder), POINT)
     return folder
 
 
@@ -72,6 +75,7 @@ def test_archive_carries_what_it_needs_and_nothing_else(archive: Path, run: Path
     assert card["classes"] == ["balloon"]
     assert card["training"]["seed"] == 0
     assert card["evaluation"] == EVALUATION
+    assert card["operating_point"] == POINT.to_json()
     config = read(archive, "config.yaml")
     assert "FINETUNE" not in config
     assert config["MODEL"]["WEIGHTS"] == ""
@@ -207,6 +211,17 @@ def test_published_checkpoint_holds_everything(run: Path, tmp_path: Path) -> Non
     for part in ("recorded_config", "record", "classes", "backbone", "evaluation"):
         assert getattr(published, part) == getattr(original, part), part
     assert published.evaluation == EVALUATION
+    assert read_point(published) == read_point(original) == POINT
+    done = CliRunner().invoke(cli.publish, [str(file), str(file)])
+    assert (done.exit_code, read_point(Run.open(file)), Run.open(file).record) == (0, POINT, original.record)
+    assert read_point(Run.open(file, ["INPUT.MIN_SIZE_TEST", "64"])) is None
+    better = OperatingPoint(0.7, {}, None, "recall ≥ 0.9")
+    save_point(Run.open(file), better)
+    assert read_point(Run.open(file)) == better, "chosen for the published file itself"
+    assert [path.name for path in sorted(file.parent.iterdir())] == [
+        "toy.operating_point.json",
+        "toy.safetensors",
+    ]
     weights = load_file(file)
     assert all(t.dtype == torch.float16 for t in weights.values() if t.is_floating_point())
     published.load_model()
