@@ -46,6 +46,7 @@ class Stub:
         self.next_mode: str | None = None
         self.delay = 0.0
         self.versions = dict(VERSIONS)
+        self.thresholds: dict[str, float] = {}  # version → its operating point, where it is not 0.5
         self.requests: list[dict[str, Any]] = []
         self.described = 0
         self.answers: dict[bytes, list[dict[str, Any]]] = {}  # file bytes → instances, where they are known
@@ -224,6 +225,7 @@ def _handler(stub: Stub) -> type[BaseHTTPRequestHandler]:
                     },
                     "classes": ["balloon"],
                     "limits": {"max_image_bytes": 19_000_000, "max_image_pixels": 24_000_000},
+                    "options": [{"name": "score_threshold", "default": stub.thresholds.get(names[0], 0.5)}],
                     "evaluation": {"split": "test", "images": 13, "segm": {"AP": stub.versions[names[0]]}},
                 }
                 entries[0]["customizedMetadata"] = card

@@ -15,7 +15,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, Route
 
 from tests.web_client import browser
-from tests.web_client.browser import frames, masks_of, sample, send, settled, until, visit
+from tests.web_client.browser import frames, masks_of, sample, send, settled, slide, until, visit
 from tests.web_client.conftest import serving, stub_config
 from tests.web_client.samples import FOLDER
 from tests.web_client.stub import Stub, balloon_picture, instance
@@ -334,6 +334,24 @@ def crowd(width: int, height: int, count: int) -> tuple[bytes, list[dict[str, An
         mask = (y - top) ** 2 + (x - left) ** 2 < radius**2
         found.append(instance(mask, 0.99 - 0.93 * number / count, number))
     return balloon_picture(width, height, []), found
+
+
+def test_the_slider_follows_the_models_operating_point_until_it_is_moved(
+    page: Page, stub: Stub, picture: Path
+) -> None:
+    stub.versions["resnet50_fpn.2"] = 80.0
+    stub.thresholds["resnet50_fpn.2"] = 0.995
+    page.reload()
+    send(page, picture)
+    shown = page.locator("#threshold-value")
+    assert shown.inner_text() == "0.50"
+    page.select_option("#version", "resnet50_fpn.2")
+    settled(page)
+    assert shown.inner_text() == "0.995"
+    slide(page, "#threshold", 0.3)
+    page.select_option("#version", "mobilenetv2_fpn")
+    frames(page)
+    assert shown.inner_text() == "0.30"
 
 
 def test_the_threshold_slider_moves_smoothly(page: Page, stub: Stub, record_property: Any) -> None:

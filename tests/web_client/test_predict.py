@@ -250,10 +250,14 @@ def test_two_users_see_their_own_pictures(app: Flask, stub: Stub) -> None:
 
 
 def test_models_are_described_once(client: FlaskClient, stub: Stub) -> None:
+    stub.thresholds["resnet50_fpn"] = 0.62
     same = {"classes": ["balloon"], "limits": {"max_image_bytes": 19_000_000, "max_image_pixels": 24_000_000}}
     expected = [
-        {"version": name, "backbone": name, "default": default, "segm_AP": ap, **same}
-        for name, default, ap in (("mobilenetv2_fpn", True, 62.1), ("resnet50_fpn", False, 77.6))
+        {"version": name, "backbone": name, "default": default, "segm_AP": ap, "score_threshold": at, **same}
+        for name, default, ap, at in (
+            ("mobilenetv2_fpn", True, 62.1, 0.5),
+            ("resnet50_fpn", False, 77.6, 0.62),
+        )
     ]
     for _ in range(3):
         assert client.get("/api/models").get_json() == {"models": expected}

@@ -121,7 +121,12 @@ class TestWithoutJavaScript:
 
     def test_nothing_found(self, client: FlaskClient) -> None:
         empty = (io.BytesIO(balloon_picture(balloons=[])), "empty.png")
-        assert "No object scores 0.5 or more" in post(client, image=empty).text
+        assert "No object reaches the minimum score." in post(client, image=empty).text
+
+    def test_without_a_minimum_the_model_s_own_holds(self, client: FlaskClient, stub: Stub) -> None:
+        html = post(client, score_threshold="").text
+        assert [entry["options"] for entry in stub.requests] == [{"mask_format": "polygon"}]
+        assert "minimum score the model" in html
 
     @pytest.mark.parametrize(
         ("mode", "words"), [("no_worker", "busy or still starting"), ("broken", "failed on this picture")]

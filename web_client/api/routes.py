@@ -131,7 +131,7 @@ def _review(picture: Picture, answer: dict[str, Any], flagged: bool) -> None:
 @blueprint.get("/models")
 def models() -> Response:
     """The versions that are ready: ``{"models": [{"version", "default", "backbone", "classes", "limits",
-    "segm_AP"}, …]}``."""
+    "segm_AP", "score_threshold"}, …]}``."""
     return jsonify({"models": [summary(model) for model in torchserve().models()]})
 
 
@@ -144,6 +144,7 @@ def summary(model: dict[str, Any]) -> dict[str, Any]:
         "backbone": (card.get("model") or {}).get("backbone") or model["version"].partition(".")[0],
         "classes": card.get("classes") or [],
         "limits": card.get("limits") or {},
+        "score_threshold": score_threshold(card),
         "segm_AP": ((card.get("evaluation") or {}).get("segm") or {}).get("AP"),  # 0..100, or None
     }
 

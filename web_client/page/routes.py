@@ -53,8 +53,8 @@ def index() -> str:
 def result() -> str:
     """The form without JavaScript: the masks as SVG over the picture, and the numbers beside it."""
     picture = _sample(request.form["sample"]) if request.form.get("sample") else uploaded_pictures(1)[0]
-    threshold = request.form.get("score_threshold") or START_THRESHOLD
-    options = {"score_threshold": threshold, "mask_format": "polygon"}
+    threshold = request.form.get("score_threshold", "")
+    options = {"mask_format": "polygon"} | ({"score_threshold": threshold} if threshold else {})
     response = torchserve().predict(picture, requested_version(), options, g.request_id)
     try:
         reply = response.json()

@@ -18,6 +18,7 @@ let models = [];
 let hovered = null;
 const settings = { view: "overlay", opacity: 0.45, threshold: Number($("threshold").defaultValue), wipe: 0, highlight: null, pinned: null };
 const viewers = [];
+let thresholdMoved = false; // by the user; until then it is the operating point of the picture's model
 let modelsKnown;
 let sending = new Promise((done) => (modelsKnown = done)); // new pictures are sent one after the other
 
@@ -158,6 +159,8 @@ function show() {
     $("thumbnails").replaceChildren();
     return;
   }
+  const model = models.find(({ version }) => version === current.version) ?? models.find((entry) => entry.default);
+  if (model && !thresholdMoved) $("threshold").value = settings.threshold = model.score_threshold;
   const request = requestOf(current);
   const requests = [request];
   if ($("compare").checked && current.other) requests.push(current.requests.get(current.other) ?? newRequest(current, current.other));
@@ -228,6 +231,7 @@ for (const name of ["threshold", "opacity", "wipe"]) {
     draw();
   });
 }
+$("threshold").addEventListener("input", () => (thresholdMoved = true), { once: true });
 $("threshold").addEventListener("change", show); // update the thumbnails' counts when the slider rests
 for (const radio of document.getElementsByName("view")) {
   radio.addEventListener("change", () => {

@@ -31,7 +31,8 @@ export function showSidebar(request, settings, actions) {
 
 /** Update what depends on the threshold and the switches; cheap enough for every frame of a slider. */
 export function showNumbers(request, { threshold, highlight, pinned }) {
-  $("threshold-value").textContent = threshold.toFixed(2);
+  const minimum = threshold.toFixed(threshold > 0.99 && threshold < 1 ? 3 : 2); // an operating point may be 0.995
+  $("threshold-value").textContent = minimum;
   const { prediction } = request;
   const visible = prediction ? prediction.visible(threshold) : [];
   $("count").textContent = prediction ? visible.length : "–";
@@ -42,7 +43,7 @@ export function showNumbers(request, { threshold, highlight, pinned }) {
   if (!prediction) return;
   const best = prediction.instances[0];
   $("no-objects").textContent = best
-    ? `No object scores ${threshold.toFixed(2)} or more. Best score: ${best.score.toFixed(2)}.`
+    ? `No object scores ${minimum} or more. Best score: ${best.score.toFixed(2)}.`
     : "The model found nothing, even at low confidence.";
   const reach = prediction.reach(threshold);
   [...$("objects").children].forEach((item, index) => {
