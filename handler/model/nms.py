@@ -33,11 +33,17 @@ def survivors(boxes: torch.Tensor, threshold: float) -> torch.Tensor:
     one (Zheng et al. 2021, Cluster-NMS, https://arxiv.org/abs/2005.03572). It takes as many rounds as the longest chain
     of boxes in which each suppresses the next, about ten.
     """
-    low = torch.maximum(boxes[:, :, None, :2], boxes[:, None, :, :2])
-    high = torch.minimum(boxes[:, :, None, 2:], boxes[:, None, :, 2:])
-    intersection = (high - low).clamp_(min=0).prod(-1)  # (G, K, K)
+
+    def common_side(
+        axis: int,
+    ) -> torch.Tensor:  # (G, K, K); in place, as these are the largest tensors of a batch
+        first, last = boxes[..., axis], boxes[..., axis + 2]
+        inner = torch.minimum(last[:, :, None], last[:, None])
+        return inner.sub_(torch.maximum(first[:, :, None], first[:, None])).clamp_(min=0)
+
+    intersection = common_side(0).mul_(common_side(1))
     area = (boxes[..., 2:] - boxes[..., :2]).prod(-1)
-    iou = intersection / (area[:, :, None] + area[:, None] - intersection)
+    iou = intersection / (area[:, :, None] + area[:, None]).sub_(intersection)
     overlaps = (iou > threshold).triu(1).to(boxes.dtype)  # [g, i, j]: i is better than j and overlaps it
     stays = torch.ones_like(area)
     while True:

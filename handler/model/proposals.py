@@ -43,7 +43,7 @@ class ProposalGenerator:
         """
         boxes, scores, counts = self._best_anchors(trunk)
         finite = boxes.isfinite().all(2) & scores.isfinite()
-        boxes = boxes.clamp(min=0).minimum(limits.to(boxes.device)[:, None])
+        boxes = boxes.clamp(min=0).minimum(limits.to(boxes.device, non_blocking=True)[:, None])
         valid = finite & (boxes[..., 2:] - boxes[..., :2] > self._rpn.min_box_size).all(2)
         boxes = boxes.masked_fill(~valid[..., None], 0)  # overlaps nothing
         if self._on_gpu:

@@ -81,7 +81,7 @@ class RoiAlign:
         """Fill ``pooled``; return the order of the boxes in it."""
         order = levels.argsort(stable=True)
         counts = (levels[:, None] == torch.arange(len(features), device=levels.device)).sum(0).tolist()
-        rois, order = rois[order].to(pooled.device), order.to(pooled.device)
+        rois, order = (each.to(pooled.device, non_blocking=True) for each in (rois[order], order))
         runs = zip(rois.split(counts), pooled.split(counts), strict=True)
         for feature, pool, (boxes, out) in zip(features, self._pooler.level_poolers, runs, strict=True):
             if len(boxes):

@@ -108,7 +108,7 @@ class RoiHeads:
             rois = [torch.nn.functional.pad(found[i].boxes, (1, 0), value=i) for i in chosen]
             pooled, where = self._mask_align(features, torch.cat(rois))
             logits = self._mask_layers(pooled)
-            class_ids = torch.cat([found[i].class_ids for i in chosen]).to(logits.device)
+            class_ids = torch.cat([found[i].class_ids for i in chosen]).to(logits.device, non_blocking=True)
             probabilities = logits[where, class_ids if logits.shape[1] > 1 else 0].float().sigmoid().cpu()
             for i, part in zip(chosen, probabilities.split([len(each) for each in rois]), strict=True):
                 masks[i] = part
