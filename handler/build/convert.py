@@ -7,7 +7,6 @@ it, and so does :mod:`handler.model.roi_align`.
 from __future__ import annotations
 
 import sys
-import warnings
 from pathlib import Path
 
 import torch
@@ -15,7 +14,7 @@ from torch import nn
 
 from handler.archive import open_archive
 from handler.model.engines import IR_NAME
-from handler.model.engines.openvino_engine import import_openvino
+from handler.model.engines.openvino_engine import from_torch, import_openvino
 from handler.model.engines.torch_engine import Trunk
 from handler.model.predictor import build_model
 
@@ -35,18 +34,14 @@ class ChannelsLastTrunk(nn.Module):
 def convert(folder: Path) -> Path:
     """Write ``openvino/trunk.xml`` and ``.bin`` into an unpacked archive; return the path of the first.
 
-    Batch, height and width stay dynamic. Weights stay in fp32, so that fp32 answers equal torch's.
+    Batch, height and width stay dynamic. The heads are converted when an archive is loaded.
     """
-    ov = import_openvino()
-    archive = open_archive(folder)
-    trunk = ChannelsLastTrunk(Trunk(build_model(archive))).eval()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the tracer warns of each of Detectron2's assertions
-        model = ov.convert_model(trunk, example_input=torch.zeros(1, 64, 96, 3))
+    trunk = ChannelsLastTrunk(Trunk(build_model(open_archive(folder))))
+    model = from_torch(trunk, (1, 64, 96, 3))
     model.reshape([-1, -1, -1, 3])
     path = folder / IR_NAME
     path.parent.mkdir(exist_ok=True)
-    ov.save_model(model, path, compress_to_fp16=False)
+    import_openvino().save_model(model, path, compress_to_fp16=False)
     return path
 
 

@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from detectron2.data.transforms import ResizeShortestEdge
 
 from handler.api.settings import PILLOW_MAX_PIXELS
 from handler.imaging.decode import decode_image
@@ -46,9 +45,8 @@ def calibrate(folder: Path, photos: list[dict[str, Any]]) -> None:
 
 def _trunk_input(predictor: Predictor, photo: dict[str, Any]) -> np.ndarray:
     """A photo as the trunk's input, (1, H, W, 3) float32, padded to its bucket."""
-    short, long = predictor.short_side, predictor.long_side
     image = _read(photo)
-    resized = resize(image, ResizeShortestEdge.get_output_shape(*image.shape[:2], short, long))
+    resized = resize(image, predictor.network_shape(image))
     height, width = next(
         s for s in _shapes(predictor) if s[0] >= resized.shape[0] and s[1] >= resized.shape[1]
     )

@@ -21,18 +21,17 @@ import torch
 from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.modeling import GeneralizedRCNN
 from detectron2.modeling import build_model as build
-from detectron2.structures import Boxes, Instances
 
 from handler.archive import Archive, open_archive
 from handler.errors import ArchiveError
-from handler.model import MAX_DETECTIONS, Detections, Wanted
+from handler.model import Detections, Wanted
 from handler.model.cores import usable_cores
-from handler.model.engines import INT8_IR_NAME, IR_NAME, Engine, TrunkOutput, choose_engine, prefer_int8
+from handler.model.engines import INT8_IR_NAME, IR_NAME, Engine, choose_engine, prefer_int8
 from handler.model.engines.torch_engine import TorchEngine, Trunk
 from handler.model.precision import choose_dtype, name_of
 from handler.model.preprocess import Normalizer, group_like_sized, resize
 from handler.model.proposals import ProposalGenerator
-from handler.model.roi_heads import RoiHeads
+from handler.model.roi_heads import Found, RoiHeads
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +66,6 @@ class Predictor:
         self._lock = threading.Lock()  # an engine returns its own buffers: one call at a time
 
         model = build_model(archive)
-        model.roi_heads.box_predictor.test_topk_per_image = MAX_DETECTIONS
         trunk = Trunk(model)
         cfg = archive.cfg
         self.short_side, self.long_side = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
@@ -79,8 +77,10 @@ class Predictor:
         )
         self._engine = self._make_engine(engine, archive.folder, trunk, dtype)
         self.engine = self._engine.name
-        self._propose = ProposalGenerator(model.proposal_generator.to(device=device))
-        self._roi_heads = RoiHeads(model.roi_heads, device, dtype)
+        self._propose = ProposalGenerator(
+            model.proposal_generator.to(device=device), on_gpu=device.type != "cpu"
+        )
+        self._roi_heads = RoiHeads(model, self._engine, device)
 
     @classmethod
     def load(
@@ -135,12 +135,12 @@ class Predictor:
 
         Raises:
             torch.OutOfMemoryError: the batch does not fit into GPU memory; fewer images at once may.
+            ValueError: ``wanted`` is not one for each image.
         """
-        shapes = [
-            ResizeShortestEdge.get_output_shape(*image.shape[:2], self.short_side, self.long_side)
-            for image in images
-        ]
-        wanted = wanted or [Wanted()] * len(images)
+        wanted = [Wanted()] * len(images) if wanted is None else wanted
+        if len(wanted) != len(images):
+            raise ValueError(f"{len(wanted)} `wanted` for {len(images)} images")
+        shapes = [self.network_shape(image) for image in images]
         results: dict[int, Detections] = {}
         with self._lock:
             for group in self._groups(shapes):
@@ -152,24 +152,28 @@ class Predictor:
                 results.update(zip(group, found, strict=True))
         return [results[i] for i in range(len(images))]
 
+    def network_shape(self, image: np.ndarray) -> tuple[int, int]:
+        """(height, width) that an image (H, W, 3) is resized to."""
+        height, width = ResizeShortestEdge.get_output_shape(*image.shape[:2], self.short_side, self.long_side)
+        return height, width
+
     @torch.inference_mode()
     def warm_up(self, image: np.ndarray, batch_size: int = 1) -> None:
         """Run each batch size that a GPU may get, with the mask head, and prepare what is made on first use.
 
-        Proposals stand in for detections: an image that serves to warm up may show nothing.
+        Proposals stand in for instances: an image that serves to warm up may show nothing.
 
         Args:
             image: (H, W, 3) uint8 RGB.
             batch_size: the largest; a CPU runs images one by one and needs only one.
         """
-        shape = ResizeShortestEdge.get_output_shape(*image.shape[:2], self.short_side, self.long_side)
-        resized = resize(image, shape)
+        resized = resize(image, self.network_shape(image))
         with self._lock:
             for count in range(1, 1 + (1 if self.device.type == "cpu" else batch_size)):
-                trunk, proposals = self._propose_in([resized] * count)
-                self._roi_heads.detect(trunk.features, proposals)
-                found = [_as_detections(p) for p in proposals]
-                self._roi_heads.add_masks(trunk.features, found, [True] * count)
+                features, rois, limits = self._propose_in([resized] * count)
+                self._roi_heads.detect(features, rois, limits)
+                found = _as_found(rois.cpu(), count)
+                self._roi_heads.masks(features, found, [True] * count)
 
     @torch.inference_mode()
     def _overflows(self) -> bool:
@@ -179,7 +183,7 @@ class Predictor:
         """
         side = self.short_side
         noise = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8))
-        trunk, _ = self._propose_in([noise])
+        trunk = self._engine(self._batch([noise]))
         highest = torch.stack([level.abs().max() for part in trunk for level in part]).max()  # NaN if one is
         return not float(highest) < torch.finfo(torch.float16).max / 4
 
@@ -201,23 +205,36 @@ class Predictor:
         self, images: list[torch.Tensor], photo_shapes: list[tuple[int, int]], wanted: list[Wanted]
     ) -> list[Detections]:
         """Detections of resized ``images``, in pixels of photos of ``photo_shapes``."""
-        trunk, proposals = self._propose_in(images)
-        found = self._roi_heads.detect(trunk.features, proposals)
+        features, rois, limits = self._propose_in(images)
+        found = self._roi_heads.detect(features, rois, limits)
         boxes = []
-        for i, (shape, want) in enumerate(zip(photo_shapes, wanted, strict=True)):
-            in_photo = _in_photo_pixels(found[i], shape)
+        for i, ((height, width), want) in enumerate(zip(photo_shapes, wanted, strict=True)):
+            size = torch.tensor([width, height, width, height])
+            in_photo = (found[i].boxes * (size / limits[i])).clamp(min=0).minimum(size)
             keep = _choose(found[i], in_photo, want)
             found[i] = found[i][keep]
             boxes.append(in_photo[keep])
-        self._roi_heads.add_masks(trunk.features, found, [want.masks for want in wanted])
-        return [_to_numpy(*pair) for pair in zip(found, boxes, strict=True)]
+        masks = self._roi_heads.masks(features, found, [want.masks for want in wanted])
+        return [
+            Detections(in_photo.numpy(), each.scores.numpy(), each.class_ids.numpy(), mask.numpy())
+            for in_photo, each, mask in zip(boxes, found, masks, strict=True)
+        ]
 
-    def _propose_in(self, images: list[torch.Tensor]) -> tuple[TrunkOutput, list[Instances]]:
-        """The trunk's output for resized ``images``, padded together, and the proposals in each."""
+    def _propose_in(
+        self, images: list[torch.Tensor]
+    ) -> tuple[list[torch.Tensor], torch.Tensor, torch.Tensor]:
+        """The features of resized ``images``, padded together, the proposals in them, and their sizes.
+
+        Returns:
+            p2..p5 as the heads read them, (R, 5) rois and (N, 4) limits, as :meth:`RoiHeads.detect` takes them.
+        """
+        trunk = self._engine(self._batch(images))
+        limits = torch.tensor([image.shape[1::-1] * 2 for image in images], dtype=torch.float32)
+        return self._roi_heads.prepare(trunk.features), self._propose(trunk, limits), limits
+
+    def _batch(self, images: list[torch.Tensor]) -> torch.Tensor:
         on_gpu = self.device.type == "cuda"
-        batch = self.normalize(images, pin=on_gpu).to(self.device, non_blocking=on_gpu)
-        trunk = self._engine(batch)
-        return trunk, self._propose(trunk, [(image.shape[0], image.shape[1]) for image in images])
+        return self.normalize(images, pin=on_gpu).to(self.device, non_blocking=on_gpu)
 
 
 def build_model(archive: Archive) -> GeneralizedRCNN:
@@ -239,33 +256,15 @@ def build_model(archive: Archive) -> GeneralizedRCNN:
     return model.eval().requires_grad_(False)
 
 
-def _as_detections(proposals: Instances) -> Instances:
-    """The best proposals, as if they were instances of class 0."""
-    boxes = proposals.proposal_boxes[:_WARM_UP_DETECTIONS]
-    classes = torch.zeros(len(boxes), dtype=torch.int64, device=boxes.device)
-    return Instances(proposals.image_size, pred_boxes=boxes, pred_classes=classes)
+def _as_found(rois: torch.Tensor, images: int) -> list[Found]:
+    """The best proposals (R, 5) in each image, as if they were instances of class 0."""
+    best = [rois[rois[:, 0] == i, 1:][:_WARM_UP_DETECTIONS] for i in range(images)]
+    return [Found(boxes, boxes[:, 0], torch.zeros(len(boxes), dtype=torch.int64)) for boxes in best]
 
 
-def _in_photo_pixels(found: Instances, shape: tuple[int, int]) -> Boxes:
-    """The boxes scaled to the photo and clipped, as ``detector_postprocess`` does."""
-    boxes = found.pred_boxes.clone()
-    boxes.scale(shape[1] / found.image_size[1], shape[0] / found.image_size[0])
-    boxes.clip(shape)
-    return boxes
-
-
-def _choose(found: Instances, boxes: Boxes, wanted: Wanted) -> torch.Tensor:
+def _choose(found: Found, boxes: torch.Tensor, wanted: Wanted) -> torch.Tensor:
     """Indices of the wanted instances, by falling score; ``boxes`` that are empty in the photo are dropped."""
-    keep = boxes.nonempty() & (found.scores >= wanted.score_threshold)
+    keep = (boxes[:, 2:] > boxes[:, :2]).all(1) & (found.scores >= wanted.score_threshold)
     if wanted.classes is not None:
-        keep &= torch.isin(found.pred_classes, keep.new_tensor(sorted(wanted.classes), dtype=torch.int64))
+        keep &= torch.isin(found.class_ids, torch.tensor(sorted(wanted.classes), dtype=torch.int64))
     return keep.nonzero().flatten()[: wanted.max_detections]
-
-
-def _to_numpy(found: Instances, boxes: Boxes) -> Detections:
-    return Detections(
-        boxes=boxes.tensor.cpu().numpy(),
-        scores=found.scores.cpu().numpy(),
-        class_ids=found.pred_classes.cpu().numpy(),
-        masks=found.pred_masks[:, 0].cpu().numpy(),
-    )

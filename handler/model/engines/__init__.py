@@ -1,16 +1,19 @@
-"""The convolutional part of the network behind one small interface, in torch or in OpenVINO.
+"""The layers of the network behind one small interface, in torch or in OpenVINO.
 
-An engine takes a batch of images and returns feature maps and the region proposal network's raw outputs. Everything
-after that (proposals, box head, masks) is the same code for every engine.
+An engine takes a batch of images and returns feature maps and the region proposal network's raw outputs, and it runs
+the layers of the box head and the mask head. What lies between them (proposals, ROI Align, suppression) is the same
+code for every engine.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import torch
+from torch import nn
 
 from handler.errors import EngineError
 
@@ -34,12 +37,23 @@ class TrunkOutput(NamedTuple):
 
 
 class Engine(Protocol):
-    """Backbone, FPN and RPN head."""
+    """Runs backbone, FPN and RPN head, and the layers of the heads."""
 
     name: str
+    pooled_dtype: torch.dtype
+    """What the layers of the heads take."""
 
     def __call__(self, images: torch.Tensor) -> TrunkOutput:
         """Normalised images (N, 3, H, W) fp32 on the engine's device, H and W multiples of 32."""
+        ...
+
+    def compile(
+        self, layers: nn.Module, shape: tuple[int, int, int]
+    ) -> Callable[[torch.Tensor], torch.Tensor]:
+        """Run ``layers``, which take pooled boxes (R, *shape), R > 0, channels last, and return one tensor.
+
+        The result may share the engine's buffers: it is valid until the next call.
+        """
         ...
 
 

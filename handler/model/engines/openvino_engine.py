@@ -1,14 +1,16 @@
-"""The trunk in OpenVINO, for CPUs: convolutions fused with their neighbors."""
+"""The network in OpenVINO, for CPUs: convolutions fused with their neighbors."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
+from torch import nn
 
 from handler.errors import EngineError
 from handler.model.engines import TrunkOutput
@@ -43,8 +45,20 @@ def buckets(short_side: int, long_side: int, multiple: int) -> list[Shape]:
     return sorted(shapes, key=lambda shape: (shape[0] * shape[1], shape))
 
 
+def from_torch(module: nn.Module, shape: Sequence[int]) -> Any:
+    """An OpenVINO model of ``module``, traced with zeros of ``shape``; the sizes of its inputs are dynamic.
+
+    Weights stay in fp32, so that fp32 answers equal torch's.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the tracer warns of each of Detectron2's assertions
+        return import_openvino().convert_model(module.eval(), example_input=torch.zeros(*shape))
+
+
 class OpenVinoEngine:
-    """Runs an archive's intermediate representation, made by ``handler/build``, on the CPU.
+    """Runs the network on the CPU: the trunk from an archive's intermediate representation, made by ``handler/build``.
+
+    The heads are converted when they are loaded, in half a second: the archive need not carry their weights twice.
 
     Args:
         path: the representation's ``.xml``.
@@ -60,6 +74,7 @@ class OpenVinoEngine:
     """
 
     name = "openvino"
+    pooled_dtype = torch.float32  # converted inside, where that is fused with something
 
     def __init__(
         self,
@@ -71,8 +86,9 @@ class OpenVinoEngine:
         shapes: Sequence[Shape | None] = (None,),
     ) -> None:
         ov = import_openvino()
-        core = ov.Core()
-        settings = {
+        self._core = ov.Core()
+        self._tensor = ov.Tensor
+        self._settings = {
             "INFERENCE_PRECISION_HINT": _OPENVINO_TYPES[dtype],
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": threads,
@@ -80,19 +96,26 @@ class OpenVinoEngine:
             "ENABLE_CPU_PINNING": False,
         }
         self._levels = levels
-        self._tensor = ov.Tensor
         self._requests: dict[Shape | None, Any] = {}
         try:
             for shape in shapes:
-                model = core.read_model(path)
+                model = self._core.read_model(path)
                 if shape:
                     model.reshape([1, *shape, 3])
-                self._requests[shape] = core.compile_model(model, "CPU", settings).create_infer_request()
+                self._requests[shape] = self._request(model)
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1][:200]
             raise EngineError(
                 f"OpenVINO cannot load the archive's model ({reason}): export it again"
             ) from error
+
+    def _request(self, model: Any) -> Any:
+        return self._core.compile_model(model, "CPU", self._settings).create_infer_request()
+
+    def _infer(self, request: Any, values: torch.Tensor) -> list[torch.Tensor]:
+        """Run on ``values`` without a copy; the results share the request's buffers."""
+        request.infer([self._tensor(values.numpy(), shared_memory=True)], share_outputs=True)
+        return [torch.from_numpy(tensor.data) for tensor in request.output_tensors]
 
     def __call__(self, images: torch.Tensor) -> TrunkOutput:
         _, _, height, width = images.shape
@@ -100,7 +123,14 @@ class OpenVinoEngine:
         shape = next((s for s in self._requests if s and s[0] >= height and s[1] >= width), None)
         if shape:
             pixels = torch.nn.functional.pad(pixels, (0, 0, 0, shape[1] - width, 0, shape[0] - height))
-        request = self._requests[shape]
-        request.infer([self._tensor(pixels.numpy(), shared_memory=True)], share_outputs=True)
-        outputs = [torch.from_numpy(tensor.data).permute(0, 3, 1, 2) for tensor in request.output_tensors]
-        return as_trunk_output(outputs, self._levels)
+        outputs = self._infer(self._requests[shape], pixels)
+        return as_trunk_output([output.permute(0, 3, 1, 2) for output in outputs], self._levels)
+
+    def compile(
+        self, layers: nn.Module, shape: tuple[int, int, int]
+    ) -> Callable[[torch.Tensor], torch.Tensor]:
+        """As :class:`handler.model.engines.Engine` says."""
+        model = from_torch(layers, (2, *shape))
+        model.reshape([-1, *shape])
+        request = self._request(model)
+        return lambda pooled: self._infer(request, pooled)[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -44,10 +45,19 @@ class TorchEngine:
 
     def __init__(self, trunk: Trunk, device: torch.device, dtype: torch.dtype) -> None:
         self._levels = len(trunk.rpn_in_features)
-        self._dtype = dtype
-        module: Any = trunk.to(device=device, dtype=dtype)  # torch's types know memory_format from 2.12 on
-        self._trunk = module.to(memory_format=torch.channels_last)
+        self._device = device
+        self.pooled_dtype = dtype
+        self._trunk = self._arrange(trunk)
 
     def __call__(self, images: torch.Tensor) -> TrunkOutput:
-        images = images.to(dtype=self._dtype, memory_format=torch.channels_last)
+        images = images.to(dtype=self.pooled_dtype, memory_format=torch.channels_last)
         return as_trunk_output(list(self._trunk(images)), self._levels)
+
+    def compile(
+        self, layers: nn.Module, shape: tuple[int, int, int]
+    ) -> Callable[[torch.Tensor], torch.Tensor]:
+        """As :class:`handler.model.engines.Engine` says; ``layers`` are changed in place."""
+        return self._arrange(layers)
+
+    def _arrange(self, module: Any) -> Any:  # torch's types know memory_format from 2.12 on
+        return module.to(device=self._device, dtype=self.pooled_dtype, memory_format=torch.channels_last)

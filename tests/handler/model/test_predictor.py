@@ -113,9 +113,9 @@ def test_only_what_is_wanted_is_computed(fp32: Predictor, monkeypatch: pytest.Mo
     ]
     assert all(0 < len(index) < len(found) for index, found in zip(kept, everything, strict=True))
     masks_computed = []
-    layers = fp32._roi_heads._mask_head.layers
+    layers = fp32._roi_heads._mask_layers
     monkeypatch.setattr(
-        fp32._roi_heads._mask_head, "layers", lambda x: (masks_computed.append(len(x)), layers(x))[1]
+        fp32._roi_heads, "_mask_layers", lambda x: (masks_computed.append(len(x)), layers(x))[1]
     )
     for found, index, whole in zip(fp32.predict(PHOTOS, wanted), kept, everything, strict=True):
         for name in "boxes scores class_ids".split():
@@ -145,6 +145,11 @@ def test_an_empty_batch_is_no_error(fp32: Predictor) -> None:
     assert fp32.predict([]) == []
 
 
+def test_a_wanted_for_no_image_is_an_error(fp32: Predictor) -> None:
+    with pytest.raises(ValueError, match="2 `wanted` for 1 images"):
+        fp32.predict(PHOTOS[:1], [Wanted()] * 2)
+
+
 def test_bf16_is_close_to_fp32(tmp_path: Path) -> None:
     # VoVNet-19 is shallow: through 50 random layers of the others, rounding grows too much to compare boxes
     write_unpacked_archive(tmp_path, "vovnet19_fpn")
@@ -165,11 +170,11 @@ def test_the_warm_up_reaches_the_mask_head_with_every_batch_size(
 ) -> None:
     # "meta" stands for a device that runs batches; the tensors stay on the CPU
     predictor, batches, masks = copy.copy(fp32), [], []
-    layers = fp32._roi_heads._mask_head.layers
+    layers = fp32._roi_heads._mask_layers
     monkeypatch.setattr(
         predictor, "_propose_in", lambda images: (batches.append(len(images)), fp32._propose_in(images))[1]
     )
-    monkeypatch.setattr(fp32._roi_heads._mask_head, "layers", lambda x: (masks.append(len(x)), layers(x))[1])
+    monkeypatch.setattr(fp32._roi_heads, "_mask_layers", lambda x: (masks.append(len(x)), layers(x))[1])
     predictor.device = torch.device(device)
     predictor.warm_up(np.full((96, 128, 3), 128, np.uint8), 3)
     assert batches == counts

@@ -20,8 +20,10 @@ def _boxes(count: int, width: float, height: float, seed: int) -> Boxes:
 
 
 def pool(pooler: ROIPooler, features: list[torch.Tensor], boxes: list[Boxes]) -> torch.Tensor:
-    pooled, where = RoiAlign(pooler)(features, boxes, features[0].dtype)
-    return pooled[where]
+    align = RoiAlign(pooler, features[0].dtype)
+    rois = [torch.nn.functional.pad(each.tensor, (1, 0), value=i) for i, each in enumerate(boxes)]
+    pooled, where = align(align.prepare(features), torch.cat(rois))
+    return pooled[where].permute(0, 3, 1, 2)
 
 
 def _features(images: int, width: int, height: int) -> list[torch.Tensor]:
