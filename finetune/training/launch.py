@@ -142,8 +142,6 @@ def _check(job: Job, processes: Processes, total: int, local: int) -> None:
     """Refuse, before anything is started, what ``total`` processes, ``local`` of them here, cannot do."""
     import torch
 
-    if total > 1 and job.config.FINETUNE.TEACHER:
-        raise UserError("a teacher (FINETUNE.TEACHER) works in one process only: train in one, or without it")
     if processes.num_machines > 1 and processes.dist_url == "auto":
         raise UserError(
             "several machines need an address to meet at: give all of them --dist-url tcp://FIRST_MACHINE:PORT"

@@ -37,7 +37,6 @@ from finetune.training.dataloader import TrainingBatches, is_negative, training_
 from finetune.training.interrupts import stop_signals
 from finetune.training.machine import describe_machine, package_versions
 from finetune.training.progress import Metrics, Progress
-from finetune.training.teacher import Teacher
 
 LOG_PERIOD = 10  # steps between two lines of metrics.json
 COUNTERS = ("step", "best", "since_best", "seconds")  # of State; its other fields have state dicts
@@ -59,13 +58,12 @@ class Job:
 
 @dataclass
 class State:
-    """Everything that changes from step to step; all of it but the teacher is saved in ``last.pth``."""
+    """Everything that changes from step to step; all of it is saved in ``last.pth``."""
 
     model: GeneralizedRCNN
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     average: AveragedModel | None  # with FINETUNE.EMA_DECAY above 0
-    teacher: Teacher | None  # for the first FINETUNE.TEACHER_STEPS steps
     step: int = 0  # steps done
     best: dict[str, Any] | None = None  # iteration, segm_AP and bbox_AP of model_best.safetensors
     since_best: int = 0  # evaluations since then
@@ -114,20 +112,16 @@ def set_up(job: Job) -> tuple[State, dict[str, Any]]:
     torch.manual_seed(cfg.SEED)
     model = build_model(cfg)
     saved = Run(job.run).load_last() if job.resume else None
-    teacher = None
-    if cfg.FINETUNE.TEACHER and (saved["step"] if saved else 0) < cfg.FINETUNE.TEACHER_STEPS:
-        teacher = Teacher(Path(cfg.FINETUNE.TEACHER), model)
     if saved:
         record = read_json(job.run / "run.json")
         start = {"init": record["init"], "false_scores": record["false_scores"]}
     else:
-        start = {"init": initialize(model, teacher, job), "false_scores": mine_negatives(model, job)}
+        start = {"init": initialize(model, job), "false_scores": mine_negatives(model, job)}
     state = State(
         model,
         optimizer=optim.build_optimizer(model, cfg),
         scaler=torch.amp.GradScaler(cfg.MODEL.DEVICE, enabled=optim.autocast_dtype(cfg) == torch.float16),
         average=optim.weight_average(model, cfg.FINETUNE.EMA_DECAY) if cfg.FINETUNE.EMA_DECAY > 0 else None,
-        teacher=teacher,
     )
     if saved:
         state.load_state_dict(saved)
@@ -157,8 +151,6 @@ def train(job: Job, state: State, record: dict[str, Any]) -> None:
         stop_signals() as signals,
     ):
         for step, batch in zip(range(state.step, stop), loader, strict=True):
-            if step >= cfg.FINETUNE.TEACHER_STEPS:
-                state.teacher = None  # distillation is over; free the teacher
             rate = optim.learning_rate(step, cfg)
             optim.set_learning_rate(state.optimizer, rate)
             losses = train_step(job, state, network, batch, step)
@@ -201,7 +193,7 @@ def train_step(
     torch.manual_seed(hash((cfg.SEED, step, comm.get_rank())))
     try:
         with optim.autocast(cfg):
-            losses = state.teacher.hints(state.model, batch) if state.teacher else network(batch)
+            losses = network(batch)
     except FloatingPointError:  # Detectron2 raises this when the proposals are NaN or infinite
         raise diverged(job, step) from None
     state.optimizer.zero_grad()
@@ -234,7 +226,7 @@ def evaluate(job: Job, state: State, val_set: list[dict[str, Any]], classes: lis
     if improved:
         state.best = {"iteration": state.step, "segm_AP": ap, "bbox_AP": result["bbox"]["AP"]}
         Run(job.run).save_best(model.state_dict())
-    state.since_best = 0 if improved or state.teacher else state.since_best + 1
+    state.since_best = 0 if improved else state.since_best + 1
     for kind in ("segm", "bbox"):
         if (value := result[kind]["AP"]) is not None:
             get_event_storage().put_scalar(f"val/{kind}_AP", value, smoothing_hint=False)
@@ -252,7 +244,7 @@ def save(run: Path, state: State, record: dict[str, Any]) -> None:
 # The rest are details of the above, in the order of their use.
 
 
-def initialize(model: GeneralizedRCNN, teacher: Teacher | None, job: Job) -> dict[str, Any]:
+def initialize(model: GeneralizedRCNN, job: Job) -> dict[str, Any]:
     """Load the weights to start from; return what ``run.json`` says about them.
 
     The main process goes first, since it may have to download them.
@@ -260,8 +252,6 @@ def initialize(model: GeneralizedRCNN, teacher: Teacher | None, job: Job) -> dic
     if not comm.is_main_process():
         comm.synchronize()
     loaded = load_weights(model, job.config.FINETUNE.INIT, job.backbone)
-    if teacher:
-        teacher.give_heads(model, loaded)
     if comm.is_main_process():
         print(loaded, file=sys.stderr)
         comm.synchronize()
