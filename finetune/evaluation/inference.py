@@ -131,7 +131,7 @@ def crop_to_rle(crop: np.ndarray, left: int, top: int, height: int, width: int) 
 
 def _synchronize(model: GeneralizedRCNN) -> None:
     if model.device.type == "cuda":
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(model.device)
 
 
 def silence_known_warnings() -> None:
