@@ -16,8 +16,9 @@ from finetune.evaluation.inference import predict
 from finetune.training import recipe
 from finetune.training.dataloader import TrainingBatches
 from finetune.training.launch import prepare
-from handler.model import Detections, Wanted
+from handler.model import Wanted
 from handler.model.predictor import Predictor
+from tests.benchmarks.comparing import assert_equal
 from tests.finetune.conftest import data  # noqa: F401
 from tests.finetune.training.test_training import TOY
 from tests.pretended_gpu import GpuTensor, MixedDevices, PretendedGpu, pretended_gpu
@@ -55,14 +56,6 @@ def on_gpu(archive: Path) -> dict[str, Predictor]:
         return {name: Predictor.load(archive, device="cuda", precision=name) for name in ("fp32", "fp16")}
 
 
-def assert_same(found: list[Detections], expected: list[Detections]) -> None:
-    for one, other in zip(found, expected, strict=True):
-        np.testing.assert_array_equal(one.class_ids, other.class_ids)
-        np.testing.assert_allclose(one.scores, other.scores, atol=1e-4)
-        np.testing.assert_allclose(one.boxes, other.boxes, atol=0.01)
-        np.testing.assert_allclose(one.masks, other.masks, atol=0.01)
-
-
 def test_it_refuses_what_a_gpu_refuses(gpu: PretendedGpu) -> None:
     tensor = torch.arange(4.0).to("cuda")
     assert isinstance(tensor, GpuTensor)
@@ -92,7 +85,8 @@ def test_a_batch_equals_the_cpus(
     if batch == "mixed":  # padded together on the GPU alone: only what is sure stays where it was
         assert [len(each) > 0 for each in found] == [True] * 3
         return
-    assert_same(found, on_cpu.predict(BATCHES[batch]))
+    for pair in zip(found, on_cpu.predict(BATCHES[batch]), strict=True):
+        assert_equal(*pair)
 
 
 def test_fp16(on_gpu: dict[str, Predictor], gpu: PretendedGpu) -> None:

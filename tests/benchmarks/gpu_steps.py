@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from pycocotools import mask as coco_mask
+from PIL import Image
 
-from handler.imaging.masks import crop_to_rle, paste_masks
 from handler.model import Detections
 from handler.model.predictor import Predictor
 from handler.service import Request, Service
-from tests.benchmarks.measuring import AT_800, alternate, summary
+from tests.benchmarks.comparing import assert_equal, matched_iou
+from tests.benchmarks.measuring import AT_800, alternate, maskrcnn, summary
 from tests.toy_models import TINY, photo, quiet_detectron2, write_run, write_unpacked_archive
 
 STARTER = Path("model_store/mobilenetv2_fpn_starter.safetensors")
@@ -47,6 +47,11 @@ class Setting:
             [(120, 160), (96, 96), (300, 150)] if self.dry_run else [(1536, 2048), (800, 800), (1600, 900)]
         )
         return [photo(*size, seed=seed) for seed, size in enumerate(sizes, 1)]
+
+    def jpeg(self) -> bytes:
+        buffer = io.BytesIO()
+        Image.fromarray(self.photos()[0]).save(buffer, "JPEG", quality=90)
+        return buffer.getvalue()
 
     def archive(self) -> Path:
         """An unpacked archive of random weights that find about ten objects."""
@@ -92,34 +97,6 @@ def equality(setting: Setting) -> dict[str, Any]:
     return figures
 
 
-def assert_equal(found: Detections, expected: Detections) -> None:
-    """Equal but for the order of additions."""
-    np.testing.assert_array_equal(found.class_ids, expected.class_ids)
-    np.testing.assert_allclose(found.scores, expected.scores, atol=1e-3)
-    np.testing.assert_allclose(found.boxes, expected.boxes, atol=0.1)
-    np.testing.assert_allclose(found.masks, expected.masks, atol=0.02)
-
-
-def matched_iou(found: Detections, expected: Detections, size: tuple[int, ...]) -> float:
-    """Mean IoU of each of the better half of the expected masks with the best of those found.
-
-    Raises:
-        AssertionError: it is below 0.8.
-    """
-    if not len(expected):
-        return 1.0
-    assert len(found), "nothing was found"
-    better = max(1, len(expected) // 2)
-    height, width = size[0], size[1]
-    ours, theirs = (
-        [crop_to_rle(crop, height, width) for crop in paste_masks(each, height, width)]
-        for each in (found, expected)
-    )
-    mean = float(coco_mask.iou(theirs[:better], ours, [0] * len(ours)).max(axis=1).mean())
-    assert mean >= 0.8, f"the masks overlap by {mean:.2f} only"
-    return round(mean, 4)
-
-
 def latency(setting: Setting) -> dict[str, Any]:
     """Milliseconds a photo, beside ``DefaultPredictor`` and Detectron2 without pasting, in one run."""
     from tests.benchmarks.bench_predictor import default_predictor
@@ -145,22 +122,16 @@ def latency(setting: Setting) -> dict[str, Any]:
         f"{name}, ms a photo": summary(times)["median_ms"] / photos[name] for name, times in seconds.items()
     }
     reference = figures["DefaultPredictor, ms a photo"]
-    figures["faster at batch 1"] = reference / figures["ours, batch 1, ms a photo"]
-    figures["faster at batch 8"] = reference / figures["ours, batch 8, ms a photo"]
+    for n in (1, 8):
+        figures[f"faster at batch {n}"] = reference / figures[f"ours, batch {n}, ms a photo"]
     return figures | {"precision": ours.precision}
 
 
 def failures(setting: Setting) -> dict[str, Any]:
     """Too little memory costs no answer; a broken GPU is found out."""
-    import io
-
-    from PIL import Image
-
     archive = setting.archive()
     (archive / "model-config.yaml").write_text("batchSize: 8\n", encoding="utf-8")
-    buffer = io.BytesIO()
-    Image.fromarray(setting.photos()[0]).save(buffer, "JPEG")
-    requests = [Request({"image": buffer.getvalue()}, id=str(i)) for i in range(8)]
+    requests = [Request({"image": setting.jpeg()}, id=str(i)) for i in range(8)]
     service = Service.load(archive, device=setting.device)
     service.answer(requests[:1])
     figures: dict[str, Any] = {}
@@ -183,7 +154,7 @@ def failures(setting: Setting) -> dict[str, Any]:
             torch.ones(2, device="cuda")[torch.tensor([9], device="cuda")].tolist()
         except RuntimeError as error:
             figures["broken_gpu_says"] = str(error).splitlines()[0]
-    figures["statuses of a broken GPU"] = [answer.status for answer in service.answer(requests[:2])]
+    service.answer(requests[:2])
     assert service.broken, "the next request would meet a broken GPU"
     return figures
 
@@ -200,9 +171,10 @@ def fail_once(service: Service, error: Exception) -> None:
 
 
 def training(setting: Setting) -> dict[str, Any]:
-    """Images a second with two loader workers and with the default; a resumed run; a step under torchrun (NCCL)."""
+    """Images a second with two loader workers and by default; a resumed run; a step under torchrun (NCCL)."""
     data, steps = setting.folder / "data", 4 if setting.dry_run else 60
     maskrcnn("data", "synthetic", "--root", data, "--images", "12" if setting.dry_run else "60")
+    batch = 2 if setting.dry_run else 4
     toy = "MODEL.FPN.OUT_CHANNELS 16 FINETUNE.AUGMENT.CROP_SIZE 64 INPUT.MIN_SIZE_TEST 64 SOLVER.IMS_PER_BATCH 2"
     backbone = "mobilenetv2_fpn" if setting.dry_run else "resnet50_fpn"
     keys = f"SOLVER.MAX_ITER {steps} TEST.EVAL_PERIOD 0 SOLVER.CHECKPOINT_PERIOD 0".split()
@@ -214,11 +186,11 @@ def training(setting: Setting) -> dict[str, Any]:
         maskrcnn("train", backbone, "--data", data, "--output", run, *given, *more, launcher=launcher)
         return json.loads((run / "run.json").read_text(encoding="utf-8"))
 
-    for workers in ("2", "-1"):
-        run = setting.folder / f"workers{workers}"
-        record = train(run, "--stop-after", str(steps - 1), "DATALOADER.NUM_WORKERS", workers)
-        images = (steps - 1) * (2 if setting.dry_run else 4)
-        figures[f"images a second, NUM_WORKERS {workers}"] = images / record["seconds"]
+    for workers in ("2", "default"):
+        run = setting.folder / workers
+        chosen = [] if workers == "default" else ["DATALOADER.NUM_WORKERS", workers]
+        seconds = train(run, "--stop-after", str(steps - 1), *chosen)["seconds"]
+        figures[f"images a second, {workers} loader workers"] = (steps - 1) * batch / seconds
     assert train(run, "--resume")["iterations"] == steps
     record = train(
         setting.folder / "torchrun",
@@ -226,13 +198,6 @@ def training(setting: Setting) -> dict[str, Any]:
         launcher=("-m", "torch.distributed.run", "--nproc-per-node", "1", "--standalone", "-m", "maskrcnn"),
     )
     return figures | {"machine": record["machine"], "precision": record["precision"]}
-
-
-def maskrcnn(*words: str | Path, launcher: tuple[str, ...] = ("-m", "maskrcnn")) -> None:
-    """Run our command line in a process of its own; raises with its error where it fails."""
-    command = [sys.executable, *launcher, *map(str, words)]
-    run = subprocess.run(command, capture_output=True, text=True)
-    assert run.returncode == 0, f"{words[:2]}: {run.stderr[-1500:]}"
 
 
 def accuracy(setting: Setting) -> dict[str, Any]:
@@ -275,10 +240,7 @@ def accuracy(setting: Setting) -> dict[str, Any]:
 
 def serving(setting: Setting) -> dict[str, Any]:
     """Photos a second of TorchServe at batch 8, with 1, 8 and 32 clients, beside ``DefaultPredictor`` behind Flask."""
-    import io
-
     import requests
-    from PIL import Image
 
     from finetune.export.archive import Options, export
     from serve_config.errors import ServeError
@@ -289,8 +251,7 @@ def serving(setting: Setting) -> dict[str, Any]:
     overrides = TINY if setting.dry_run else [str(w) for k, v in AT_800.items() for w in (f"INPUT.{k}", v)]
     write_run(run, "mobilenetv2_fpn" if setting.dry_run else "resnet50_fpn", overrides)
     archive = export(run, Options(output=setting.folder / "exported", engine="torch", batch_size=8))
-    buffer = io.BytesIO()
-    Image.fromarray(setting.photos()[0]).save(buffer, "JPEG", quality=90)
+    jpeg = setting.jpeg()
     figures: dict[str, Any] = {}
 
     def rate(ask: Callable[[], requests.Response], clients: int) -> float:
@@ -307,7 +268,7 @@ def serving(setting: Setting) -> dict[str, Any]:
 
             def ours() -> requests.Response:
                 path = "/predictions/maskrcnn"
-                return running.client.request("inference", "POST", path, timeout=120, data=buffer.getvalue())
+                return running.client.request("inference", "POST", path, timeout=120, data=jpeg)
 
             for clients in (1, 2) if setting.dry_run else (1, 8, 32):
                 figures[f"photos a second, {clients} clients"] = rate(ours, clients)
@@ -317,7 +278,7 @@ def serving(setting: Setting) -> dict[str, Any]:
         return {"skipped": str(error)}
     with baseline("flask", run) as url:
         figures["photos a second, Flask, 8 clients"] = rate(
-            lambda: requests.post(f"{url}/predict", data=buffer.getvalue(), timeout=120), 8
+            lambda: requests.post(f"{url}/predict", data=jpeg, timeout=120), 8
         )
     return figures
 

@@ -11,6 +11,7 @@ import re
 import shutil
 import signal
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -63,6 +64,13 @@ def argument_parser(description: str | None, output: str) -> argparse.ArgumentPa
 def end_on_sigterm() -> None:
     """Let SIGTERM leave the program as an error does, so that no server is left running."""
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+
+
+def maskrcnn(*words: str | Path, launcher: tuple[str, ...] = ("-m", "maskrcnn")) -> None:
+    """Run our command line in a process of its own; raises with its error where it fails."""
+    command = [sys.executable, *launcher, *map(str, words)]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.returncode == 0, f"{words[:2]}: {run.stderr[-1500:]}"
 
 
 def alternate(

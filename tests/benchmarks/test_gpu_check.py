@@ -8,6 +8,7 @@ import pytest
 
 from handler.model import Detections
 from tests.benchmarks import gpu_check, gpu_steps
+from tests.benchmarks.comparing import assert_equal, matched_iou
 from tests.handler.toys import blob_detections
 
 
@@ -50,21 +51,21 @@ def test_carried_packages_are_seen_by_every_python(tmp_path: Path, monkeypatch: 
 )
 def test_another_answer_is_not_equal(spoiled: str) -> None:
     expected = blob_detections(3, 100, 100)
-    gpu_steps.assert_equal(expected, expected)
+    assert_equal(expected, expected)
     parts = {name: getattr(expected, name).copy() for name in ("boxes", "scores", "class_ids", "masks")}
     parts[spoiled][0] += 1
     with pytest.raises(AssertionError):
-        gpu_steps.assert_equal(Detections(**parts), expected)
+        assert_equal(Detections(**parts), expected)
 
 
 def test_masks_elsewhere_do_not_match() -> None:
     expected = blob_detections(4, 200, 200)
-    assert gpu_steps.matched_iou(expected, expected, (200, 200)) == 1
+    assert matched_iou(expected, expected, (200, 200)) == 1
     moved = Detections(
         expected.boxes[:, [1, 0, 3, 2]] * np.float32(0.3), expected.scores, expected.class_ids, expected.masks
     )
     with pytest.raises(AssertionError, match="overlap"):
-        gpu_steps.matched_iou(moved, expected, (200, 200))
+        matched_iou(moved, expected, (200, 200))
 
 
 @pytest.mark.parametrize("step", ["ceilings", "failures"])
