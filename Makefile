@@ -8,7 +8,7 @@ PIP := PIP_USE_PEP517=1 $(RUN) -m pip --disable-pip-version-check install --no-d
 DATA ?= data/balloon
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev install-batch demo demo-check serve stop web doctor test test-slow bench bench-gpu \
+.PHONY: help install install-dev install-batch demo demo-check serve stop web doctor test test-slow bench gpu-check \
 	bench-batch load soak audit lint format lock clean
 
 help:  ## show this list
@@ -50,8 +50,8 @@ bench: install-dev  ## measure: speed in process and over HTTP (TRAINED=run or c
 	@$(RUN) -m tests.benchmarks.bench_http $(if $(TRAINED),--run $(TRAINED))
 	@$(RUN) -m tests.benchmarks.web_client
 
-bench-gpu: install-dev  ## the same on a GPU, where there is one
-	@$(RUN) -m tests.benchmarks.bench_predictor --device cuda $(if $(TRAINED),--run $(TRAINED) --data $(DATA))
+gpu-check: install-dev  ## prove the GPU path in ten minutes (DRY_RUN=1: on the processor, with a toy model)
+	@$(RUN) -m tests.benchmarks.gpu_check $(if $(DRY_RUN),--dry-run)
 
 bench-batch: install-dev install-batch  ## measure batch prediction: against the predictor alone, two nodes against one
 	@$(RUN) -m tests.benchmarks.bench_batch $(if $(TRAINED),--run $(TRAINED))

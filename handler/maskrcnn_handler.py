@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import logging
 import os
 import re
+import socket
 import sys
 import threading
 import time
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SECONDS_TO_SEND = 1.0
-"""How long a worker that must end still lives, for TorchServe to take the last answers from its socket."""
+"""How long a worker that must end still lives if TorchServe does not take the last answers from its socket."""
 
 
 class MaskRCNNHandler:
@@ -102,7 +105,7 @@ class MaskRCNNHandler:
         self._record(answers, time.perf_counter() - start)
         if self.service.broken:
             logger.critical("the GPU failed: this worker ends, and TorchServe starts another")
-            threading.Timer(SECONDS_TO_SEND, os._exit, (1,)).start()
+            _end_after_answering(context)
         return [answer.body for answer in answers]
 
     def preprocess(self, data: list[dict[str, Any]], context: Any) -> list[Photo | Answer]:
@@ -151,6 +154,20 @@ class MaskRCNNHandler:
                 self.metrics[sample.name].add_or_update(sample.value, list(sample.labels))
         except Exception:  # a metric that cannot be written is no reason to lose answers
             logger.exception("the batch's metrics were not recorded")
+
+
+def _end_after_answering(context: Any) -> None:
+    """End this process once TorchServe has the answers, so that no other request reaches a broken GPU.
+
+    TorchServe's worker ends when it cannot read another message. Its socket is closed for reading alone, so the answers
+    are still sent. CUDA's own teardown, which may hang, is left out.
+    """
+    timer = threading.Timer(SECONDS_TO_SEND, os._exit, (1,))
+    timer.daemon = True
+    timer.start()
+    atexit.register(os._exit, 1)
+    with contextlib.suppress(OSError):  # TorchServe is gone already
+        context.cl_socket.shutdown(socket.SHUT_RD)
 
 
 def _headers(context: Any, index: int) -> dict[str, str]:

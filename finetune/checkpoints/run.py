@@ -87,8 +87,8 @@ class Run:
         path = self.folder / "config.yaml"
         try:
             config = yaml.safe_load(self._metadata.get("config") or path.read_text(encoding="utf-8"))
-            for key in config.get("FINETUNE", {}).keys() & {"INIT", "TEACHER"}:
-                config["FINETUNE"][key] = file_name(config["FINETUNE"][key])
+            if "INIT" in config.get("FINETUNE", {}):
+                config["FINETUNE"]["INIT"] = file_name(config["FINETUNE"]["INIT"])
             config["MODEL"]["WEIGHTS"] = config["OUTPUT_DIR"] = ""
         except FileNotFoundError:
             raise UserError(

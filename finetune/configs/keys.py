@@ -21,8 +21,6 @@ def add_finetune_config(cfg: CfgNode) -> None:
     """Add the ``FINETUNE`` node, for what Detectron2 has no key for, in place. README.md documents every key."""
     cfg.FINETUNE = CfgNode()
     cfg.FINETUNE.INIT = "coco"  # coco | imagenet | none | PATH | URL
-    cfg.FINETUNE.TEACHER = ""  # PATH of a run or a published checkpoint; "" = none
-    cfg.FINETUNE.TEACHER_STEPS = 500  # the first steps, out of SOLVER.MAX_ITER
     cfg.FINETUNE.OPTIMIZER = "adamw"  # adamw | sgd
     cfg.FINETUNE.BACKBONE_LR_FACTOR = 0.33  # times SOLVER.BASE_LR
     cfg.FINETUNE.PATIENCE = 0  # evaluations without a better segm AP; 0 = never stop early

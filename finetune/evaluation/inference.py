@@ -94,7 +94,6 @@ def to_coco_results(instances: Instances, record: dict[str, Any]) -> list[dict[s
     instances = detector_postprocess(instances, height, width)
     boxes = instances.pred_boxes.tensor
     results = []
-    canvas = np.zeros((height, width), dtype=np.uint8, order="F")  # RLE runs down the columns
     for box, small_mask, score, class_id in zip(
         boxes, instances.small_masks, instances.scores.tolist(), instances.pred_classes.tolist(), strict=True
     ):
@@ -104,23 +103,35 @@ def to_coco_results(instances: Instances, record: dict[str, Any]) -> list[dict[s
         # paste into the box's surroundings only: pasting into the whole photo is slow
         offset = torch.tensor([left, top, left, top], dtype=box.dtype)
         [crop] = paste_masks_in_image(small_mask[None], (box - offset)[None], (bottom - top, right - left))
-        canvas[top:bottom, left:right] = crop.numpy()
         results.append(
             {
                 "image_id": record["image_id"],
                 "category_id": class_id + 1,
                 "bbox": [x1, y1, x2 - x1, y2 - y1],
                 "score": score,
-                "segmentation": coco_mask.encode(canvas),
+                "segmentation": crop_to_rle(crop.numpy(), left, top, height, width),
             }
         )
-        canvas[top:bottom, left:right] = 0
     return results
+
+
+def crop_to_rle(crop: np.ndarray, left: int, top: int, height: int, width: int) -> dict[str, Any]:
+    """Compressed COCO RLE of a full-size mask that is zero outside of ``crop``, (h, w) bool at ``left``, ``top``.
+
+    Equal to ``pycocotools.mask.encode`` of the full-size mask, which takes several times longer.
+    """
+    strip = np.zeros((crop.shape[1], height), bool)  # transposed: RLE runs down the columns
+    strip[:, top : top + crop.shape[0]] = crop.T
+    edges = np.flatnonzero(np.diff(strip.reshape(-1), prepend=False, append=False)) + left * height
+    counts = np.diff(edges, prepend=0, append=height * width).tolist()
+    if counts[-1] == 0 and len(counts) > 1:  # COCO omits an empty last run
+        counts.pop()
+    return coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)
 
 
 def _synchronize(model: GeneralizedRCNN) -> None:
     if model.device.type == "cuda":
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(model.device)
 
 
 def silence_known_warnings() -> None:

@@ -15,11 +15,13 @@ from typing import Any
 
 import cv2
 import numpy as np
+import psutil
 import torch
 from detectron2.config import CfgNode
 from detectron2.data.detection_utils import read_image
 from detectron2.data.samplers import RepeatFactorTrainingSampler
 from detectron2.structures import BitMasks, Boxes, Instances
+from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset
 
 from finetune.errors import UserError
@@ -29,7 +31,10 @@ Record = dict[str, Any]
 
 CACHE_BYTES = 512 * 2**20
 """Decoded photos that one loader worker keeps: about 140 at 1280 × 960, so a small data set is decoded once, while
-four workers stay below 2 GiB whatever the size of the data set."""
+eight workers stay below 4 GiB whatever the size of the data set."""
+
+WORKERS_BESIDE_CPU, WORKERS_BESIDE_GPU = 2, 8
+"""The most loader workers by default: a CPU's cores train, and a GPU takes more images than one core prepares."""
 
 
 class TrainingBatches(Dataset):
@@ -181,8 +186,20 @@ def to_model_input(sample: Sample) -> Record:
     return {"image": image, "height": height, "width": width, "instances": instances}
 
 
-def training_loader(batches: TrainingBatches, start: int, stop: int, workers: int) -> DataLoader:
-    """Yield batches ``start`` … ``stop - 1`` in order, prefetched by ``workers`` processes."""
+def training_loader(
+    records: list[Record], cfg: CfgNode, false_scores: dict[str, float], start: int, stop: int
+) -> DataLoader:
+    """Yield this process's batches ``start`` … ``stop - 1`` in order, prefetched by DATALOADER.NUM_WORKERS processes.
+
+    ``records`` and ``false_scores`` as in :class:`TrainingBatches`.
+    """
+    ranks = {"rank": comm.get_rank(), "world_size": comm.get_world_size()}
+    batches = TrainingBatches(records, cfg, false_scores=false_scores, **ranks)
+    on_gpu = torch.device(cfg.MODEL.DEVICE).type == "cuda"
+    workers = cfg.DATALOADER.NUM_WORKERS
+    if workers < 0:
+        share = usable_cores() // comm.get_local_size()
+        workers = min(max(share, 1), WORKERS_BESIDE_GPU if on_gpu else WORKERS_BESIDE_CPU)
     return DataLoader(
         batches,
         sampler=range(start, stop),
@@ -190,7 +207,14 @@ def training_loader(batches: TrainingBatches, start: int, stop: int, workers: in
         num_workers=workers,
         worker_init_fn=_start_worker,
         persistent_workers=workers > 0,
+        pin_memory=on_gpu,
     )
+
+
+def usable_cores() -> int:
+    """The cores that this process may run on."""
+    process = psutil.Process()
+    return len(process.cpu_affinity()) if hasattr(process, "cpu_affinity") else psutil.cpu_count() or 1
 
 
 def _start_worker(worker: int) -> None:

@@ -18,7 +18,7 @@ from finetune.errors import UserError
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
 
-    from finetune.training.recipe import Job
+    from finetune.training.state import Job
 
 LOST_CONTACT = 3
 """Exit status of a training process that lost the connection to another one."""
@@ -54,7 +54,7 @@ def prepare(
     from finetune.configs.keys import get_config
     from finetune.data.dataset import class_names, load_split
     from finetune.training.optim import check_choices
-    from finetune.training.recipe import Job
+    from finetune.training.state import Job
 
     classes = class_names(data)
     for split in ("train", "val"):
@@ -142,8 +142,8 @@ def _check(job: Job, processes: Processes, total: int, local: int) -> None:
     """Refuse, before anything is started, what ``total`` processes, ``local`` of them here, cannot do."""
     import torch
 
-    if total > 1 and job.config.FINETUNE.TEACHER:
-        raise UserError("a teacher (FINETUNE.TEACHER) works in one process only: train in one, or without it")
+    from finetune.training.optim import device_type
+
     if processes.num_machines > 1 and processes.dist_url == "auto":
         raise UserError(
             "several machines need an address to meet at: give all of them --dist-url tcp://FIRST_MACHINE:PORT"
@@ -157,8 +157,12 @@ def _check(job: Job, processes: Processes, total: int, local: int) -> None:
             f"SOLVER.IMS_PER_BATCH {job.config.SOLVER.IMS_PER_BATCH} cannot be divided evenly among {total} "
             "processes: make it a multiple of their number"
         )
-    gpus = torch.cuda.device_count()
-    if job.config.MODEL.DEVICE == "cuda" and local > gpus:
+    device, gpus = job.config.MODEL.DEVICE, torch.cuda.device_count()
+    if total > 1 and device not in ("cpu", "cuda"):
+        raise UserError(
+            f"MODEL.DEVICE {device} is one GPU, not {total}: set MODEL.DEVICE cuda, or train in one process"
+        )
+    if device_type(job.config) == "cuda" and local > gpus:
         raise UserError(
             f"{local} training processes need a GPU each, but this machine has {gpus}: start fewer (--num-gpus), or "
             "train on the CPU with MODEL.DEVICE cpu"
@@ -171,7 +175,9 @@ def _fine_tune_under_torchrun(job: Job) -> None:
     from detectron2.utils import comm
     from torch import distributed
 
-    on_gpu = job.config.MODEL.DEVICE == "cuda"
+    from finetune.training.optim import device_type
+
+    on_gpu = device_type(job.config) == "cuda"
     if on_gpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     distributed.init_process_group("nccl" if on_gpu else "gloo")

@@ -14,7 +14,7 @@ import torch
 def describe_machine(device: str) -> str:
     """One line for reports: the GPUs, or the processor and its number of cores."""
     if device.startswith("cuda"):
-        return f"{torch.cuda.device_count()} × {torch.cuda.get_device_name()}"
+        return f"{torch.cuda.device_count()} × {torch.cuda.get_device_name(device)}"
     return f"{_cpu_info('model name') or platform.processor() or platform.machine()}, {os.cpu_count()} cores"
 
 

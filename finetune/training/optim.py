@@ -1,4 +1,4 @@
-"""Precision, parameter groups, the learning-rate schedule, and the moving average of the weights."""
+"""Precision and memory layout, parameter groups, the learning-rate schedule, and the average of the weights."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from torch.optim.swa_utils import AveragedModel
 
 from finetune.errors import UserError
 from finetune.training.machine import supports_bfloat16
+
+Tensors = tuple[torch.Tensor, ...] | list[torch.Tensor]
 
 CHOICES = {
     "FINETUNE.OPTIMIZER": ("adamw", "sgd"),
@@ -32,8 +34,13 @@ def check_choices(cfg: CfgNode) -> None:
             value = value[name]
         if value not in known:
             raise UserError(f"{key} is {value}: choose one of {', '.join(known)}")
-    if cfg.FINETUNE.AMP == "fp16" and cfg.MODEL.DEVICE == "cpu":
+    if cfg.FINETUNE.AMP == "fp16" and device_type(cfg) == "cpu":
         raise UserError("FINETUNE.AMP fp16 does not train on a CPU: choose auto, bf16 or off")
+
+
+def device_type(cfg: CfgNode) -> str:
+    """``cpu`` or ``cuda``, also where MODEL.DEVICE is ``cuda:1``."""
+    return torch.device(cfg.MODEL.DEVICE).type
 
 
 def autocast_dtype(cfg: CfgNode) -> torch.dtype:
@@ -42,14 +49,19 @@ def autocast_dtype(cfg: CfgNode) -> torch.dtype:
     if amp == "auto":
         if supports_bfloat16(device):
             return torch.bfloat16
-        return torch.float16 if device == "cuda" else torch.float32
+        return torch.float32 if device_type(cfg) == "cpu" else torch.float16
     return {"off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[amp]
 
 
 def autocast(cfg: CfgNode) -> torch.autocast:
     """Run convolutions and matrix products within the block in the precision of FINETUNE.AMP."""
     dtype = autocast_dtype(cfg)
-    return torch.autocast(cfg.MODEL.DEVICE, dtype, enabled=dtype != torch.float32)
+    return torch.autocast(device_type(cfg), dtype, enabled=dtype != torch.float32)
+
+
+def arrange_memory(model: nn.Module, cfg: CfgNode) -> nn.Module:
+    """Put the convolutions' weights into channels_last memory on a GPU, whose tensor cores want it."""
+    return model if device_type(cfg) == "cpu" else model.to(memory_format=torch.channels_last)
 
 
 def build_optimizer(model: nn.Module, cfg: CfgNode) -> torch.optim.Optimizer:
@@ -70,7 +82,8 @@ def build_optimizer(model: nn.Module, cfg: CfgNode) -> torch.optim.Optimizer:
     ]
     if cfg.FINETUNE.OPTIMIZER == "sgd":
         return torch.optim.SGD(parameters, lr=cfg.SOLVER.BASE_LR, momentum=cfg.SOLVER.MOMENTUM)
-    return torch.optim.AdamW(parameters, lr=cfg.SOLVER.BASE_LR)
+    fused = None if device_type(cfg) == "cpu" else True  # None: torch chooses
+    return torch.optim.AdamW(parameters, lr=cfg.SOLVER.BASE_LR, fused=fused)
 
 
 def learning_rate(step: int, cfg: CfgNode) -> float:
@@ -99,8 +112,9 @@ def weight_average(model: nn.Module, decay: float) -> AveragedModel:
     The decay grows from small values to its final one, so that the first weights are soon forgotten.
     """
 
-    def move(average: torch.Tensor, weights: torch.Tensor, updates: torch.Tensor | int) -> torch.Tensor:
-        count = int(updates)
-        return torch.lerp(average, weights, 1 - min(decay, (1 + count) / (10 + count)))
+    def move(averages: Tensors, weights: Tensors, _: torch.Tensor | int) -> None:
+        count = int(average.n_averaged)  # the original lies on the CPU; the argument may be a copy on the GPU
+        torch._foreach_lerp_(averages, weights, 1 - min(decay, (1 + count) / (10 + count)))
 
-    return AveragedModel(model, avg_fn=move)
+    average = AveragedModel(model, multi_avg_fn=move)
+    return average

@@ -28,11 +28,11 @@ class Progress:
             initial=start, total=end, unit="step", disable=quiet or self.lines, dynamic_ncols=True
         )
         self.started = self.last_line = time.monotonic()
-        self.loss = 0.0
+        self.loss: float | None = None
 
     def show(self, done: int, loss: float) -> None:
         """Show that ``done`` steps of the whole run are done, and a running mean of the loss."""
-        self.loss = loss if done == self.start + 1 else 0.9 * self.loss + 0.1 * loss
+        self.loss = loss if self.loss is None else 0.9 * self.loss + 0.1 * loss
         self.bar.set_postfix(loss=f"{self.loss:.3f}", refresh=False)
         self.bar.update(done - self.bar.n)
         now = time.monotonic()

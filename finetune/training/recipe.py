@@ -2,7 +2,8 @@
 
 One process runs :func:`fine_tune` on a CPU or one GPU; :mod:`finetune.training.launch` starts several for several GPUs
 or machines. All randomness in a step comes from a generator seeded by (seed, step), so a run that was stopped and
-resumed ends with the same weights as one that was not; on a CPU, bit for bit.
+resumed sees the same pictures as one that was not. On a CPU it ends with the same weights, bit for bit; on a GPU the
+backward pass of RoI Align adds in no fixed order.
 """
 
 from __future__ import annotations
@@ -11,8 +12,6 @@ import contextlib
 import math
 import sys
 import time
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,68 +21,27 @@ from detectron2.modeling import GeneralizedRCNN, build_model
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage, get_event_storage
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel
 
 import finetune.backbones  # noqa: F401 - registers the backbones in every process
 from finetune.checkpoints.initial_weights import load_weights
 from finetune.checkpoints.run import Run
-from finetune.data.dataset import class_names, load_split
+from finetune.data.dataset import load_split
 from finetune.errors import UserError
 from finetune.evaluation.inference import evaluate_model, predict, silence_known_warnings
 from finetune.evaluation.plots import draw_training_curves
 from finetune.files import locked, read_json, write_atomically, write_json
 from finetune.training import optim
-from finetune.training.dataloader import TrainingBatches, is_negative, training_loader
+from finetune.training.background import Background
+from finetune.training.dataloader import is_negative, training_loader
 from finetune.training.interrupts import stop_signals
-from finetune.training.machine import describe_machine, package_versions
 from finetune.training.progress import Metrics, Progress
-from finetune.training.teacher import Teacher
+from finetune.training.state import Job, State, describe
 
-LOG_PERIOD = 10  # steps between two lines of metrics.json
-COUNTERS = ("step", "best", "since_best", "seconds")  # of State; its other fields have state dicts
-
-
-@dataclass(frozen=True)
-class Job:
-    """What to train. Plain values, so that a job can be sent to other processes."""
-
-    backbone: str
-    config: CfgNode
-    data: Path
-    run: Path
-    resume: bool = False
-    stop_after: int | None = None
-    """Stop after this many steps as if interrupted; the schedule still spans SOLVER.MAX_ITER."""
-    command: str = ""
+LOG_PERIOD = 10
+"""Steps between two lines of metrics.json, and on a GPU between two looks at the losses, which make the host wait."""
 
 
-@dataclass
-class State:
-    """Everything that changes from step to step; all of it but the teacher is saved in ``last.pth``."""
-
-    model: GeneralizedRCNN
-    optimizer: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler
-    average: AveragedModel | None  # with FINETUNE.EMA_DECAY above 0
-    teacher: Teacher | None  # for the first FINETUNE.TEACHER_STEPS steps
-    step: int = 0  # steps done
-    best: dict[str, Any] | None = None  # iteration, segm_AP and bbox_AP of model_best.safetensors
-    since_best: int = 0  # evaluations since then
-    seconds: float = 0.0  # of training, over all resumptions
-
-    def state_dict(self) -> dict[str, Any]:
-        parts = {name: part.state_dict() for name, part in self._parts().items()}
-        return parts | {name: getattr(self, name) for name in COUNTERS}
-
-    def load_state_dict(self, saved: dict[str, Any]) -> None:
-        for name, part in self._parts().items():
-            part.load_state_dict(saved[name])
-        for name in COUNTERS:
-            setattr(self, name, saved[name])
-
-    def _parts(self) -> dict[str, Any]:
-        parts = {"model": self.model, "optimizer": self.optimizer, "scaler": self.scaler}
-        return parts | ({"average": self.average} if self.average else {})
+Losses = dict[str, torch.Tensor]
 
 
 def fine_tune(job: Job) -> None:
@@ -112,22 +70,20 @@ def set_up(job: Job) -> tuple[State, dict[str, Any]]:
     """
     cfg = job.config
     torch.manual_seed(cfg.SEED)
-    model = build_model(cfg)
+    model = optim.arrange_memory(build_model(cfg), cfg)
     saved = Run(job.run).load_last() if job.resume else None
-    teacher = None
-    if cfg.FINETUNE.TEACHER and (saved["step"] if saved else 0) < cfg.FINETUNE.TEACHER_STEPS:
-        teacher = Teacher(Path(cfg.FINETUNE.TEACHER), model)
     if saved:
         record = read_json(job.run / "run.json")
         start = {"init": record["init"], "false_scores": record["false_scores"]}
     else:
-        start = {"init": initialize(model, teacher, job), "false_scores": mine_negatives(model, job)}
+        start = {"init": initialize(model, job), "false_scores": mine_negatives(model, job)}
     state = State(
         model,
         optimizer=optim.build_optimizer(model, cfg),
-        scaler=torch.amp.GradScaler(cfg.MODEL.DEVICE, enabled=optim.autocast_dtype(cfg) == torch.float16),
+        scaler=torch.amp.GradScaler(
+            optim.device_type(cfg), enabled=optim.autocast_dtype(cfg) == torch.float16
+        ),
         average=optim.weight_average(model, cfg.FINETUNE.EMA_DECAY) if cfg.FINETUNE.EMA_DECAY > 0 else None,
-        teacher=teacher,
     )
     if saved:
         state.load_state_dict(saved)
@@ -139,14 +95,9 @@ def train(job: Job, state: State, record: dict[str, Any]) -> None:
     cfg, end, main = job.config, job.config.SOLVER.MAX_ITER, comm.is_main_process()
     stop = min(end, state.step + job.stop_after) if job.stop_after else end
     train_set, val_set = load_split(job.data, "train"), load_split(job.data, "val")
-    batches = TrainingBatches(
-        train_set,
-        cfg,
-        false_scores=record["false_scores"],
-        rank=comm.get_rank(),
-        world_size=comm.get_world_size(),
-    )
-    loader = training_loader(batches, state.step, stop, cfg.DATALOADER.NUM_WORKERS)
+    loader = training_loader(train_set, cfg, record["false_scores"], state.step, stop)
+    read_period = 1 if optim.device_type(cfg) == "cpu" else LOG_PERIOD
+    unread: list[Losses] = []
     network = distribute(state.model, cfg)
     network.train()
     started = time.perf_counter() - state.seconds
@@ -155,19 +106,19 @@ def train(job: Job, state: State, record: dict[str, Any]) -> None:
         contextlib.closing(Metrics(job.run, state.step, quiet=not main)) as metrics,
         contextlib.closing(Progress(state.step, end, quiet=not main)) as progress,
         stop_signals() as signals,
+        contextlib.closing(Background()) as background,
     ):
         for step, batch in zip(range(state.step, stop), loader, strict=True):
-            if step >= cfg.FINETUNE.TEACHER_STEPS:
-                state.teacher = None  # distillation is over; free the teacher
-            rate = optim.learning_rate(step, cfg)
-            optim.set_learning_rate(state.optimizer, rate)
-            losses = train_step(job, state, network, batch, step)
+            unread.append(train_step(job, state, network, batch, step))
             state.step, state.seconds = step + 1, time.perf_counter() - started
-            storage.put_scalars(**losses)
-            storage.put_scalar("lr", rate, smoothing_hint=False)
-            progress.show(state.step, losses["total_loss"])
-
+            storage.put_scalar("lr", optim.learning_rate(step, cfg), smoothing_hint=False)
             evaluated = due(state.step, cfg.TEST.EVAL_PERIOD, end)
+            saved = due(state.step, cfg.SOLVER.CHECKPOINT_PERIOD, end)
+            if not (evaluated or saved or state.step == stop or state.step % read_period == 0):
+                storage.step()
+                continue
+            progress.show(state.step, log_losses(job, unread, state.step))
+            unread.clear()
             if evaluated and main:
                 progress.say(evaluate(job, state, val_set, record["classes"]))
             if evaluated:
@@ -177,8 +128,10 @@ def train(job: Job, state: State, record: dict[str, Any]) -> None:
             last = interrupted or converged or state.step == stop
             if last or evaluated or state.step % LOG_PERIOD == 0:
                 metrics.write()
-            if main and (last or due(state.step, cfg.SOLVER.CHECKPOINT_PERIOD, end)):
-                save(job.run, state, record)
+            if main and (last or saved):
+                background.run(save, job.run, state.snapshot(), record)
+            if last:
+                background.wait()
             storage.step()
             if interrupted:
                 raise KeyboardInterrupt(
@@ -190,18 +143,19 @@ def train(job: Job, state: State, record: dict[str, Any]) -> None:
 
 def train_step(
     job: Job, state: State, network: torch.nn.Module, batch: list[dict[str, Any]], step: int
-) -> dict[str, float]:
-    """One optimizer step on this process's share of the batch; return the losses, averaged over processes.
+) -> Losses:
+    """One optimizer step on this process's share of the batch; return its losses, still on the device.
 
     Raises:
-        UserError: the loss is NaN or infinite.
+        UserError: the network's proposals are NaN or infinite.
     """
     cfg = job.config
     # Detectron2 samples the proposals to learn from: let that, too, depend on the step alone
     torch.manual_seed(hash((cfg.SEED, step, comm.get_rank())))
+    optim.set_learning_rate(state.optimizer, optim.learning_rate(step, cfg))
     try:
         with optim.autocast(cfg):
-            losses = state.teacher.hints(state.model, batch) if state.teacher else network(batch)
+            losses = network(batch)
     except FloatingPointError:  # Detectron2 raises this when the proposals are NaN or infinite
         raise diverged(job, step) from None
     state.optimizer.zero_grad()
@@ -213,11 +167,27 @@ def train_step(
     state.scaler.update()
     if state.average:
         state.average.update_parameters(state.model)
-    values = {name: value.item() for name, value in comm.reduce_dict(losses).items()}
-    values["total_loss"] = sum(values.values())
-    if comm.is_main_process() and not math.isfinite(values["total_loss"]):
-        raise diverged(job, step)
-    return values
+    return {name: loss.detach() for name, loss in losses.items()}
+
+
+def log_losses(job: Job, unread: list[Losses], done: int) -> float:
+    """Put the losses of the last steps up to ``done`` into the ``EventStorage``, averaged over processes.
+
+    Returns:
+        The last step's sum.
+
+    Raises:
+        UserError: a loss is NaN or infinite.
+    """
+    table = torch.stack([torch.stack(list(losses.values())) for losses in unread])
+    total = 0.0
+    for step, row in enumerate(comm.reduce_dict({"": table})[""].tolist(), done - len(unread)):
+        total = sum(row)
+        if comm.is_main_process() and not math.isfinite(total):
+            raise diverged(job, step)
+        values = dict(zip(unread[0], row, strict=True))
+        get_event_storage().put_scalars(**values, total_loss=total, cur_iter=step)
+    return total
 
 
 def evaluate(job: Job, state: State, val_set: list[dict[str, Any]], classes: list[str]) -> str:
@@ -234,25 +204,29 @@ def evaluate(job: Job, state: State, val_set: list[dict[str, Any]], classes: lis
     if improved:
         state.best = {"iteration": state.step, "segm_AP": ap, "bbox_AP": result["bbox"]["AP"]}
         Run(job.run).save_best(model.state_dict())
-    state.since_best = 0 if improved or state.teacher else state.since_best + 1
+    state.since_best = 0 if improved else state.since_best + 1
     for kind in ("segm", "bbox"):
         if (value := result[kind]["AP"]) is not None:
             get_event_storage().put_scalar(f"val/{kind}_AP", value, smoothing_hint=False)
     return f"step {state.step}: val segm AP {ap:.1f}{' (best)' if improved else ''}"
 
 
-def save(run: Path, state: State, record: dict[str, Any]) -> None:
-    """Write ``last.pth``, and bring ``run.json`` and ``curves.png`` up to date."""
-    Run(run).save_last(state.state_dict())
-    record |= {"iterations": state.step, "best": state.best, "seconds": round(state.seconds, 1)}
-    write_json(run / "run.json", record)
+def save(run: Path, saved: dict[str, Any], record: dict[str, Any]) -> None:
+    """Write ``last.pth``, and bring ``run.json`` and ``curves.png`` up to date. Runs beside the training.
+
+    Args:
+        saved: a snapshot of the state.
+    """
+    Run(run).save_last(saved)
+    reached = {"iterations": saved["step"], "best": saved["best"], "seconds": round(saved["seconds"], 1)}
+    write_json(run / "run.json", record | reached)
     draw_training_curves(run)
 
 
 # The rest are details of the above, in the order of their use.
 
 
-def initialize(model: GeneralizedRCNN, teacher: Teacher | None, job: Job) -> dict[str, Any]:
+def initialize(model: GeneralizedRCNN, job: Job) -> dict[str, Any]:
     """Load the weights to start from; return what ``run.json`` says about them.
 
     The main process goes first, since it may have to download them.
@@ -260,8 +234,6 @@ def initialize(model: GeneralizedRCNN, teacher: Teacher | None, job: Job) -> dic
     if not comm.is_main_process():
         comm.synchronize()
     loaded = load_weights(model, job.config.FINETUNE.INIT, job.backbone)
-    if teacher:
-        teacher.give_heads(model, loaded)
     if comm.is_main_process():
         print(loaded, file=sys.stderr)
         comm.synchronize()
@@ -281,31 +253,11 @@ def mine_negatives(model: GeneralizedRCNN, job: Job) -> dict[str, float]:
     return {Path(record["file_name"]).name: scores[record["image_id"]] for record in negatives}
 
 
-def describe(job: Job, state: State) -> dict[str, Any]:
-    """What ``run.json`` says about the run."""
-    cfg = job.config
-    return {
-        "backbone": job.backbone,
-        "classes": class_names(job.data),
-        "data": read_json(job.data / "dataset.json"),
-        "iterations": state.step,
-        "planned_iterations": cfg.SOLVER.MAX_ITER,
-        "seed": cfg.SEED,
-        "precision": str(optim.autocast_dtype(cfg)).removeprefix("torch."),
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": describe_machine(cfg.MODEL.DEVICE),
-        "versions": package_versions(),
-        "command": job.command,
-        "best": state.best,
-        "seconds": state.seconds,
-    }
-
-
 def distribute(model: GeneralizedRCNN, cfg: CfgNode) -> torch.nn.Module:
     """The model, wrapped to average gradients if there are several processes."""
     if comm.get_world_size() == 1:
         return model
-    devices = [comm.get_local_rank()] if cfg.MODEL.DEVICE == "cuda" else None
+    devices = [comm.get_local_rank()] if optim.device_type(cfg) == "cuda" else None
     return DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
 
 

@@ -124,7 +124,7 @@ def _one_pass(job: Job, setup: dict[str, Any], missing: dict[str, None], photos_
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(size=min(actors, len(tables))),
         num_gpus=1 if gpus else None,
-        num_cpus=None if gpus else threads,
+        num_cpus=threads,
         ray_remote_args_fn=lambda: {"max_task_retries": TRIES - 1},
     )
     try:

@@ -29,6 +29,7 @@ from tests.benchmarks.measuring import argument_parser, machine, save, table, wr
 from tests.toy_models import photo
 
 HEIGHT, WIDTH = 768, 1024
+FEWEST = 20  # photos
 RATE = re.compile(r"([\d.]+) photos/s once running\); errors: 0$", re.MULTILINE)
 ALONE = """
 import sys, time
@@ -54,6 +55,8 @@ def main() -> int:
     parser.add_argument("--photos", type=int, default=120)
     parser.add_argument("--rounds", type=int, default=2)
     args = parser.parse_args()
+    if args.photos < FEWEST:
+        parser.error(f"--photos {args.photos} is too few: a rate between the tenths needs {FEWEST} or more")
     where = machine()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import requests
+import torch
 from PIL import Image
 
 from finetune.export.archive import Options, export
@@ -37,6 +38,7 @@ from tests.benchmarks.measuring import (
     alternate,
     argument_parser,
     bar_chart,
+    end_on_sigterm,
     machine,
     save,
     summary,
@@ -57,14 +59,21 @@ def main() -> int:
     parser = argument_parser(__doc__, "reports/bench_http")
     parser.add_argument("--backbone", default="resnet50_fpn", help="for random weights")
     parser.add_argument("--run", type=Path, help="a run folder or checkpoint instead of random weights")
+    parser.add_argument(
+        "--batch-size",
+        type=int,
+        default=CLIENTS if torch.cuda.is_available() else 1,
+        help="requests that our worker predicts together (default: 8 on a GPU, 1 on a CPU)",
+    )
     parser.add_argument("--repeats", type=int, default=20, help="timed requests of one client (default: 20)")
     parser.add_argument(
         "--rounds", type=int, default=3, help="rounds of eight clients with two requests each"
     )
     args = parser.parse_args()
+    end_on_sigterm()
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         run = write_run_at_800(Path(folder) / "run", args.backbone, args.run)
-        ask = servers(run, Path(folder), stack)
+        ask = servers(run, Path(folder), stack, args.batch_size)
         where = machine()
         rows = one_client(ask, args.repeats)
         eight_clients(ask, args.rounds, rows)
@@ -90,14 +99,14 @@ def main() -> int:
 
 
 def servers(
-    run: Path, folder: Path, stack: contextlib.ExitStack
+    run: Path, folder: Path, stack: contextlib.ExitStack, batch_size: int
 ) -> dict[str, Callable[[], requests.Response]]:
     """Start all of them; return how each is asked for the same picture."""
     buffer = io.BytesIO()
     Image.fromarray(photo(HEIGHT, WIDTH, seed=1)).save(buffer, "JPEG", quality=90)
     jpeg = buffer.getvalue()
     text = base64.b64encode(jpeg).decode()  # how LitServe takes bytes
-    archive = export(run, Options(output=folder / "exported"))
+    archive = export(run, Options(output=folder / "exported", batch_size=batch_size))
     running, second = (
         stack.enter_context(running_torchserve(folder / engine, [archive], engine=engine))
         for engine in ENGINES

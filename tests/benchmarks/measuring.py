@@ -9,10 +9,14 @@ import os
 import platform
 import re
 import shutil
+import signal
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +27,7 @@ from finetune.checkpoints.run import Run
 from finetune.training.machine import describe_machine
 from tests.toy_models import write_run
 
+PACKAGES = ("torch", "torchvision", "openvino")  # a GPU machine may lack the last
 AT_800 = {"MIN_SIZE_TEST": 800, "MAX_SIZE_TEST": 1333}
 
 
@@ -56,18 +61,33 @@ def argument_parser(description: str | None, output: str) -> argparse.ArgumentPa
     return parser
 
 
+def end_on_sigterm() -> None:
+    """Let SIGTERM leave the program as an error does, so that no server is left running."""
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+
+
+def maskrcnn(*words: str | Path, launcher: tuple[str, ...] = ("-m", "maskrcnn")) -> None:
+    """Run our command line in a process of its own; raises with its error where it fails."""
+    command = [sys.executable, *launcher, *map(str, words)]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.returncode == 0, f"{words[:2]}: {run.stderr[-1500:]}"
+
+
 def alternate(
     contestants: Mapping[str, Callable[[], object]], *, repeats: int, warm_up: int = 3
 ) -> dict[str, list[float]]:
-    """Seconds of each call. The contestants take turns, so that other load on the machine slows all alike."""
+    """Seconds of each call, to the end of its work on a GPU. The contestants take turns: other load slows all alike."""
+    synchronize = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
     for call in contestants.values():
         for _ in range(warm_up):
             call()
+            synchronize()
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for _ in range(repeats):
         for name, call in contestants.items():
             start = time.perf_counter()
             call()
+            synchronize()
             seconds[name].append(time.perf_counter() - start)
     return seconds
 
@@ -93,7 +113,7 @@ def machine() -> dict[str, Any]:
         "matrix_units": [name for name in units if torch.cpu.get_capabilities().get(name)],
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "python": platform.python_version(),
-        "versions": {name: importlib.metadata.version(name) for name in ("torch", "torchvision", "openvino")},
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES if find_spec(name)},
         "load_before": os.getloadavg()[0],
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }

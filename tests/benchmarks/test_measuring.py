@@ -1,9 +1,12 @@
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
+import torch
 
-from tests.benchmarks import bench_predictor
+from tests.benchmarks import bench_batch, bench_predictor, measuring
 from tests.benchmarks.measuring import alternate, bar_chart, machine, save, summary, table
 
 
@@ -14,6 +17,38 @@ def test_contestants_take_turns() -> None:
     )
     assert "".join(calls) == "ab" + "ababab"
     assert {name: len(times) for name, times in seconds.items()} == {"a": 3, "b": 3}
+
+
+def test_a_call_is_timed_to_the_end_of_its_work_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: done.append("synchronized"))
+    alternate({"a": lambda: done.append("called")}, repeats=2, warm_up=1)
+    assert done == ["called", "synchronized"] * 3
+
+
+def test_sigterm_lets_a_benchmark_stop_its_servers() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    measuring.end_on_sigterm()
+    try:
+        with pytest.raises(SystemExit, match="143"):
+            os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_a_machine_without_openvino_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measuring, "find_spec", lambda name: name != "openvino")
+    assert set(machine()["versions"]) == {"torch", "torchvision"}
+
+
+def test_too_few_photos_are_refused_in_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["bench_batch", "--photos", "19"])
+    with pytest.raises(SystemExit):
+        bench_batch.main()
+    assert "--photos 19 is too few: a rate between the tenths needs 20 or more" in capsys.readouterr().err
 
 
 def test_the_median_is_of_milliseconds() -> None:

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import re
+import socket
 import struct
 import sys
 import threading
@@ -246,8 +247,11 @@ def test_a_worker_with_a_broken_gpu_answers_and_ends(
     predictor: FakePredictor, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worker = Worker(folder)
-    ended = threading.Event()
+    ended, at_exit = threading.Event(), []
+    torchserve, socket_of_worker = socket.socketpair()
+    worker.service.set_cl_socket(socket_of_worker)
     monkeypatch.setattr(maskrcnn_handler, "SECONDS_TO_SEND", 0.01)
+    monkeypatch.setattr(maskrcnn_handler.atexit, "register", lambda *call: at_exit.append(call))
     monkeypatch.setattr(os, "_exit", lambda status: ended.set() if status else None)
     assert worker.ask(raw(JPEG))[0]["status"] == 200
     assert not ended.wait(0.1)
@@ -257,6 +261,11 @@ def test_a_worker_with_a_broken_gpu_answers_and_ends(
 
     monkeypatch.setattr(predictor, "predict", fail)
     assert [answer["status"] for answer in worker.ask(raw(JPEG), raw(b"junk"))] == [500, 415]
+    with torchserve, socket_of_worker:
+        socket_of_worker.sendall(b"answers")
+        assert torchserve.recv(7) == b"answers"
+        assert socket_of_worker.recv(1) == b"", "TorchServe's worker ends instead of waiting for a request"
+    assert at_exit == [(os._exit, 1)]
     assert ended.wait(10)
 
 

@@ -22,7 +22,7 @@ from finetune.evaluation.coco_eval import (
     match,
     summarize,
 )
-from finetune.evaluation.inference import evaluate_model, predict, to_coco_results
+from finetune.evaluation.inference import crop_to_rle, evaluate_model, predict, to_coco_results
 from finetune.evaluation.operating_point import OperatingPoint
 from finetune.evaluation.photo_scores import confusion, image_scores, totals
 
@@ -281,3 +281,16 @@ def test_evaluate_model(toy, tmp_path, capsys):
     assert len(seconds) == 3
     assert 0 < len(results) <= 60
     assert all(0 <= r["bbox"][0] <= SIDE and r["category_id"] in (1, 2) for r in results)
+
+
+@pytest.mark.parametrize(
+    ("left", "top", "width", "height"),
+    [(3, 2, 5, 4), (0, 0, 12, 9), (4, 5, 3, 4), (9, 0, 3, 9), (2, 0, 4, 3), (0, 0, 0, 0)],
+    ids="inside whole lower right upper empty".split(),
+)
+@pytest.mark.parametrize("full", [True, False])
+def test_a_crop_is_encoded_like_the_full_mask(left, top, width, height, full):
+    crop = np.ones((height, width), bool) if full else np.random.default_rng(0).random((height, width)) < 0.5
+    mask = np.zeros((9, 12), np.uint8, order="F")
+    mask[top : top + height, left : left + width] = crop
+    assert crop_to_rle(crop, left, top, 9, 12) == coco_mask.encode(mask)

@@ -7,7 +7,7 @@ from finetune.configs.keys import get_config
 from finetune.data.dataset import load_split
 from finetune.errors import UserError
 from finetune.training import dataloader
-from finetune.training.dataloader import TrainingBatches, epoch_of
+from finetune.training.dataloader import TrainingBatches, epoch_of, training_loader
 
 
 def test_the_image_cache_is_bounded(data, monkeypatch):
@@ -98,3 +98,28 @@ def test_hard_negatives_need_a_share_of_the_batches(share, hardness):
     cfg.FINETUNE.NEGATIVE_SHARE, cfg.FINETUNE.HARD_NEGATIVES = share, hardness
     with pytest.raises(UserError, match="HARD_NEGATIVES"):
         TrainingBatches(records(2, 2), cfg)
+
+
+@pytest.mark.parametrize(
+    ("device", "asked", "cores", "processes", "workers"),
+    [
+        ("cpu", -1, 64, 1, 2),
+        ("cpu", -1, 1, 1, 1),
+        ("cpu", 5, 64, 1, 5),
+        ("cuda", -1, 16, 1, 8),
+        ("cuda:1", -1, 6, 1, 6),
+        ("cuda", -1, 16, 4, 4),
+        ("cuda", -1, 1, 4, 1),
+        ("cuda", 0, 16, 1, 0),
+    ],
+)
+def test_a_gpu_gets_a_loader_worker_per_core_and_pinned_memory(
+    monkeypatch, device, asked, cores, processes, workers
+):
+    cfg = get_config("mobilenetv2_fpn", ["MODEL.DEVICE", device, "DATALOADER.NUM_WORKERS", str(asked)])
+    monkeypatch.setattr(dataloader, "usable_cores", lambda: cores)
+    monkeypatch.setattr(dataloader, "DataLoader", lambda _, **options: options)
+    monkeypatch.setattr(dataloader.comm, "get_local_size", lambda: processes)
+    monkeypatch.setattr(dataloader, "TrainingBatches", lambda *_, **__: None)
+    options = training_loader([], cfg, {}, 0, 4)
+    assert (options["num_workers"], options["pin_memory"]) == (workers, device != "cpu")

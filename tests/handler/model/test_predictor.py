@@ -227,11 +227,3 @@ def test_unknown_engine_is_refused(toy: tuple[Path, nn.Module]) -> None:
 def test_openvino_without_its_model_is_refused(toy: tuple[Path, nn.Module]) -> None:
     with pytest.raises(EngineError, match="no OpenVINO model"):
         Predictor.load(toy[0], device="cpu", engine="openvino")
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-def test_gpu_equals_cpu(toy: tuple[Path, nn.Module], fp32: Predictor) -> None:
-    gpu = Predictor.load(toy[0], device="cuda", precision="fp32")
-    (found,), (expected,) = gpu.predict([PHOTOS[0]]), fp32.predict([PHOTOS[0]])
-    np.testing.assert_allclose(found.scores[:5], expected.scores[:5], atol=1e-2)

@@ -9,7 +9,9 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import psutil
 import pytest
@@ -17,6 +19,7 @@ from PIL import Image
 
 pytest.importorskip("ray", reason="ray is not installed: make install-batch")
 
+from handler.predict import cluster as ray_job
 from handler.predict.writers import rows_of
 from tests.handler.predict.archives import (
     run_predict,
@@ -32,6 +35,26 @@ from tests.handler.predict.test_local import answered, rows
 def ray_processes() -> list[psutil.Process]:
     names = ("raylet", "gcs_server", "ray::")
     return [p for p in psutil.process_iter(["name", "cmdline"]) if str(p.info["name"]).startswith(names)]
+
+
+@pytest.mark.parametrize(
+    ("gpus", "threads", "actors"), [(0, None, 8), (0, 4, 2), (2, None, 2), (2, 3, 2)], ids=str
+)
+def test_actors_reserve_the_cores_that_they_use(
+    monkeypatch: pytest.MonkeyPatch, gpus: int, threads: int | None, actors: int
+) -> None:
+    dataset = MagicMock()
+    dataset.map_batches.return_value.iter_batches.return_value = []
+    monkeypatch.setattr(ray_job.ray, "cluster_resources", lambda: {"CPU": 8.0, "GPU": float(gpus)})
+    monkeypatch.setattr(ray_job.ray.data, "from_arrow", lambda _: dataset)
+    monkeypatch.setattr(ray_job.ray.data, "ActorPoolStrategy", lambda size: size)
+    monkeypatch.setattr(ray_job.ray.data.DataContext, "get_current", SimpleNamespace)
+    job = SimpleNamespace(threads=threads, batch_size=None, stall_timeout=100)
+    assert list(ray_job._one_pass(job, {}, dict.fromkeys(map(str, range(400))), 16)) == []
+    asked = dataset.map_batches.call_args.kwargs
+    assert asked["num_cpus"] == asked["fn_constructor_kwargs"]["threads"] == (threads or 1)
+    assert asked["num_gpus"] == (1 if gpus else None)
+    assert asked["compute"] == actors
 
 
 @pytest.fixture(autouse=True)
