@@ -35,16 +35,16 @@ FEW_STEPS = (
     "FINETUNE.AUGMENT.CROP_SIZE 256 INPUT.MIN_SIZE_TEST 256 MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE 64 "
     "DATALOADER.NUM_WORKERS 1"
 )
-INITIAL = {  # weights, and the keys that they need
-    "mobilenetv2_fpn": (str(STARTER), "MODEL.FPN.OUT_CHANNELS 128 MODEL.ROI_MASK_HEAD.CONV_DIM 128"),
-    "resnet50_fpn": ("coco", ""),
-    "resnet101_fpn": ("coco", ""),
-    "vovnet19_fpn": ("coco", ""),
+WEIGHTS = {  # that each backbone starts from
+    "mobilenetv2_fpn": str(STARTER),
+    "resnet50_fpn": "coco",
+    "resnet101_fpn": "coco",
+    "vovnet19_fpn": "coco",
 }
 
 
 @click.command()
-@click.option("--backbone", type=click.Choice(list(INITIAL)), default="mobilenetv2_fpn", show_default=True)
+@click.option("--backbone", type=click.Choice(list(WEIGHTS)), default="mobilenetv2_fpn", show_default=True)
 @click.option("--check", is_flag=True, help="Do not stay: exit with 0 if all went well, else 1.")
 def demo(backbone: str, check: bool) -> None:
     """Fine-tune, serve, swap and roll back on synthetic photos; then open the page until Ctrl-C."""
@@ -63,14 +63,15 @@ def demo(backbone: str, check: bool) -> None:
 
 def make(backbone: str) -> None:
     """Draw, train, evaluate, export; each step only if its result is not there."""
-    run, (weights, keys) = HOME / "runs" / backbone, INITIAL[backbone]
+    run = HOME / "runs" / backbone
     if not (DATA / "dataset.json").exists():
         step("Draw photos of balloons", f"data synthetic --root {DATA} --images 24 --size 320x240")
     if not finished(run):
         command = f"train {backbone} --data {DATA} --output {run}"
-        more = "--resume" if (run / "last.pth").exists() else f"--weights {weights} {FEW_STEPS} {keys}"
+        more = "--resume" if (run / "last.pth").exists() else f"--weights {WEIGHTS[backbone]} {FEW_STEPS}"
         step(f"Fine-tune {backbone} for a few steps", f"{command} {more}")
     if not (run / "evaluation/test/report.json").exists():
+        step("Choose its score threshold on the val photos", f"evaluate {run} --data {DATA} --split val")
         step("Evaluate it on photos that it has not seen", f"evaluate {run} --data {DATA} --split test")
     measured = f"--data {DATA} --max-loss 5"  # four test photos: one object is several points
     for source, version, options in ((STARTER, "starter", ""), (run, f"{backbone}.2", measured)):

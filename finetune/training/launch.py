@@ -23,6 +23,15 @@ if TYPE_CHECKING:
 LOST_CONTACT = 3
 """Exit status of a training process that lost the connection to another one."""
 
+NETWORK_KEYS = (
+    "MODEL.FPN.OUT_CHANNELS",
+    "MODEL.MOBILENETV2.SEPARABLE_FPN",
+    "MODEL.RPN.HEAD_NAME",
+    "MODEL.ROI_BOX_HEAD.FC_DIM",
+    "MODEL.ROI_MASK_HEAD.CONV_DIM",
+)
+"""What a training takes over from one of our own checkpoints: without it most tensors would not fit."""
+
 
 @dataclass(frozen=True)
 class Processes:
@@ -70,6 +79,8 @@ def prepare(
         defaults = ["MODEL.ROI_HEADS.NUM_CLASSES", str(len(classes)), "OUTPUT_DIR", str(run)]
         if "MODEL.DEVICE" not in overrides:
             defaults += ["MODEL.DEVICE", "cuda" if torch.cuda.is_available() else "cpu"]
+        if weights:
+            defaults += _network_of(Path(weights), backbone)
         cfg = get_config(backbone, [*defaults, *overrides])
         if weights:
             cfg.FINETUNE.INIT = weights
@@ -82,6 +93,26 @@ def prepare(
         )
     check_choices(cfg)
     return Job(backbone, cfg, data, run, resume, stop_after, f"maskrcnn {shlex.join(sys.argv[1:])}")
+
+
+def _network_of(weights: Path, backbone: str) -> list[str]:
+    """The widths of one of our own checkpoints as ``KEY VALUE …``, so that a training from it has the same network.
+
+    Nothing for other weights: those of another backbone, or without a config inside or beside them.
+    """
+    from detectron2.config import CfgNode
+
+    from finetune.checkpoints.run import Run
+    from finetune.configs.keys import leaves
+
+    run = Run(weights)
+    try:
+        if not weights.is_file() or run.backbone != backbone:
+            return []
+    except UserError:
+        return []
+    values = dict(leaves(CfgNode(run.recorded_config)))
+    return [word for key in NETWORK_KEYS if key in values for word in (key, str(values[key]))]
 
 
 def _config_to_resume(run: Path, backbone: str, classes: list[str], changes: Sequence[str]) -> CfgNode:

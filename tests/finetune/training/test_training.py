@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from finetune.training.cli import train as train_command
+from finetune.training.launch import prepare
 from maskrcnn import run as run_command
 
 REPOSITORY = Path(__file__).parents[3]
@@ -92,6 +93,17 @@ def test_stopped_and_resumed_with_loader_workers_ends_with_the_same_weights(data
     assert_equal_weights(whole, run, "model", "average")
     assert (last(run)["step"], last(run)["best"]) == (4, last(whole)["best"])
     assert [row["iteration"] for row in metrics(run)] == [1, 3]
+
+
+def test_weights_of_a_run_bring_the_widths_of_its_network(data, whole, tmp_path):
+    def widths(backbone: str, *overrides: str) -> tuple[int, int]:
+        weights = str(whole / "model_best.safetensors")
+        model = prepare(backbone, data, output=tmp_path, weights=weights, overrides=overrides).config.MODEL
+        return model.FPN.OUT_CHANNELS, model.ROI_MASK_HEAD.CONV_DIM
+
+    assert widths("mobilenetv2_fpn") == (16, 16)
+    assert widths("mobilenetv2_fpn", "MODEL.FPN.OUT_CHANNELS", "32") == (32, 16)
+    assert widths("resnet50_fpn") == (256, 256)
 
 
 def test_hard_negatives_are_mined_once_and_a_resumed_run_draws_the_same(data, tmp_path):
