@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from finetune.data.dataset import SPLITS, Photo, class_names, read_photos
-from finetune.data.formats import FORMATS
+from finetune.data.formats import load_format
 from finetune.errors import UserError
 from finetune.files import new_folder
 
@@ -18,7 +18,7 @@ def export_dataset(root: Path, format_name: str, output: Path, *, force: bool = 
     """Write the photos and annotations of a data set; crowds are left out of all formats but COCO.
 
     Args:
-        format_name: a key of ``finetune.data.formats.FORMATS``.
+        format_name: one of ``finetune.data.formats.FORMATS``.
         output: the folder to make.
         force: replace what is there.
 
@@ -44,7 +44,7 @@ def write_export(
     force: bool = False,
 ) -> Path:
     """Write photos and annotations in the format of another tool; see ``export_dataset``."""
-    chosen = FORMATS[format_name]
+    chosen = load_format(format_name)
     if not force and output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"{output} is taken: choose another folder, or replace it with --force")
     if format_name in ("labelme", "yolo"):

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import itertools
 import posixpath
 import tempfile
 import zipfile
@@ -17,7 +18,7 @@ from tqdm import tqdm
 
 from finetune.data.conversion import Tally, convert_photo, crowd_notes
 from finetune.data.dataset import Photo, already_made, write_dataset
-from finetune.data.formats import choose_format, coco
+from finetune.data.formats import FORMATS, Format, load_format
 from finetune.data.formats.source import (
     PHOTO_SUFFIXES,
     Annotations,
@@ -29,17 +30,25 @@ from finetune.data.formats.source import (
 from finetune.data.split import grouping, plan_splits
 from finetune.data.unzip import unpack
 from finetune.errors import UserError
-from finetune.files import read_json, sha256_of
+from finetune.files import sha256_of
 
 
 def import_dataset(
-    source: Path, root: Path, options: Options, *, format_name: str | None = None, force: bool = False
+    source: Path,
+    root: Path,
+    options: Options,
+    *,
+    format_name: str | None = None,
+    images: Path | None = None,
+    force: bool = False,
 ) -> dict[str, Any]:
-    """Import a folder or zip of photos and annotations.
+    """Import photos and their annotations.
 
     Args:
-        format_name: a key of ``finetune.data.formats.FORMATS``; None to recognize it.
+        source: a folder, a zip, or one annotation file.
         root: the folder to make. force: replace the data set there.
+        format_name: one of ``finetune.data.formats.FORMATS``; None to recognize it.
+        images: the folder of the photos, if they are not in ``source``.
 
     Returns:
         The contents of ``dataset.json``.
@@ -47,79 +56,79 @@ def import_dataset(
     Raises:
         UserError: what is wrong with the source, a photo or an object; nothing is written then.
     """
-    with _opened(source) as folder:
-        chosen, reason = choose_format(folder, format_name)
-        if reason:
-            click.echo(f"recognized as {chosen.TITLE}: {reason}", err=True)
-        annotations = chosen.read(folder, options)
-        _note_unlisted(folder, annotations)
-        return _convert(annotations, chosen.TITLE, root, options, force)
+    with _opened(source, images) as folder:
+        chosen = load_format(format_name) if format_name else recognize(folder)
+        annotations = read_annotations(chosen, folder, options)
+        listed = {photo.path for photo in annotations.photos}
+        if unlisted := [name for name, path in folder.photos.items() if path not in listed]:
+            annotations.notes.append(
+                f"left out: {len(unlisted)} photos without annotations ({listing(unlisted)}); --negatives DIR adds "
+                "photos that show no object"
+            )
+        negatives = _negatives(options.negatives) if options.negatives else {}
+        line = f"{chosen.TITLE} annotations {_digest(annotations, negatives)}: {options}"
+        if card := already_made(root, line, force):
+            return card
+        return write_annotations(annotations, root, options, name=root.name, source=line, negatives=negatives)
 
 
-def import_coco(
-    files: dict[str, tuple[Path, Path]], root: Path, options: Options, *, force: bool = False
-) -> dict[str, Any]:
-    """Import COCO files that are not next to their photos.
+def recognize(folder: SourceFolder) -> Format:
+    """The format of a folder.
 
-    Args:
-        files: split → (annotation file, folder of the photos); ``train`` at least.
+    Raises:
+        UserError: no format fits, or several do.
     """
-    parsed = [
-        (coco.parse_coco(path, read_json(path, cure="export it again")), _PhotoFolder(images), split)
-        for split, (path, images) in files.items()
-    ]
-    single = len(files) == 1
-    annotations = coco.annotations_of(
-        [(file, folder, None if single else split) for file, folder, split in parsed]
-    )
-    return _convert(annotations, coco.TITLE, root, options, force)
+    reasons = {}
+    for name in FORMATS:
+        each = load_format(name)
+        if found := [folder.name_of(path) for path, _ in each.find(folder, sniff=True)]:
+            reasons[name] = f"{listing(found)} with {each.CONTENT}"
+    if not reasons:
+        raise UserError(
+            f"{folder.path} holds no annotations of a known format ({', '.join(FORMATS)}): export them again, next "
+            "to the photos, or name the format with --format"
+        )
+    if len(reasons) > 1:
+        listed = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+        raise UserError(f"{folder.path} fits several formats ({listed}): choose one with --format")
+    ((name, reason),) = reasons.items()
+    chosen = load_format(name)
+    click.echo(f"recognized as {chosen.TITLE}: {reason}", err=True)
+    return chosen
 
 
-class _PhotoFolder(SourceFolder):
-    """A folder of photos whose annotations lie elsewhere, as if they lay in it."""
+def read_annotations(chosen: Format, folder: SourceFolder, options: Options) -> Annotations:
+    """Read all annotations of a folder.
 
-    def name_of(self, file: Path) -> str:
-        return super().name_of(file) if file.is_relative_to(self.path) else file.name
-
-    def split_of(self, file: Path) -> str | None:
-        return None
+    Raises:
+        UserError: there are none of this format, or they are damaged.
+    """
+    found = chosen.find(folder)
+    first = next(found, None)
+    if not first:
+        raise UserError(f"{folder.path} holds no {chosen.TITLE} file: {chosen.ADVICE}")
+    annotations = chosen.read(folder, itertools.chain([first], found), options)
+    if not annotations.photos:
+        files = listing(map(str, annotations.files))
+        raise UserError(f"{files} lists no photos: annotate some and export again")
+    return annotations
 
 
 @contextlib.contextmanager
-def _opened(source: Path) -> Iterator[SourceFolder]:
-    if not source.is_file():
-        yield SourceFolder(source)
+def _opened(source: Path, images: Path | None) -> Iterator[SourceFolder]:
+    if not source.is_file() or source.suffix.lower() in (".json", ".xml"):
+        yield SourceFolder(source, images)
         return
     if not zipfile.is_zipfile(source):
         raise UserError(
-            f"{source} is neither a folder nor a zip: give the folder of the photos and annotations"
+            f"{source} is neither a folder, a zip nor a JSON or XML file: give the folder of the annotations"
         )
     with tempfile.TemporaryDirectory(prefix="maskrcnn-import-") as scratch:
         try:
             unpack(source, Path(scratch))
-            yield SourceFolder(Path(scratch))
+            yield SourceFolder(Path(scratch), images)
         except UserError as error:  # the temporary folder means nothing to the user
             raise UserError(error.message.replace(scratch, str(source))) from None
-
-
-def _note_unlisted(folder: SourceFolder, annotations: Annotations) -> None:
-    """Say which photos have no annotations; most often a ``test`` folder that nobody annotated."""
-    listed = {photo.path for photo in annotations.photos}
-    if unlisted := [name for name, path in folder.photos.items() if path not in listed]:
-        annotations.notes.append(
-            f"left out: {len(unlisted)} photos without annotations ({listing(unlisted)}); --negatives DIR adds photos "
-            "that show no object"
-        )
-
-
-def _convert(
-    annotations: Annotations, title: str, root: Path, options: Options, force: bool
-) -> dict[str, Any]:
-    negatives = _negatives(options.negatives) if options.negatives else {}
-    source = f"{title} annotations {_digest(annotations, negatives)}: {options}"
-    if card := already_made(root, source, force):
-        return card
-    return write_annotations(annotations, root, options, name=root.name, source=source, negatives=negatives)
 
 
 def write_annotations(

@@ -21,7 +21,7 @@ def export_review(store: Path, format_name: str, root: Path, *, force: bool = Fa
 
     Args:
         store: the folder that the web server keeps; it may be in use.
-        format_name: a key of ``finetune.data.formats.FORMATS``.
+        format_name: one of ``finetune.data.formats.FORMATS``.
         root: the folder to make. force: replace what is there.
 
     Returns:

@@ -61,6 +61,11 @@ def run(*args: object) -> int:
     return finetune(args)
 
 
+def run_import(source: Path, *options: object, format: str = "via") -> int:
+    """``maskrcnn data import SOURCE --format FORMAT …``."""
+    return run("data", "import", source, "--format", format, *options)
+
+
 def nothing_left(root: Path) -> bool:
     """Whether neither the data set nor a half-written one lies there."""
     return not root.exists() and not list(root.parent.glob(f".{root.name}*"))

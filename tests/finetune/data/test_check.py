@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tests.finetune.data.samples import run, save_photo, via_folder
+from tests.finetune.data.samples import run, run_import, save_photo, via_folder
 
 Coco = dict[str, Any]
 
@@ -18,7 +18,7 @@ Coco = dict[str, Any]
 def root(tmp_path: Path) -> Path:
     """A sound data set: 3 training photos, 1 for val, 1 for test."""
     folder = via_folder(tmp_path / "photos", 5)
-    assert run("data", "via", folder, "--class", "mug", "--root", tmp_path / "set") == 0
+    assert run_import(folder, "--class", "mug", "--root", tmp_path / "set") == 0
     return tmp_path / "set"
 
 

@@ -12,7 +12,7 @@ from pycocotools import mask as coco_mask
 from finetune.data.conversion import turn_mask, turn_polygon
 from finetune.data.dataset import class_names, load_split
 from finetune.data.masks import encode_mask
-from tests.finetune.data.samples import nothing_left, run, save_photo
+from tests.finetune.data.samples import nothing_left, run, run_import, save_photo
 
 SQUARE = [[5.0, 5.0, 15.0, 5.0, 15.0, 15.0, 5.0, 15.0]]
 
@@ -44,9 +44,7 @@ def coco_file(path: Path, count: int = 5, segmentation: Any = SQUARE, **changes:
 
 
 def convert(folder: Path, root: Path, *options: object) -> int:
-    return run(
-        "data", "coco", "--images", folder, "--annotations", folder / "a.json", "--root", root, *options
-    )
+    return run_import(folder, "--root", root, *options, format="coco")
 
 
 WHOLE = ("--val", 0, "--test", 0)
@@ -92,17 +90,18 @@ def test_objects_of_several_parts_and_crowds_are_kept(tmp_path: Path) -> None:
     assert kept["iscrowd"] == 1
 
 
-def test_files_of_their_own_for_val_and_test(tmp_path: Path) -> None:
-    for name in ("a", "b", "c"):
-        coco_file(tmp_path / name / f"{name}.json", 3)
-    options = ("--annotations-val", tmp_path / "b" / "b.json", "--images-val", tmp_path / "b")
-    options += ("--annotations-test", tmp_path / "c" / "c.json", "--images-test", tmp_path / "c")
-    assert convert(tmp_path / "a", tmp_path / "set", *options) == 0
-    assert run("data", "check", tmp_path / "set") == 0
-    for split, letter in (("train", "a"), ("val", "b"), ("test", "c")):
-        assert [Path(photo["file_name"]).name[0] for photo in load_split(tmp_path / "set", split)] == [
-            letter
-        ] * 3
+def test_photos_in_a_folder_of_their_own(tmp_path: Path) -> None:
+    for split in ("train", "val", "test"):
+        coco_file(tmp_path / "photos" / f"instances_{split}.json", 3)
+        (tmp_path / "photos" / f"instances_{split}.json").rename(tmp_path / f"{split}.json")
+    (tmp_path / "annotations").mkdir()
+    for split in ("train", "val", "test"):
+        (tmp_path / f"{split}.json").rename(tmp_path / "annotations" / f"instances_{split}2017.json")
+    command = ("data", "import", tmp_path / "annotations", "--images", tmp_path / "photos")
+    assert run(*command, "--root", tmp_path / "set") == 0
+    for split in ("train", "val", "test"):
+        names = [Path(photo["file_name"]).name for photo in load_split(tmp_path / "set", split)]
+        assert names == [f"instances_{split}{i}.png" for i in range(3)]
 
 
 def test_images_without_annotations_are_kept(tmp_path: Path) -> None:
@@ -153,13 +152,13 @@ def _annotation(**changes: Any) -> dict[str, Any]:
 
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
-    "no lists": ({"images": {}}, "is not a COCO file"),
+    "no lists": ({"images": {}}, "holds no COCO file: it needs the lists"),
     "no categories": ({"categories": []}, "has category 90, which is not listed (listed: none)"),
     "category without name": ({"categories": [{"id": 1}]}, "has no id or no name"),
     "category twice": ({"categories": [{"id": 1, "name": "a"}, {"id": 1, "name": "b"}]}, "twice"),
     "image without name": ({"images": [{"id": 1}]}, "has no id or no file_name"),
     "image twice": ({"images": [{"id": 1, "file_name": "x"}] * 2}, "twice"),
-    "no images": ({"images": [], "annotations": []}, "lists no images"),
+    "no images": ({"images": [], "annotations": []}, "lists no photos"),
     "no annotations": ({"annotations": []}, "holds no annotations"),
     "unknown category": (
         _annotation(category_id=5),
@@ -208,21 +207,13 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(
     assert nothing_left(tmp_path / "set")
 
 
-def test_missing_folders_and_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert convert(tmp_path / "in", tmp_path / "set") == 1
-    assert "is not there" in capsys.readouterr().err
-    (tmp_path / "in").mkdir()
-    assert convert(tmp_path / "in", tmp_path / "set") == 1
-    assert "a.json is not there" in capsys.readouterr().err
-
-
 def test_a_class_that_the_training_file_lacks_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     coco_file(tmp_path / "in" / "a.json", 3)
     categories = [{"id": 90, "name": "bowl"}, {"id": 7, "name": "cup"}]
-    coco_file(tmp_path / "in" / "b.json", 3, categories=categories)
-    assert convert(tmp_path / "in", tmp_path / "set", "--annotations-val", tmp_path / "in" / "b.json") == 1
+    coco_file(tmp_path / "in" / "val.json", 3, categories=categories)
+    assert convert(tmp_path / "in", tmp_path / "set") == 1
     assert "has the class 'bowl'" in capsys.readouterr().err
 
 

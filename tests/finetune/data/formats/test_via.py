@@ -14,6 +14,7 @@ from tests.finetune.data.samples import (
     nothing_left,
     polygon,
     run,
+    run_import,
     save_photo,
     save_via,
     via_entry,
@@ -67,7 +68,7 @@ def test_both_versions_and_project_files_read_alike(tmp_path: Path, project: boo
 
 def test_one_class(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = tmp_path / "mugs"
-    assert run("data", "via", via_folder(tmp_path / "photos", 10), "--class", "mug", "--root", root) == 0
+    assert run_import(via_folder(tmp_path / "photos", 10), "--class", "mug", "--root", root) == 0
     captured = capsys.readouterr()
     assert captured.out == f"{root}\n"
     assert "mugs: train 6, val 2, test 2 photos; classes: mug" in captured.err
@@ -81,9 +82,7 @@ def test_several_classes_by_attribute(tmp_path: Path) -> None:
     values = ["mug", " cup ", {"cup": True, "mug": False}, "mug"]  # text, dropdown or radio; a checkbox
     save_via(folder, *(via_entry(f"{i}.jpg", TRIANGLE, kind=value) for i, value in enumerate(values)))
     root = tmp_path / "set"
-    assert (
-        run("data", "via", folder, "--class-attribute", "kind", "--root", root, "--val", 0, "--test", 0) == 0
-    )
+    assert run_import(folder, "--class-attribute", "kind", "--root", root, "--val", 0, "--test", 0) == 0
     assert class_names(root) == ["cup", "mug"]
     assert [annotation["category_id"] for annotation in objects(root)] == [1, 0, 0, 1]
 
@@ -92,7 +91,7 @@ def test_folders_of_their_own_are_kept_and_the_missing_split_is_drawn(tmp_path: 
     for split, count in (("train", 8), ("val", 3)):
         via_folder(tmp_path / "photos" / split, count)
     root = tmp_path / "set"
-    assert run("data", "via", tmp_path / "photos", "--class", "mug", "--root", root, "--test", 0.25) == 0
+    assert run_import(tmp_path / "photos", "--class", "mug", "--root", root, "--test", 0.25) == 0
     assert [len(load_split(root, split)) for split in ("train", "val", "test")] == [6, 3, 2]
     assert run("data", "check", root) == 0
 
@@ -101,7 +100,7 @@ def test_the_split_is_reproducible_and_moved_by_the_seed(tmp_path: Path) -> None
     folder = via_folder(tmp_path / "photos", 12)
     names = {}
     for root, seed in (("a", 1), ("b", 1), ("c", 2)):
-        assert run("data", "via", folder, "--class", "mug", "--root", tmp_path / root, "--seed", seed) == 0
+        assert run_import(folder, "--class", "mug", "--root", tmp_path / root, "--seed", seed) == 0
         names[root] = [Path(photo["file_name"]).name for photo in load_split(tmp_path / root, "val")]
     assert names["a"] == names["b"] != names["c"]
 
@@ -110,12 +109,12 @@ def test_photos_without_regions(tmp_path: Path, capsys: pytest.CaptureFixture[st
     folder = tmp_path / "photos"
     save_via(folder, *(via_entry(f"{i}.jpg", *[TRIANGLE] * (i % 2)) for i in range(8)))
     split = ("--class", "mug", "--val", 0.25, "--test", 0)
-    assert run("data", "via", folder, *split, "--root", tmp_path / "a", "--empty", "drop") == 0
+    assert run_import(folder, *split, "--root", tmp_path / "a", "--empty", "drop") == 0
     assert (
         "left out: 4 photos annotated with no object (0.jpg, 2.jpg, 4.jpg and 1 more)"
         in capsys.readouterr().err
     )
-    assert run("data", "via", folder, *split, "--root", tmp_path / "b") == 0
+    assert run_import(folder, *split, "--root", tmp_path / "b") == 0
     assert "kept as examples of nothing to find: 4 photos" in capsys.readouterr().err
     assert [len(load_split(tmp_path / root, "train")) for root in "ab"] == [3, 6]
 
@@ -123,7 +122,7 @@ def test_photos_without_regions(tmp_path: Path, capsys: pytest.CaptureFixture[st
 def test_polygons_are_clipped_to_the_photo(tmp_path: Path) -> None:
     save_via(tmp_path / "photos", via_entry("a.jpg", polygon((-5, -5), (40, -5), (40, 30), (-5, 30))))
     split = ("--class", "mug", "--val", 0, "--test", 0)
-    assert run("data", "via", tmp_path / "photos", *split, "--root", tmp_path / "set") == 0
+    assert run_import(tmp_path / "photos", *split, "--root", tmp_path / "set") == 0
     assert objects(tmp_path / "set")[0]["bbox"] == [0, 0, 40, 30]
 
 
@@ -132,7 +131,7 @@ def test_a_lying_photo_is_annotated_as_it_is_seen(tmp_path: Path) -> None:
     save_photo(folder / "a.jpg", 40, 30, orientation=6)  # seen 30 wide and 40 high
     save_via(folder, via_entry("a.jpg", {"name": "rect", "x": 0, "y": 30, "width": 29, "height": 9}))
     split = ("--class", "mug", "--val", 0, "--test", 0)
-    assert run("data", "via", folder, *split, "--root", tmp_path / "set") == 0
+    assert run_import(folder, *split, "--root", tmp_path / "set") == 0
     (photo,) = load_split(tmp_path / "set", "train")
     assert (photo["width"], photo["height"]) == (30, 40)
     assert photo["annotations"][0]["bbox"] == [0.5, 30.5, 29.5, 39.5]
@@ -215,7 +214,7 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(
     folder = via_folder(tmp_path / "photos", 2)
     spoil(folder)
     split = ("--class", "mug", "--val", 0, "--test", 0)
-    assert run("data", "via", folder, *split, "--root", tmp_path / "set") == 1
+    assert run_import(folder, *split, "--root", tmp_path / "set") == 1
     error = capsys.readouterr().err.strip()
     assert error.startswith("Error: ")
     assert message in error
@@ -226,7 +225,7 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(
 def test_bad_shapes_can_be_skipped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save_via(tmp_path / "photos", via_entry("a.jpg", TRIANGLE, polygon((1, 1), (2, 2)), {"name": "point"}))
     split = ("--class", "mug", "--val", 0, "--test", 0, "--skip-bad")
-    assert run("data", "via", tmp_path / "photos", *split, "--root", tmp_path / "set") == 0
+    assert run_import(tmp_path / "photos", *split, "--root", tmp_path / "set") == 0
     assert len(objects(tmp_path / "set")) == 1
     assert capsys.readouterr().err.count("skipped: ") == 2
 
@@ -243,7 +242,7 @@ def test_choices_that_do_not_fit(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], options: tuple, message: str
 ) -> None:
     folder = via_folder(tmp_path / "photos", 4, kind="cup", color="red")
-    assert run("data", "via", folder, *options, "--root", tmp_path / "set") == 1
+    assert run_import(folder, *options, "--root", tmp_path / "set") == 1
     assert message in capsys.readouterr().err
     assert nothing_left(tmp_path / "set")
 
@@ -252,7 +251,7 @@ def test_a_class_that_training_lacks_is_named(tmp_path: Path, capsys: pytest.Cap
     for split, kind in (("train", "cup"), ("val", "bowl")):
         via_folder(tmp_path / "photos" / split, 2, kind=kind)
     split = ("--class-attribute", "kind", "--test", 0)
-    assert run("data", "via", tmp_path / "photos", *split, "--root", tmp_path / "set") == 1
+    assert run_import(tmp_path / "photos", *split, "--root", tmp_path / "set") == 1
     assert "has the class 'bowl', which no training photo has" in capsys.readouterr().err
 
 
@@ -260,7 +259,7 @@ def test_the_same_command_again_does_nothing_another_one_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = via_folder(tmp_path / "photos", 5)
-    command = ("data", "via", folder, "--root", tmp_path / "set", "--class")
+    command = ("data", "import", folder, "--format", "via", "--root", tmp_path / "set", "--class")
     assert run(*command, "mug") == 0
     before = (tmp_path / "set" / "dataset.json").stat().st_mtime_ns
     assert run(*command, "mug") == 0
