@@ -36,9 +36,7 @@ def download(url: str, target: Path, *, max_bytes: int, checksum: tuple[str, str
             another file than ``checksum`` says.
     """
     if not url.startswith(("http://", "https://", "file://")):
-        raise UserError(
-            f"{url} is not a URL to download from: it must begin with https://, http:// or file://"
-        )
+        raise UserError(f"{url} is not a URL to download from: begin it with https://, http:// or file://")
     try:
         if not target.is_file():
             _fetch_once(url, target, max_bytes)
@@ -95,9 +93,7 @@ def _fetch(url: str, part: Path, max_bytes: int) -> None:
             file.write(chunk)
             bar.update(len(chunk))
     if length and have < total:
-        raise OSError(
-            f"the connection broke off after {have:,} of {total:,} bytes; the same command goes on from there"
-        )
+        raise OSError(f"it broke off after {have:,} of {total:,} bytes; the same command goes on from there")
     return None
 
 

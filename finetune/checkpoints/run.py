@@ -72,13 +72,9 @@ class Run:
         if self.path.is_file():
             return self.path
         if not self.path.is_dir():
-            raise UserError(
-                f"there is no run and no checkpoint at {self.path}: give a run folder or a .safetensors file"
-            )
+            raise UserError(f"there is no run and no checkpoint at {self.path}: check the path of the run")
         if not (self.path / BEST).is_file():
-            raise UserError(
-                f"{self.path} holds no {BEST}: train until the first evaluation, or name a checkpoint"
-            )
+            raise UserError(f"{self.path} holds no {BEST}: train until the first evaluation, or name a file")
         return self.path / BEST
 
     @cached_property
@@ -91,9 +87,7 @@ class Run:
                 config["FINETUNE"]["INIT"] = file_name(config["FINETUNE"]["INIT"])
             config["MODEL"]["WEIGHTS"] = config["OUTPUT_DIR"] = ""
         except FileNotFoundError:
-            raise UserError(
-                f"{self.path} comes without a config.yaml: put its run's config.yaml beside it"
-            ) from None
+            raise UserError(f"{self.path} has no config.yaml: put its run's config.yaml beside it") from None
         except (OSError, ValueError, yaml.YAMLError, AttributeError, KeyError, TypeError) as error:
             raise self._unreadable_config(error) from None
         return config
@@ -128,9 +122,7 @@ class Run:
         elif path.is_file():
             record = read_json(path, cure="restore it, or train again")
         if not isinstance(record, dict):
-            raise UserError(
-                f"{path} cannot be read (it is no record of a training): restore it, or train again"
-            )
+            raise UserError(f"{path} cannot be read (it is no training record): restore it, or train again")
         if init := record.get("init"):
             record["init"] = init | {
                 key: file_name(init[key]) for key in ("weights", "source") if key in init
@@ -246,9 +238,7 @@ class Run:
 
         path = self.path / LAST
         if not path.exists():
-            raise UserError(
-                f"{self.path} holds no {LAST} to resume from: leave --resume out to start a new run"
-            )
+            raise UserError(f"{self.path} holds no {LAST} to resume from: start a new run without --resume")
         try:
             return torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # a damaged file raises anything from EOFError to UnpicklingError
@@ -271,9 +261,7 @@ class Run:
 
     def _unreadable_config(self, error: Exception) -> UserError:
         reason = " ".join(str(error).split())
-        return UserError(
-            f"the config.yaml of {self.path} cannot be read ({reason}): restore it, or train again"
-        )
+        return UserError(f"config.yaml of {self.path} cannot be read ({reason}): restore it, or train again")
 
 
 def backbone_of(config: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 from tabulate import tabulate
 
-from finetune.data.dataset import SPLITS, read_card
+from finetune.data.dataset import SPLITS, read_card, splits_of
 from finetune.data.duplicates import difference_hash, near_pairs
 from finetune.data.formats.coco import parse_coco
 from finetune.data.masks import clean_polygon, to_rle
@@ -67,7 +67,7 @@ def check_dataset(root: Path) -> Report:
     """
     report = Report(read_card(root))
     for split in SPLITS:
-        if (root / f"{split}.json").is_file():
+        if split in splits_of(root):
             try:
                 _check_split(root, split, report)
             except UserError as error:
@@ -86,9 +86,7 @@ def _check_split(root: Path, split: str, report: Report) -> None:
     path = root / f"{split}.json"
     file = parse_coco(path, read_json(path, cure="make the data set again"))
     for name in sorted(set(file.categories.values()) - set(report.card["classes"])):
-        report.errors.append(
-            f"{path.name} has the class {name!r} that dataset.json lacks: add it there or remove it"
-        )
+        report.errors.append(f"{path.name} has the class {name!r} that dataset.json lacks: add or remove it")
     used = Counter(str(each.get("id")) for listed in file.annotations.values() for each in listed)
     for number, times in used.items():
         if times > 1:
@@ -130,9 +128,7 @@ def _check_file(root: Path, photo: CheckedPhoto, size: tuple[int, int], report: 
     photo.digest = hashlib.sha256(path.read_bytes()).hexdigest()
     if actual != size:
         listed, real = "x".join(map(str, size)), "x".join(map(str, actual))
-        report.errors.append(
-            f"{photo.split}.json says {listed} pixels for {photo.name}, which has {real}: correct it there"
-        )
+        report.errors.append(f"{photo.split}.json says {listed} pixels for {photo.name}, which has {real}")
 
 
 def _measure(annotation: Mapping[str, Any], width: int, height: int) -> tuple[float, float]:
@@ -187,9 +183,7 @@ def _check_classes(report: Report) -> None:
             report.warnings.append(f"no object of class {name!r} in train: annotate some or drop the class")
             continue
         if counts[name] < FEW:
-            report.warnings.append(
-                f"only {counts[name]} objects of class {name!r} in train: annotate at least {FEW}"
-            )
+            report.warnings.append(f"only {counts[name]} objects of class {name!r} in train: annotate {FEW}")
         share = sum(any(name == each for each, _ in photo.objects) for photo in photos) / len(photos)
         if len(classes) > 1 and share < RARE:
             report.warnings.append(
@@ -205,7 +199,7 @@ def _check_copies(report: Report) -> None:
     for photo in report.photos:
         if (other := ids.setdefault(photo.image_id, photo)) is not photo:
             report.errors.append(
-                f"image id {photo.image_id} is used by {other.name} and {photo.name}: give each its own"
+                f"{other.name} and {photo.name} have one image id, {photo.image_id}: change one"
             )
         if photo.digest and (other := contents.setdefault(photo.digest, photo)) is not photo:
             same_split = other.split == photo.split
@@ -235,9 +229,7 @@ def print_report(report: Report) -> None:
         rows.append([split, *counts, *(sizes[key] for key in SIZES), sum(photo.crowds for photo in photos)])
     click.echo(f"{card.get('name')}: {card.get('source', 'source unknown')}\n")
     click.echo(tabulate(rows, headers=["split", "photos", "empty", "objects", *SIZES, "crowds"]))
-    click.echo(
-        "(by area of the mask: small below 32 x 32 pixels, large from 96 x 96; training ignores crowds)\n"
-    )
+    click.echo("(by area of the mask: small below 32², large from 96² pixels; training ignores crowds)\n")
     rows = [[name, *(report.objects(split)[name] for split in splits)] for name in card["classes"]]
     click.echo(tabulate(rows, headers=["class", *splits]))
     for kind, lines in (("error", report.errors), ("warning", report.warnings), ("note", report.notes)):

@@ -38,9 +38,7 @@ def convert_photo(
     listed = photo.size or upright
     if listed not in (upright, stored):
         size, says = "x".join(map(str, upright)), "x".join(map(str, listed))
-        raise UserError(
-            f"{photo.path} has {size} pixels but its annotations say {says}: use the photo that was annotated"
-        )
+        raise UserError(f"{photo.path} has {size} pixels but its annotations say {says}: use the original")
     # Some tools ignore EXIF data and draw on the photo as it is stored; the listed size gives them away.
     turn = orientation if listed != upright else 1
     instances = []

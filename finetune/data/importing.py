@@ -120,9 +120,7 @@ def _opened(source: Path, images: Path | None) -> Iterator[SourceFolder]:
         yield SourceFolder(source, images)
         return
     if not zipfile.is_zipfile(source):
-        raise UserError(
-            f"{source} is neither a folder, a zip nor a JSON or XML file: give the folder of the annotations"
-        )
+        raise UserError(f"{source} is neither a folder, a zip nor a JSON or XML file: give one of these")
     with tempfile.TemporaryDirectory(prefix="maskrcnn-import-") as scratch:
         try:
             unpack(source, Path(scratch))
@@ -244,8 +242,6 @@ def _classes(annotations: Annotations, photos: dict[str, SourcePhoto], only: str
 def _negatives(path: Path) -> dict[str, SourcePhoto]:
     folder = SourceFolder(path)
     if not folder.photos:
-        raise UserError(
-            f"{path} holds no photos ({', '.join(PHOTO_SUFFIXES)}): check the path given with --negatives"
-        )
+        raise UserError(f"--negatives {path} holds no photos ({', '.join(PHOTO_SUFFIXES)}): check the path")
     named = {f"negatives/{name}": file for name, file in folder.photos.items()}
     return {name: SourcePhoto(file, name, ()) for name, file in named.items()}

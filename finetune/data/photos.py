@@ -48,9 +48,7 @@ def open_photo(path: Path, *, decode: bool = True, draft: bool = False) -> Image
                 raise
             return image
     except FileNotFoundError:
-        raise UnreadableImage(
-            f"{path} is missing: put the photo there or remove it from the annotations"
-        ) from None
+        raise UnreadableImage(f"{path} is missing: put it there or remove it from the annotations") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise UnreadableImage(f"{path} has more than {MAX_PIXELS:,} pixels: make it smaller") from None
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, …

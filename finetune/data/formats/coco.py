@@ -118,17 +118,13 @@ def parse_coco(path: Path, data: Any) -> CocoFile:
     annotations: dict[str, list[dict[str, Any]]] = {name: [] for name in images}
     for annotation in data["annotations"]:
         which = f"annotation {annotation.get('id')} of {path}"
-        if not _listed(annotation.get("image_id"), names):
-            raise UserError(
-                f"{which} belongs to image {annotation.get('image_id')}, which is not listed: add it"
-            )
-        number = annotation.get("category_id")
+        image_id, number = annotation.get("image_id"), annotation.get("category_id")
+        if not _listed(image_id, names):
+            raise UserError(f"{which} belongs to image {image_id}, which is not listed: add it")
         if not _listed(number, categories):
             there = ", ".join(f"{each} {name}" for each, name in sorted(categories.items())) or "none"
-            raise UserError(
-                f"{which} has category {number}, which is not listed (listed: {there}): add its name"
-            )
-        annotations[names[annotation["image_id"]]].append(annotation)
+            raise UserError(f"{which} has category {number}, which is not listed (listed: {there}): add it")
+        annotations[names[image_id]].append(annotation)
     return CocoFile(path, categories, images, annotations)
 
 

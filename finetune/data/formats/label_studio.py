@@ -100,9 +100,7 @@ def _photo_name(task: Mapping[str, Any], path: Path) -> str:
             name = (parse_qs(parts.query).get("d") or [unquote(parts.path)])[0]
             if PurePosixPath(name).suffix.lower() in PHOTO_SUFFIXES:
                 return name
-    raise UserError(
-        f"task {task.get('id')} of {path} names no photo in its data: export the tasks with their images"
-    )
+    raise UserError(f"task {task.get('id')} of {path} names no photo: export tasks of images")
 
 
 def _photo(folder: SourceFolder, path: Path, name: str, result: Sequence[Any]) -> SourcePhoto:

@@ -91,13 +91,9 @@ def _attribute(regions: list[dict[str, Any]], wanted: str | None, path: Path) ->
         return found[0]
     there = f"the regions have: {', '.join(found)}" if found else "the regions have none"
     if wanted is None:
-        raise UserError(
-            f"name the one class with --class NAME, or --class-attribute NAME for several ({there})"
-        )
+        raise UserError(f"give --class NAME for one class, or --class-attribute NAME for several ({there})")
     if wanted not in found:
-        raise UserError(
-            f"no region in {path} has the attribute {wanted!r}: choose another --class-attribute ({there})"
-        )
+        raise UserError(f"no region in {path} has the attribute {wanted!r}: choose another one ({there})")
     return wanted
 
 

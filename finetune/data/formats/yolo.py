@@ -121,13 +121,9 @@ def _class_names(folder: SourceFolder, configs: Sequence[tuple[Path, Mapping[str
     try:
         classes = {int(key): str(name).strip() for key, name in pairs}
     except (TypeError, ValueError):
-        raise UserError(
-            f"{folder.path}: the class ids of data.yaml are not whole numbers: correct them"
-        ) from None
+        raise UserError(f"{folder.path}: class ids of data.yaml are no whole numbers: correct them") from None
     if len(set(classes.values())) < len(classes):
-        raise UserError(
-            f"{folder.path} names a class twice ({', '.join(classes.values())}): give each its own name"
-        )
+        raise UserError(f"{folder.path} names a class twice ({', '.join(classes.values())}): rename one")
     return classes
 
 

@@ -47,7 +47,7 @@ def test_a_sound_one(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "train 3 0 3 3 0 0 0" in words(out)
     assert "mug 3 1 1" in words(out)
     assert out.endswith(f"0 errors, 1 warnings\n{root}\n")
-    assert "warning: only 3 objects of class 'mug' in train: annotate at least 10" in out
+    assert "warning: only 3 objects of class 'mug' in train: annotate 10" in out
 
 
 def _annotation(**changes: Any) -> Callable[[Coco], object]:
@@ -86,7 +86,7 @@ EDITS: dict[str, tuple[Callable[[Coco], object], str]] = {
     "image id twice": (_image(id=2), "lists the image 2 'images/"),
     "image id of another split": (
         lambda coco: (_image(id=4)(coco), _annotation(image_id=4)(coco)),
-        "image id 4 is used by images/",
+        "have one image id, 4: change one",
     ),
     "missing file": (_image(file_name="images/none.jpg"), "none.jpg is missing"),
     "leads out": (_image(file_name="../photos/0.jpg"), "outside"),

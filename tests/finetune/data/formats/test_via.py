@@ -233,7 +233,7 @@ def test_bad_shapes_can_be_skipped(tmp_path: Path, capsys: pytest.CaptureFixture
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ((), "name the one class with --class NAME, or --class-attribute NAME for several (the regions"),
+        ((), "give --class NAME for one class, or --class-attribute NAME for several (the regions"),
         (("--class-attribute", "sort"), "has the attribute 'sort'"),
         (("--class", "mug", "--val", 0.9, "--test", 0.9), "leave nothing to train on"),
     ],
