@@ -27,11 +27,6 @@ BEST = "model_best.safetensors"
 
 _CHANGES_NO_PREDICTION = re.compile(r"MODEL\.(DEVICE|WEIGHTS)|TEST\.EVAL_PERIOD|.*_TRAIN")
 
-_BACKBONES_BY_BUILDER = {
-    "build_mobilenetv2_fpn_backbone": "mobilenetv2_fpn",
-    "build_vovnet_fpn_backbone": "vovnet19_fpn",
-}
-
 
 class Run:
     """A run folder that ``train`` writes, or a checkpoint file that ``publish`` writes.
@@ -195,7 +190,12 @@ class Run:
     @property
     def backbone(self) -> str:
         """Our name of the config's backbone."""
-        return backbone_of(self.recorded_config)
+        from finetune.backbones import backbone_of
+
+        try:
+            return backbone_of(self.recorded_config)
+        except (KeyError, TypeError):
+            raise UserError(f"the config of {self.path} names none of our backbones: train again") from None
 
     def load_model(self) -> GeneralizedRCNN:
         """Build the model with its weights, in evaluation mode, on the config's device.
@@ -262,23 +262,6 @@ class Run:
     def _unreadable_config(self, error: Exception) -> UserError:
         reason = " ".join(str(error).split())
         return UserError(f"config.yaml of {self.path} cannot be read ({reason}): restore it, or train again")
-
-
-def backbone_of(config: Mapping[str, Any]) -> str:
-    """Our name of the backbone of a config: a ``CfgNode``, or nested dicts.
-
-    Raises:
-        UserError: it is none of ours.
-    """
-    try:
-        builder = config["MODEL"]["BACKBONE"]["NAME"]
-        if builder == "build_resnet_fpn_backbone":
-            return f"resnet{config['MODEL']['RESNETS']['DEPTH']}_fpn"
-        return _BACKBONES_BY_BUILDER[builder]
-    except (KeyError, TypeError):
-        raise UserError(
-            "the config names none of our backbones: use one that this project's training wrote"
-        ) from None
 
 
 def file_name(word: str) -> str:
