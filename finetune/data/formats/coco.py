@@ -19,6 +19,7 @@ from finetune.data.formats.source import (
     Options,
     SourceFolder,
     SourceObject,
+    fits,
     split_of,
 )
 from finetune.errors import UserError
@@ -47,7 +48,7 @@ def find(folder: SourceFolder, *, sniff: bool = False) -> Iterator[tuple[Path, A
 
 
 def _is_coco(data: Any) -> bool:
-    return isinstance(data, dict) and all(isinstance(data.get(key), list) for key in LISTS)
+    return fits(data, images=list, categories=list, annotations=list)
 
 
 def read(folder: SourceFolder, found: Iterator[tuple[Path, Any]], options: Options) -> Annotations:
@@ -63,7 +64,8 @@ def read(folder: SourceFolder, found: Iterator[tuple[Path, Any]], options: Optio
         result.files.append(path)
         result.classes += [name for _, name in sorted(file.categories.items()) if name not in result.classes]
         every = [each for listed in file.annotations.values() for each in listed]
-        if every and all(_has_cvat_attributes(each) for each in every):
+        # no other tool writes the attribute "occluded" of every shape
+        if every and all(fits(each, attributes=dict) and "occluded" in each["attributes"] for each in every):
             result.crowds_are_objects = "CVAT writes every mask as a crowd"
     return result
 
@@ -72,12 +74,6 @@ def _split_of(name: str) -> str | None:
     """The split of an annotation file, by its folder or by a word of its name."""
     words = (SPLIT_WORDS.get(word) for word in re.findall("[a-z]+", name.rpartition("/")[2].lower()))
     return split_of(name) or next(filter(None, words), None)
-
-
-def _has_cvat_attributes(annotation: Mapping[str, Any]) -> bool:
-    """Whether CVAT wrote an annotation: no other tool writes the attribute "occluded" of every shape."""
-    attributes = annotation.get("attributes")
-    return isinstance(attributes, dict) and "occluded" in attributes
 
 
 def _object(annotation: Mapping[str, Any], categories: Mapping[int, str]) -> SourceObject:
@@ -110,7 +106,7 @@ def parse_coco(path: Path, data: Any) -> CocoFile:
     names: dict[Any, str] = {}
     for image in data["images"]:
         number, name = image.get("id"), image.get("file_name")
-        if not isinstance(number, int | str) or not isinstance(name, str):
+        if not fits(image, id=int | str, file_name=str):
             raise UserError(f"{path}: an image has no id or no file_name: {image}: give it both")
         if number in names or name in images:
             raise UserError(f"{path} lists the image {number} {name!r} twice: remove one")

@@ -24,6 +24,7 @@ from finetune.data.formats.source import (
     SourceFolder,
     SourceObject,
     SourcePhoto,
+    fits,
     listing,
 )
 from finetune.data.masks import to_mask
@@ -44,14 +45,10 @@ def find(folder: SourceFolder, *, sniff: bool = False) -> Iterator[tuple[Path, A
 
 
 def _is_label_studio(data: Any) -> bool:
-    return isinstance(data, list) and bool(data) and all(_is_task(task) for task in data)
-
-
-def _is_task(task: Any) -> bool:
     return (
-        isinstance(task, dict)
-        and isinstance(task.get("data"), dict)
-        and isinstance(task.get("annotations"), list)
+        isinstance(data, list)
+        and bool(data)
+        and all(fits(task, data=dict, annotations=list) for task in data)
     )
 
 
@@ -62,7 +59,8 @@ def read(folder: SourceFolder, found: Iterator[tuple[Path, Any]], options: Optio
         result.files.append(path)
         for task in tasks:
             name = _photo_name(task, path)
-            usable = [each for each in task["annotations"] if _is_submitted(each)]
+            every = [each for each in task["annotations"] if fits(each, result=list)]
+            usable = [each for each in every if not each.get("was_cancelled")]
             if not usable:
                 unfinished.append(name)
                 continue
@@ -81,14 +79,6 @@ def read(folder: SourceFolder, found: Iterator[tuple[Path, Any]], options: Optio
     return result
 
 
-def _is_submitted(annotation: Any) -> bool:
-    return (
-        isinstance(annotation, dict)
-        and not annotation.get("was_cancelled")
-        and isinstance(annotation.get("result"), list)
-    )
-
-
 def _photo_name(task: Mapping[str, Any], path: Path) -> str:
     """The file name in a task's data: an upload, a local file (``?d=``) or a URL."""
     for value in task["data"].values():
@@ -104,7 +94,7 @@ def _photo_name(task: Mapping[str, Any], path: Path) -> str:
 
 
 def _photo(folder: SourceFolder, path: Path, name: str, result: Sequence[Any]) -> SourcePhoto:
-    regions = [each for each in result if isinstance(each, dict) and isinstance(each.get("value"), dict)]
+    regions = [each for each in result if fits(each, value=dict)]
     labels: dict[str, str] = {}
     for each in regions:
         # with <Polygon> and <Labels> apart, the label is a result of its own with the same id

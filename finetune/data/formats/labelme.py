@@ -18,7 +18,7 @@ from PIL import Image
 
 from finetune.data.dataset import Photo
 from finetune.data.formats.shapes import ellipse, join_groups, pairs, rectangle, window
-from finetune.data.formats.source import Annotations, Options, SourceFolder, SourceObject
+from finetune.data.formats.source import Annotations, Options, SourceFolder, SourceObject, fits
 from finetune.data.masks import crop, to_mask
 from finetune.data.photos import MAX_PIXELS
 from finetune.errors import UserError
@@ -36,7 +36,7 @@ def find(folder: SourceFolder, *, sniff: bool = False) -> Iterator[tuple[Path, A
 
 
 def _is_labelme(data: Any) -> bool:
-    return isinstance(data, dict) and isinstance(data.get("shapes"), list) and "imagePath" in data
+    return fits(data, shapes=list) and "imagePath" in data
 
 
 def read(folder: SourceFolder, found: Iterator[tuple[Path, Any]], options: Options) -> Annotations:

@@ -218,6 +218,13 @@ def split_of(name: str) -> str | None:
     return next(filter(None, words), None)
 
 
+def fits(content: Any, /, **types: Any) -> bool:
+    """Whether a JSON value is an object whose entries are of these types: ``fits(task, data=dict, id=int | str)``."""
+    return isinstance(content, dict) and all(
+        isinstance(content.get(key), each) for key, each in types.items()
+    )
+
+
 def listing(names: Iterable[str], shown: int = 3) -> str:
     """The first few names, and how many there are."""
     names = list(names)

@@ -13,7 +13,7 @@ import numpy as np
 
 from finetune.data.dataset import Photo
 from finetune.data.formats.shapes import ellipse, number, rectangle, refuse
-from finetune.data.formats.source import Annotations, Options, SourceFolder, SourceObject
+from finetune.data.formats.source import Annotations, Options, SourceFolder, SourceObject, fits
 from finetune.data.masks import single_polygon
 from finetune.errors import UserError
 from finetune.files import write_json
@@ -33,14 +33,9 @@ def find(folder: SourceFolder, *, sniff: bool = False) -> Iterator[tuple[Path, A
 
 
 def _is_via(data: Any) -> bool:
-    if not isinstance(data, dict):
-        return False
-    if isinstance(data.get("_via_img_metadata"), dict):
+    if fits(data, _via_img_metadata=dict):
         return True
-    entries = list(data.values())
-    return bool(entries) and all(
-        isinstance(entry, dict) and isinstance(entry.get("filename"), str) for entry in entries
-    )
+    return isinstance(data, dict) and bool(data) and all(fits(entry, filename=str) for entry in data.values())
 
 
 def read(folder: SourceFolder, found: Iterator[tuple[Path, Any]], options: Options) -> Annotations:
@@ -64,24 +59,18 @@ def read_via(path: Path, data: Any) -> Regions:
     """
     photos: Regions = {}
     for entry in data.get("_via_img_metadata", data).values():
-        if not isinstance(entry, dict) or not isinstance(entry.get("filename"), str):
+        if not fits(entry, filename=str):
             raise UserError(f"{path} lists a photo without a filename: export again")
         regions = entry.get("regions") or []  # VIA 1 writes a dict, VIA 2 a list
         regions = list(regions.values()) if isinstance(regions, dict) else regions
-        if not isinstance(regions, list) or not all(_is_region(region) for region in regions):
+        if not isinstance(regions, list) or not all(
+            fits(each, shape_attributes=dict, region_attributes=dict | None) for each in regions
+        ):
             raise UserError(f"{path}: the regions of {entry['filename']} are damaged: export again")
         if entry["filename"] in photos:
             raise UserError(f"{path} lists {entry['filename']} twice: remove one of the two in VIA")
         photos[entry["filename"]] = regions
     return photos
-
-
-def _is_region(region: Any) -> bool:
-    return (
-        isinstance(region, dict)
-        and isinstance(region.get("shape_attributes"), dict)
-        and isinstance(region.get("region_attributes") or {}, dict)
-    )
 
 
 def _attribute(regions: list[dict[str, Any]], wanted: str | None, path: Path) -> str:
