@@ -39,7 +39,11 @@ def download(url: str, target: Path, *, max_bytes: int, checksum: tuple[str, str
         raise UserError(f"{url} is not a URL to download from: begin it with https://, http:// or file://")
     try:
         if not target.is_file():
-            _fetch_once(url, target, max_bytes)
+            with locked(target.parent, wait=True):  # two processes must not append to the same part
+                if not target.is_file():
+                    part = target.with_name(target.name + ".part")
+                    _fetch(url, part, max_bytes)
+                    os.replace(part, target)
     except (OSError, http.client.HTTPException) as error:  # urllib's URLError is an OSError
         reason = getattr(error, "reason", None) or str(error) or type(error).__name__
         raise UserError(
@@ -48,14 +52,6 @@ def download(url: str, target: Path, *, max_bytes: int, checksum: tuple[str, str
     if checksum:
         _verify(target, url, *checksum)
     return target
-
-
-def _fetch_once(url: str, target: Path, max_bytes: int) -> None:
-    part = target.with_name(target.name + ".part")
-    with locked(target.parent, wait=True):  # two processes must not append to the same part
-        if not target.is_file():
-            _fetch(url, part, max_bytes)
-            os.replace(part, target)
 
 
 def _fetch(url: str, part: Path, max_bytes: int) -> None:

@@ -7,16 +7,15 @@ import posixpath
 import tempfile
 import zipfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import click
 from tqdm import tqdm
 
-from finetune.data.conversion import Tally, convert_photo, crowd_notes
+from finetune.data.conversion import convert_photo, crowd_notes
 from finetune.data.dataset import Photo, already_made, write_dataset
 from finetune.data.formats import FORMATS, Format, load_format
 from finetune.data.formats.source import (
@@ -65,11 +64,12 @@ def import_dataset(
                 f"left out: {len(unlisted)} photos without annotations ({listing(unlisted)}); --negatives DIR adds "
                 "photos that show no object"
             )
-        negatives = _negatives(options.negatives) if options.negatives else {}
-        line = f"{chosen.TITLE} annotations {_digest(annotations, negatives)}: {options}"
+        if options.negatives:
+            annotations.negatives = _negatives(options.negatives)
+        line = f"{chosen.TITLE} annotations {_digest(annotations)}: {options}"
         if card := already_made(root, line, force):
             return card
-        return write_annotations(annotations, root, options, name=root.name, source=line, negatives=negatives)
+        return write_annotations(annotations, root, options, name=root.name, source=line)
 
 
 def recognize(folder: SourceFolder) -> Format:
@@ -136,19 +136,14 @@ def write_annotations(
     *,
     name: str,
     source: str,
-    negatives: Mapping[str, SourcePhoto] = MappingProxyType({}),
 ) -> dict[str, Any]:
-    """Write annotations as a data set; see ``import_dataset`` for the result and the errors.
-
-    Args:
-        negatives: photos that show no object, by name; they are spread over the splits.
-    """
+    """Write annotations as a data set; see ``import_dataset`` for the result and the errors."""
     photos = _usable_photos(annotations, options)
     classes = _classes(annotations, photos, options.class_name)
     group_of = grouping(options.group_by)
     given = {key: photo.split for key, photo in photos.items()}
     plan = plan_splits(given, options.val, options.test, options.seed, group_of)
-    if negatives:
+    if negatives := annotations.negatives:  # they are spread over the splits
         photos |= negatives
         enough = len(negatives) >= len(plan)
         val = options.val if enough and "val" in plan else 0
@@ -157,32 +152,27 @@ def write_annotations(
             plan[split] = plan[split] + names
     bases = Counter(posixpath.basename(key) for key in photos)
     short = {key: base if bases[base := posixpath.basename(key)] == 1 else key for key in photos}
-    tally = Tally()
     with tqdm(total=len(photos), desc="importing", unit="photo", leave=False, disable=None) as bar:
 
         def convert(names: Sequence[str]) -> Iterator[Photo]:
             for key in names:
-                photo = convert_photo(photos[key], classes, annotations, options, tally)
+                photo = convert_photo(photos[key], classes, annotations, options)
                 yield replace(photo, name=short[key])
                 bar.update()
 
         splits = {split: convert(names) for split, names in plan.items()}
         card = write_dataset(root, name=name, classes=classes, source=source, splits=splits)
-    for note in [
-        *annotations.notes,
-        *crowd_notes(tally, annotations),
-        *map("skipped: {}".format, tally.skipped),
-    ]:
+    for note in [*annotations.notes, *crowd_notes(annotations)]:
         click.echo(note, err=True)
     return card
 
 
-def _digest(annotations: Annotations, negatives: Mapping[str, SourcePhoto]) -> str:
+def _digest(annotations: Annotations) -> str:
     """Twelve digits that change when an annotation file does, or the size of a photo, or which photos there are."""
     every = hashlib.sha256()
     for path in annotations.files:
         every.update(sha256_of(path).encode())
-    for photo in (*annotations.photos, *negatives.values()):
+    for photo in (*annotations.photos, *annotations.negatives.values()):
         if not photo.problem:
             every.update(f"{photo.name} {photo.path.stat().st_size}\n".encode())
     return every.hexdigest()[:12]

@@ -2,6 +2,7 @@
 
 import posixpath
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -87,12 +88,14 @@ class SourcePhoto:
 
 @dataclass
 class Annotations:
-    """All that a reader found."""
+    """All that a reader found, and what became of it."""
 
     photos: list[SourcePhoto]
     files: list[Path]  # the annotation files
     classes: list[str] = field(default_factory=list)  # in the order of the tool; empty for alphabetical order
-    notes: list[str] = field(default_factory=list)
+    negatives: dict[str, SourcePhoto] = field(default_factory=dict)  # photos without any object, by name
+    notes: list[str] = field(default_factory=list)  # what the user should know: what was left out, and why
+    crowds: Counter[str] = field(default_factory=Counter)  # what became of objects marked ``iscrowd``
     crowds_are_objects: str = ""  # why ``iscrowd`` does not mean a crowd here
 
 
