@@ -179,11 +179,14 @@ def _check_classes(report: Report) -> None:
     """Warn about classes with few objects, and say what sampling can do about rare ones."""
     photos, counts, classes = report.of("train"), report.objects("train"), report.card["classes"]
     for name in classes:
-        if not counts[name]:
+        count = counts[name]
+        if not count:
             report.warnings.append(f"no object of class {name!r} in train: annotate some or drop the class")
             continue
-        if counts[name] < FEW:
-            report.warnings.append(f"only {counts[name]} objects of class {name!r} in train: annotate {FEW}")
+        if count < FEW:
+            report.warnings.append(
+                f"only {count} objects of class {name!r} in train: annotate at least {FEW}"
+            )
         share = sum(any(name == each for each, _ in photo.objects) for photo in photos) / len(photos)
         if len(classes) > 1 and share < RARE:
             report.warnings.append(

@@ -63,16 +63,13 @@ def balloon(root: Path, origin: Path | None, url: str | None, seed: int, force: 
     _report(root, make_balloon(root, origin=origin, url=url or URL, seed=seed, force=force))
 
 
-class _Size(click.ParamType[tuple[int, int]]):
-    name = "size"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, int]:
-        width, _, height = str(value).partition("x")
-        if not (width.isdecimal() and height.isdecimal()):
-            self.fail(f"{value!r} is not a size such as 640x480", param, ctx)
-        return int(width), int(height)
+def _size(context: click.Context, parameter: click.Parameter, value: str) -> tuple[int, int]:
+    width, _, height = value.partition("x")
+    if not (width.isdecimal() and height.isdecimal()):
+        raise click.BadParameter(f"{value!r} is not a size such as 640x480")
+    if not (64 <= int(width) <= 4096 and 64 <= int(height) <= 4096):
+        raise click.BadParameter(f"{value} is out of bounds: choose 64 to 4096 pixels a side")
+    return int(width), int(height)
 
 
 @data.command()
@@ -83,7 +80,9 @@ class _Size(click.ParamType[tuple[int, int]]):
 @click.option(
     "--seed", type=SEED, default=0, show_default=True, help="The same seed draws the same pictures."
 )
-@click.option("--size", type=_Size(), default="640x480", show_default=True, metavar="WxH", help="In pixels.")
+@click.option(
+    "--size", callback=_size, default="640x480", show_default=True, metavar="WxH", help="In pixels."
+)
 @_force
 def synthetic(root: Path, images: int, seed: int, size: tuple[int, int], force: bool) -> None:
     """Drawn balloons with exact masks, without a download.

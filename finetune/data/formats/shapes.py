@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from finetune.data.formats.source import SourceObject
-from finetune.data.masks import polygons_to_mask
+from finetune.data.masks import clean_polygon, to_mask
 
 Point = tuple[float, float] | list[float] | np.ndarray
 
@@ -83,7 +83,12 @@ def _joined(parts: Sequence[SourceObject], width: int, height: int) -> list[np.n
     outlines = [part.outline(width, height) for part in parts]
     if all(isinstance(outline, list) for outline in outlines):
         return [polygon for outline in outlines for polygon in outline]
-    masks = [polygons_to_mask(each, width, height) if isinstance(each, list) else each for each in outlines]
+    masks = []
+    for outline in outlines:
+        if isinstance(outline, list):
+            polygons = [clean_polygon(polygon, width, height) for polygon in outline]
+            outline = to_mask(polygons, width, height)
+        masks.append(outline)
     return np.logical_or.reduce(masks)
 
 

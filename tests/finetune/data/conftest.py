@@ -6,6 +6,7 @@ import pytest
 from tests.finetune.data.samples import nothing_left, run
 
 Import = Callable[..., str]
+Check = Callable[..., str]
 
 
 @pytest.fixture
@@ -28,5 +29,17 @@ def import_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Import:
         else:
             assert captured.out == f"{tmp_path / root}\n"
         return captured.err
+
+    return command
+
+
+@pytest.fixture
+def check(capsys: pytest.CaptureFixture[str]) -> Check:
+    """Checks a data set; returns the report."""
+
+    def command(root: Path, *, status: int = 0) -> str:
+        capsys.readouterr()
+        assert run("data", "check", root) == status
+        return capsys.readouterr().out
 
     return command
