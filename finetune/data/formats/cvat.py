@@ -37,8 +37,9 @@ def find(folder: SourceFolder, *, sniff: bool = False) -> Iterator[tuple[Path, A
     """See ``Format``."""
     for path in folder.files(".xml"):
         with path.open("rb") as file:
-            if b"<annotations>" in file.read(1000):
-                yield path, None if sniff else _parse(path)
+            head = file.read(1000)
+        if b"<annotations>" in head:
+            yield path, None if sniff else _parse(path)
 
 
 def _parse(path: Path) -> ElementTree.Element:

@@ -102,15 +102,16 @@ def write(root: Path, classes: Sequence[str], splits: Mapping[str, Sequence[Phot
                 for part in parts:
                     group_id = group if len(parts) > 1 else None
                     shapes.append({"label": classes[each.class_id], "group_id": group_id, "flags": {}} | part)
-            size = {"imageHeight": photo.height, "imageWidth": photo.width}
             content: dict[str, Any] = {
                 "version": "5.5.0",
                 "flags": {},
                 "shapes": shapes,
                 "imagePath": photo.name,
                 "imageData": None,
+                "imageHeight": photo.height,
+                "imageWidth": photo.width,
             }
-            write_json(root / split / f"{Path(photo.name).stem}.json", content | size)
+            write_json(root / split / f"{Path(photo.name).stem}.json", content)
 
 
 def _parts(segmentation: Any, width: int, height: int) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ import pytest
 
 from finetune.data.dataset import Instance, Photo, class_names, read_photos, splits_of, write_dataset
 from finetune.data.formats import FORMATS
+from finetune.data.formats.brush_rle import decode_brush
 from finetune.data.masks import encode_mask, to_mask
 from tests.finetune.data.conftest import Import
 from tests.finetune.data.samples import (
@@ -247,6 +248,17 @@ def test_shapes(tmp_path: Path, import_data: Import, case: str) -> None:
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     assert (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1) == pytest.approx(box, abs=1)
     assert mask.sum() == pytest.approx(area, rel=0.06)
+
+
+def test_a_brush_with_literal_runs() -> None:
+    """Label Studio writes neighboring values that differ as they are, ours writes runs of equal values alone."""
+    values = [0, 0, 0, 255, 9, 9, 9, 0]  # RGBA of two pixels
+    head = f"{8:032b}{7:05b}" + f"{3:04b}" * 4  # 8 values of 8 bits; run lengths of 4 bits
+    bits = head + f"0{0:02b}{7:04b}" + "".join(f"{value:08b}" for value in values)
+    packed = [int(bits[i : i + 8].ljust(8, "0"), 2) for i in range(0, len(bits), 8)]
+    assert decode_brush(packed, 2, 1).tolist() == [[True, False]]
+    with pytest.raises(ValueError, match="does not unpack to 2 x 1 pixels"):
+        decode_brush(packed[:-2], 2, 1)
 
 
 # --- what is refused ----------------------------------------------------------------------------------------
