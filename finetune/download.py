@@ -36,12 +36,14 @@ def download(url: str, target: Path, *, max_bytes: int, checksum: tuple[str, str
             another file than ``checksum`` says.
     """
     if not url.startswith(("http://", "https://", "file://")):
-        raise UserError(
-            f"{url} is not a URL to download from: it must begin with https://, http:// or file://"
-        )
+        raise UserError(f"{url} is not a URL to download from: begin it with https://, http:// or file://")
     try:
         if not target.is_file():
-            _fetch_once(url, target, max_bytes)
+            with locked(target.parent, wait=True):  # two processes must not append to the same part
+                if not target.is_file():
+                    part = target.with_name(target.name + ".part")
+                    _fetch(url, part, max_bytes)
+                    os.replace(part, target)
     except (OSError, http.client.HTTPException) as error:  # urllib's URLError is an OSError
         reason = getattr(error, "reason", None) or str(error) or type(error).__name__
         raise UserError(
@@ -50,14 +52,6 @@ def download(url: str, target: Path, *, max_bytes: int, checksum: tuple[str, str
     if checksum:
         _verify(target, url, *checksum)
     return target
-
-
-def _fetch_once(url: str, target: Path, max_bytes: int) -> None:
-    part = target.with_name(target.name + ".part")
-    with locked(target.parent, wait=True):  # two processes must not append to the same part
-        if not target.is_file():
-            _fetch(url, part, max_bytes)
-            os.replace(part, target)
 
 
 def _fetch(url: str, part: Path, max_bytes: int) -> None:
@@ -95,9 +89,7 @@ def _fetch(url: str, part: Path, max_bytes: int) -> None:
             file.write(chunk)
             bar.update(len(chunk))
     if length and have < total:
-        raise OSError(
-            f"the connection broke off after {have:,} of {total:,} bytes; the same command goes on from there"
-        )
+        raise OSError(f"it broke off after {have:,} of {total:,} bytes; the same command goes on from there")
     return None
 
 

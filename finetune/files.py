@@ -94,7 +94,7 @@ def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             raise UserError(
-                f"another process is writing to {folder}: wait for it, or choose another folder"
+                f"another process is writing to {folder}: wait, or choose another folder"
             ) from None
         yield
 

@@ -5,7 +5,7 @@ Detectron2's ``BACKBONE_REGISTRY``. Every model archive contains a copy of it, s
 nothing but Detectron2.
 """
 
-from .config import BACKBONES, add_backbone_config, build_config, load_config
+from .config import BACKBONES, add_backbone_config, backbone_of, build_config, load_config
 from .mobilenetv2 import MobileNetV2, build_mobilenetv2_fpn_backbone
 from .separable import SeparableFPN, SeparableRPNHead
 from .vovnet import VoVNet, build_vovnet_fpn_backbone
@@ -17,6 +17,7 @@ __all__ = [
     "SeparableRPNHead",
     "VoVNet",
     "add_backbone_config",
+    "backbone_of",
     "build_config",
     "build_mobilenetv2_fpn_backbone",
     "build_vovnet_fpn_backbone",

@@ -1,4 +1,4 @@
-"""The config nodes of our two backbones, and the reader of a saved config."""
+"""The names and config nodes of our backbones, and the reader of a saved config."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,7 +6,26 @@ from typing import Any
 
 from detectron2.config import CfgNode, get_cfg
 
-BACKBONES = ("resnet50_fpn", "resnet101_fpn", "mobilenetv2_fpn", "vovnet19_fpn")
+BACKBONES: dict[str, tuple[str, int | None]] = {
+    "resnet50_fpn": ("build_resnet_fpn_backbone", 50),
+    "resnet101_fpn": ("build_resnet_fpn_backbone", 101),
+    "mobilenetv2_fpn": ("build_mobilenetv2_fpn_backbone", None),
+    "vovnet19_fpn": ("build_vovnet_fpn_backbone", None),
+}
+"""Our names → the builder in Detectron2's registry and, for ResNets, ``MODEL.RESNETS.DEPTH``."""
+
+
+def backbone_of(config: Mapping[str, Any]) -> str:
+    """Our name of the backbone of a config: a ``CfgNode``, or nested dicts.
+
+    Raises:
+        KeyError: it is none of ours.
+    """
+    builder, depth = config["MODEL"]["BACKBONE"]["NAME"], config["MODEL"].get("RESNETS", {}).get("DEPTH")
+    for name, (known_builder, known_depth) in BACKBONES.items():
+        if builder == known_builder and known_depth in (None, depth):
+            return name
+    raise KeyError(builder)
 
 
 def add_backbone_config(cfg: CfgNode) -> None:

@@ -88,9 +88,7 @@ def load_weights(model: nn.Module, spec: str, backbone: str) -> LoadReport:
     tensors = to_our_names(read_checkpoint(path), backbone)
     found = _match(_separate(tensors, state), state, report)
     if not any(name.startswith(_PARTS["backbone"]) for name in found):
-        raise UserError(
-            f"{path} holds no tensor of {backbone}'s backbone: choose a checkpoint of that backbone"
-        )
+        raise UserError(f"{path} holds no tensor of {backbone}'s backbone: choose a checkpoint of that one")
     with torch.no_grad():
         for name, tensor in found.items():
             state[name].copy_(tensor)  # converts from half precision too
@@ -211,9 +209,7 @@ def _note_fused_norms(report: LoadReport) -> None:
     ]
     if fused:
         report.missing = [name for name in report.missing if name not in set(fused)]
-        report.notes.append(
-            f"{len(fused)} running statistics are fused into scale and shift: they stay identity"
-        )
+        report.notes.append(f"{len(fused)} running statistics fused into scale and shift stay identity")
 
 
 def _start_missing_blocks_as_identity(state: dict[str, torch.Tensor], report: LoadReport) -> None:
@@ -230,9 +226,8 @@ def _start_missing_blocks_as_identity(state: dict[str, torch.Tensor], report: Lo
             with torch.no_grad():
                 state[name].zero_()
     if blocks:
-        report.notes.append(
-            f"{len(blocks)} residual blocks that the file lacks start as identity: {_abbreviate(blocks)}"
-        )
+        shown = _abbreviate(blocks)
+        report.notes.append(f"{len(blocks)} residual blocks that the file lacks start as identity: {shown}")
 
 
 def _abbreviate(names: Iterable[str]) -> str:

@@ -59,9 +59,7 @@ def read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
         ".pkl": _read_pickle,
     }
     if path.suffix not in readers:
-        raise UserError(
-            f"{path} is not a known kind of checkpoint: the name must end with {', '.join(readers)}"
-        )
+        raise UserError(f"{path} is no known kind of checkpoint: the name must end with {', '.join(readers)}")
     try:
         content = readers[path.suffix](path)
     # damaged pickles raise almost any exception

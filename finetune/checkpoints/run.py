@@ -27,11 +27,6 @@ BEST = "model_best.safetensors"
 
 _CHANGES_NO_PREDICTION = re.compile(r"MODEL\.(DEVICE|WEIGHTS)|TEST\.EVAL_PERIOD|.*_TRAIN")
 
-_BACKBONES_BY_BUILDER = {
-    "build_mobilenetv2_fpn_backbone": "mobilenetv2_fpn",
-    "build_vovnet_fpn_backbone": "vovnet19_fpn",
-}
-
 
 class Run:
     """A run folder that ``train`` writes, or a checkpoint file that ``publish`` writes.
@@ -72,13 +67,9 @@ class Run:
         if self.path.is_file():
             return self.path
         if not self.path.is_dir():
-            raise UserError(
-                f"there is no run and no checkpoint at {self.path}: give a run folder or a .safetensors file"
-            )
+            raise UserError(f"there is no run and no checkpoint at {self.path}: check the path of the run")
         if not (self.path / BEST).is_file():
-            raise UserError(
-                f"{self.path} holds no {BEST}: train until the first evaluation, or name a checkpoint"
-            )
+            raise UserError(f"{self.path} holds no {BEST}: train until the first evaluation, or name a file")
         return self.path / BEST
 
     @cached_property
@@ -91,9 +82,7 @@ class Run:
                 config["FINETUNE"]["INIT"] = file_name(config["FINETUNE"]["INIT"])
             config["MODEL"]["WEIGHTS"] = config["OUTPUT_DIR"] = ""
         except FileNotFoundError:
-            raise UserError(
-                f"{self.path} comes without a config.yaml: put its run's config.yaml beside it"
-            ) from None
+            raise UserError(f"{self.path} has no config.yaml: put its run's config.yaml beside it") from None
         except (OSError, ValueError, yaml.YAMLError, AttributeError, KeyError, TypeError) as error:
             raise self._unreadable_config(error) from None
         return config
@@ -128,9 +117,7 @@ class Run:
         elif path.is_file():
             record = read_json(path, cure="restore it, or train again")
         if not isinstance(record, dict):
-            raise UserError(
-                f"{path} cannot be read (it is no record of a training): restore it, or train again"
-            )
+            raise UserError(f"{path} cannot be read (it is no training record): restore it, or train again")
         if init := record.get("init"):
             record["init"] = init | {
                 key: file_name(init[key]) for key in ("weights", "source") if key in init
@@ -203,7 +190,12 @@ class Run:
     @property
     def backbone(self) -> str:
         """Our name of the config's backbone."""
-        return backbone_of(self.recorded_config)
+        from finetune.backbones import backbone_of
+
+        try:
+            return backbone_of(self.recorded_config)
+        except (KeyError, TypeError):
+            raise UserError(f"the config of {self.path} names none of our backbones: train again") from None
 
     def load_model(self) -> GeneralizedRCNN:
         """Build the model with its weights, in evaluation mode, on the config's device.
@@ -246,9 +238,7 @@ class Run:
 
         path = self.path / LAST
         if not path.exists():
-            raise UserError(
-                f"{self.path} holds no {LAST} to resume from: leave --resume out to start a new run"
-            )
+            raise UserError(f"{self.path} holds no {LAST} to resume from: start a new run without --resume")
         try:
             return torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # a damaged file raises anything from EOFError to UnpicklingError
@@ -271,26 +261,7 @@ class Run:
 
     def _unreadable_config(self, error: Exception) -> UserError:
         reason = " ".join(str(error).split())
-        return UserError(
-            f"the config.yaml of {self.path} cannot be read ({reason}): restore it, or train again"
-        )
-
-
-def backbone_of(config: Mapping[str, Any]) -> str:
-    """Our name of the backbone of a config: a ``CfgNode``, or nested dicts.
-
-    Raises:
-        UserError: it is none of ours.
-    """
-    try:
-        builder = config["MODEL"]["BACKBONE"]["NAME"]
-        if builder == "build_resnet_fpn_backbone":
-            return f"resnet{config['MODEL']['RESNETS']['DEPTH']}_fpn"
-        return _BACKBONES_BY_BUILDER[builder]
-    except (KeyError, TypeError):
-        raise UserError(
-            "the config names none of our backbones: use one that this project's training wrote"
-        ) from None
+        return UserError(f"config.yaml of {self.path} cannot be read ({reason}): restore it, or train again")
 
 
 def file_name(word: str) -> str:

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from finetune.data.dataset import already_made
-from finetune.data.formats import via
+from finetune.data.formats import load_format
 from finetune.data.formats.source import Options, SourceFolder
-from finetune.data.importing import write_annotations
+from finetune.data.importing import read_annotations, write_annotations
 from finetune.data.split import split_names
 from finetune.data.unzip import unpack
 from finetune.download import cache_folder, download
@@ -77,7 +77,7 @@ def _convert(folder: Path, root: Path, source: str, seed: int) -> dict[str, Any]
                 "or import annotations of your own with `maskrcnn data import`"
             )
     options = Options(class_name="balloon")
-    annotations = via.read(SourceFolder(folder), options)
+    annotations = read_annotations(load_format("via"), SourceFolder(folder), options)
     train = [photo.name for photo in annotations.photos if photo.split == "train"]
     drawn = set(split_names(train, 0.2, seed)[1])
     photos = [

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
+from finetune.data.formats import FORMATS
+
 # The modules that do the work are imported when a command runs, so that --help answers at once.
 
-FORMAT_NAMES = ("via", "coco", "labelme", "yolo", "label-studio", "cvat")
 DIRECTORY = click.Path(path_type=Path, file_okay=False)
 SEED = click.IntRange(0, 2**32 - 1)
 SHARE = click.FloatRange(0, 1, max_open=True)
+_SHARE_HELP = "Share of the photos for this split, where the source has none."
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -62,16 +63,13 @@ def balloon(root: Path, origin: Path | None, url: str | None, seed: int, force: 
     _report(root, make_balloon(root, origin=origin, url=url or URL, seed=seed, force=force))
 
 
-class _Size(click.ParamType[tuple[int, int]]):
-    name = "size"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, int]:
-        width, _, height = str(value).partition("x")
-        if not (width.isdecimal() and height.isdecimal()):
-            self.fail(f"{value!r} is not a size such as 640x480", param, ctx)
-        return int(width), int(height)
+def _size(context: click.Context, parameter: click.Parameter, value: str) -> tuple[int, int]:
+    width, _, height = value.partition("x")
+    if not (width.isdecimal() and height.isdecimal()):
+        raise click.BadParameter(f"{value!r} is not a size such as 640x480")
+    if not (64 <= int(width) <= 4096 and 64 <= int(height) <= 4096):
+        raise click.BadParameter(f"{value} is out of bounds: choose 64 to 4096 pixels a side")
+    return int(width), int(height)
 
 
 @data.command()
@@ -82,7 +80,9 @@ class _Size(click.ParamType[tuple[int, int]]):
 @click.option(
     "--seed", type=SEED, default=0, show_default=True, help="The same seed draws the same pictures."
 )
-@click.option("--size", type=_Size(), default="640x480", show_default=True, metavar="WxH", help="In pixels.")
+@click.option(
+    "--size", callback=_size, default="640x480", show_default=True, metavar="WxH", help="In pixels."
+)
 @_force
 def synthetic(root: Path, images: int, seed: int, size: tuple[int, int], force: bool) -> None:
     """Drawn balloons with exact masks, without a download.
@@ -96,127 +96,59 @@ def synthetic(root: Path, images: int, seed: int, size: tuple[int, int], force: 
     _report(root, make_synthetic(root, images=images, seed=seed, size=size, force=force))
 
 
-def _import_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The options that all kinds of import share; they have the names of ``importing.Options``."""
-    share = "Share of the photos for this split, where the source has none."
-    group = "Keep photos of one group in one split: those of a folder, or whose names match alike."
-    crowd = "What to do with objects marked iscrowd: training ignores those that are kept."
-    for option in reversed(
-        [
-            click.option("--val", type=SHARE, default=0.2, show_default=True, metavar="SHARE", help=share),
-            click.option("--test", type=SHARE, default=0.2, show_default=True, metavar="SHARE", help=share),
-            click.option("--seed", type=SEED, default=0, show_default=True, help="Draws these photos."),
-            click.option("--group-by", metavar="REGEX|folder", help=group),
-            click.option("--class", "class_name", metavar="NAME", help="The one class of all objects."),
-            click.option(
-                "--empty",
-                type=click.Choice(("keep", "drop")),
-                default="keep",
-                show_default=True,
-                help="What to do with photos that were annotated with no object.",
-            ),
-            click.option(
-                "--negatives", type=DIRECTORY, metavar="DIR", help="Add photos that show no object."
-            ),
-            click.option(
-                "--crowd",
-                type=click.Choice(("auto", "keep", "object", "drop")),
-                default="auto",
-                show_default=True,
-                help=crowd,
-            ),
-            click.option("--skip-bad", is_flag=True, help="Leave out what cannot be used, and say so."),
-            _force,
-        ]
-    ):
-        command = option(command)
-    return command
-
-
-def _run_import(source: Path, root: Path, *, format_name: str | None, force: bool, **options: Any) -> None:
-    from finetune.data.formats.source import Options
-    from finetune.data.importing import import_dataset
-
-    if options["class_name"] and options["class_attribute"]:
-        raise click.UsageError("--class and --class-attribute exclude each other: give one")
-    _report(root, import_dataset(source, root, Options(**options), format_name=format_name, force=force))
-
-
-_attribute = click.option(
-    "--class-attribute", metavar="NAME", help="The VIA region attribute that names the class."
-)
-
-
 @data.command("import")
 @click.argument("source", type=click.Path(path_type=Path))
 @_root
-@click.option("--format", "format_name", type=click.Choice(FORMAT_NAMES), help="Recognized if not given.")
-@_attribute
-@_import_options
-def import_(**arguments: Any) -> None:
+@click.option("--images", type=DIRECTORY, help="Where the photos are, if not next to the annotations.")
+@click.option("--format", "format_name", type=click.Choice(FORMATS), help="Recognized if not given.")
+@click.option("--class", "class_name", metavar="NAME", help="The one class of all objects.")
+@click.option("--class-attribute", metavar="NAME", help="The VIA region attribute that names the class.")
+@click.option("--val", type=SHARE, default=0.2, show_default=True, help=_SHARE_HELP)
+@click.option("--test", type=SHARE, default=0.2, show_default=True, help=_SHARE_HELP)
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Draws these photos.")
+@click.option(
+    "--group-by",
+    metavar="REGEX|folder",
+    help="Keep photos of one group in one split: those of a folder, or whose names match alike.",
+)
+@click.option(
+    "--empty",
+    type=click.Choice(("keep", "drop")),
+    default="keep",
+    show_default=True,
+    help="What to do with photos that were annotated with no object.",
+)
+@click.option("--negatives", type=DIRECTORY, help="Add photos that show no object.")
+@click.option(
+    "--crowd",
+    type=click.Choice(("auto", "keep", "object", "drop")),
+    default="auto",
+    show_default=True,
+    help="What to do with objects marked iscrowd: training ignores those that are kept.",
+)
+@click.option("--skip-bad", is_flag=True, help="Leave out what cannot be used, and say so.")
+@_force
+def import_(
+    source: Path, root: Path, images: Path | None, format_name: str | None, force: bool, **options: Any
+) -> None:
     """Annotated photos, in a folder or a zip: VIA, COCO, labelme, YOLO-seg, Label Studio or CVAT.
 
     \b
     Examples:
       maskrcnn data import export.zip --root data/mugs
       maskrcnn data import photos --class mug --root data/mugs
+      maskrcnn data import mugs.json --images photos --root data/mugs
       maskrcnn data import frames --group-by folder --negatives empty_rooms --root data/rooms
     """
-    _run_import(**arguments)
-
-
-@data.command()
-@click.argument("source", type=click.Path(path_type=Path), metavar="DIR")
-@_root
-@_attribute
-@_import_options
-def via(**arguments: Any) -> None:
-    """The same as import --format via.
-
-    \b
-    Example:
-      maskrcnn data via photos --class mug --root data/mugs
-    """
-    _run_import(format_name="via", **arguments)
-
-
-@data.command()
-@click.option("--images", type=DIRECTORY, required=True, metavar="DIR", help="The folder of the photos.")
-@click.option(
-    "--annotations", type=click.Path(path_type=Path), required=True, metavar="FILE", help="The COCO JSON."
-)
-@click.option("--annotations-val", type=click.Path(path_type=Path), metavar="FILE", help="That of val.")
-@click.option("--images-val", type=DIRECTORY, metavar="DIR", help="[default: --images]")
-@click.option("--annotations-test", type=click.Path(path_type=Path), metavar="FILE", help="That of test.")
-@click.option("--images-test", type=DIRECTORY, metavar="DIR", help="[default: --images]")
-@_root
-@_import_options
-def coco(
-    images: Path,
-    annotations: Path,
-    annotations_val: Path | None,
-    images_val: Path | None,
-    annotations_test: Path | None,
-    images_test: Path | None,
-    root: Path,
-    force: bool,
-    **options: Any,
-) -> None:
-    """COCO files that are not next to their photos.
-
-    \b
-    Example:
-      maskrcnn data coco --images photos --annotations mugs.json --root data/mugs
-    """
     from finetune.data.formats.source import Options
-    from finetune.data.importing import import_coco
+    from finetune.data.importing import import_dataset
 
-    files = {"train": (annotations, images)}
-    if annotations_val:
-        files["val"] = (annotations_val, images_val or images)
-    if annotations_test:
-        files["test"] = (annotations_test, images_test or images)
-    _report(root, import_coco(files, root, Options(**options), force=force))
+    if options["class_name"] and options["class_attribute"]:
+        raise click.UsageError("--class and --class-attribute exclude each other: give one")
+    card = import_dataset(
+        source, root, Options(**options), format_name=format_name, images=images, force=force
+    )
+    _report(root, card)
 
 
 @data.command()
@@ -256,7 +188,7 @@ def merge(old: Path, new: Path, root: Path, force: bool) -> None:
 
 
 _format = click.option(
-    "--format", "format_name", type=click.Choice(FORMAT_NAMES), required=True, help="Of the tool."
+    "--format", "format_name", type=click.Choice(FORMATS), required=True, help="Of the tool."
 )
 
 

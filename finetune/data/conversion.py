@@ -1,8 +1,5 @@
 """Turn the objects of a photo, as a tool wrote them, into clean polygons and masks of the upright photo."""
 
-from collections import Counter
-from dataclasses import dataclass, field
-
 import cv2
 import numpy as np
 
@@ -13,22 +10,14 @@ from finetune.data.photos import open_photo, orientation_of, upright_size
 from finetune.errors import UserError
 
 
-@dataclass
-class Tally:
-    """What was skipped, and what became of crowds."""
-
-    skipped: list[str] = field(default_factory=list)
-    crowds: Counter[str] = field(default_factory=Counter)
-
-
 def convert_photo(
-    photo: SourcePhoto, classes: list[str], annotations: Annotations, options: Options, tally: Tally
+    photo: SourcePhoto, classes: list[str], annotations: Annotations, options: Options
 ) -> Photo:
     """Check, clip and turn the objects of a photo.
 
     Args:
         classes: the names to number them by.
-        tally: notes what was left out, and the crowds.
+        annotations: its notes and crowds are added to.
 
     Raises:
         UserError: the photo cannot be read or is not the one that was annotated, or an object cannot be used.
@@ -38,9 +27,7 @@ def convert_photo(
     listed = photo.size or upright
     if listed not in (upright, stored):
         size, says = "x".join(map(str, upright)), "x".join(map(str, listed))
-        raise UserError(
-            f"{photo.path} has {size} pixels but its annotations say {says}: use the photo that was annotated"
-        )
+        raise UserError(f"{photo.path} has {size} pixels but its annotations say {says}: use the original")
     # Some tools ignore EXIF data and draw on the photo as it is stored; the listed size gives them away.
     turn = orientation if listed != upright else 1
     instances = []
@@ -51,14 +38,14 @@ def convert_photo(
             if class_name not in classes:
                 reason = f"has the class {class_name!r}, which no training photo has"
                 raise ValueError(reason if class_name else "has no class")
-            iscrowd = each.iscrowd and _stays_crowd(segmentation, listed, annotations, options, tally)
+            iscrowd = each.iscrowd and _stays_crowd(segmentation, annotations, options)
             if not (iscrowd and options.crowd == "drop"):
                 instances.append(Instance(classes.index(class_name), segmentation, iscrowd))
         except ValueError as error:
             trouble = f"{each.label} of {photo.path} {error}"
             if not options.skip_bad:
                 raise UserError(f"{trouble}: correct it, or leave such objects out with --skip-bad") from None
-            tally.skipped.append(trouble)
+            annotations.notes.append(f"skipped: {trouble}")
     return Photo(photo.name, photo.path, *upright, instances)
 
 
@@ -76,24 +63,18 @@ def _segmentation(each: SourceObject, size: tuple[int, int], orientation: int) -
     return encode_mask(turn_mask(mask, orientation))
 
 
-def _stays_crowd(
-    segmentation: Segmentation,
-    size: tuple[int, int],
-    annotations: Annotations,
-    options: Options,
-    tally: Tally,
-) -> bool:
+def _stays_crowd(segmentation: Segmentation, annotations: Annotations, options: Options) -> bool:
     """Whether something marked ``iscrowd`` is one; counts what becomes of it."""
     single = options.crowd == "object"
     if options.crowd == "auto" and isinstance(segmentation, dict):
         height, width = segmentation["size"]
         mask = to_mask(segmentation, width, height).astype(np.uint8)
         single = bool(annotations.crowds_are_objects) or cv2.connectedComponents(mask)[0] == 2
-    tally.crowds["object" if single else "drop" if options.crowd == "drop" else "keep"] += 1
+    annotations.crowds["object" if single else "drop" if options.crowd == "drop" else "keep"] += 1
     return not single
 
 
-def crowd_notes(tally: Tally, annotations: Annotations) -> list[str]:
+def crowd_notes(annotations: Annotations) -> list[str]:
     """What became of the objects marked ``iscrowd``, for the user."""
     says = {
         "object": f"trained on: {{}} objects marked iscrowd, as they look like single objects "
@@ -101,7 +82,7 @@ def crowd_notes(tally: Tally, annotations: Annotations) -> list[str]:
         "keep": "not trained on: {} objects marked iscrowd; --crowd object trains on them",
         "drop": "left out: {} objects marked iscrowd",
     }
-    return [says[fate].format(count) for fate, count in tally.crowds.items()]
+    return [says[fate].format(count) for fate, count in annotations.crowds.items()]
 
 
 def turn_polygon(polygon: list[float], width: int, height: int, orientation: int) -> list[float]:

@@ -78,20 +78,9 @@ def class_names(root: Path | str) -> list[str]:
     return list(read_card(root)["classes"])
 
 
-def annotation_file(root: Path | str, split: str) -> Path:
-    """The COCO JSON of one split, for tools that read such a file themselves (COCOEvaluator).
-
-    Raises:
-        UserError: there is no such split.
-    """
-    card = read_card(root)
-    path = Path(root) / f"{split}.json"
-    if split not in SPLITS or not path.is_file():
-        there = ", ".join(name for name in SPLITS if (Path(root) / f"{name}.json").is_file()) or "none"
-        raise UserError(
-            f"the data set {card.get('name', root)} has no split {split!r}: choose one of: {there}"
-        )
-    return path
+def splits_of(root: Path) -> list[str]:
+    """The splits that a data set has."""
+    return [split for split in SPLITS if (root / f"{split}.json").is_file()]
 
 
 def load_split(root: Path | str, split: str) -> list[dict[str, Any]]:
@@ -106,21 +95,21 @@ def load_split(root: Path | str, split: str) -> list[dict[str, Any]]:
     Raises:
         UserError: the split is missing, has no photos, or names a class that the data set does not have.
     """
-    path = annotation_file(root, split)
-    names = class_names(root)
+    root, names = Path(root), class_names(root)
+    if split not in splits_of(root):
+        there = ", ".join(splits_of(root)) or "none"
+        raise UserError(f"the data set {root} has no split {split!r}: choose one of: {there}")
+    path = root / f"{split}.json"
     coco = read_json(path)
-    folder = Path(root).resolve()
     try:
-        for category in coco["categories"]:
-            if category["name"] not in names:
-                listed = ", ".join(names)
-                raise UserError(
-                    f"{path} has the class {category['name']!r} that dataset.json lacks ({listed})"
-                )
-        class_ids = {category["id"]: names.index(category["name"]) for category in coco["categories"]}
+        listed = {category["id"]: category["name"] for category in coco["categories"]}
+        if unknown := [name for name in listed.values() if name not in names]:
+            raise UserError(
+                f"{path} has the class {unknown[0]!r} that dataset.json lacks ({', '.join(names)})"
+            )
         photos = {
             image["id"]: {
-                "file_name": str(folder / image["file_name"]),
+                "file_name": str(root.resolve() / image["file_name"]),
                 "image_id": image["id"],
                 "height": image["height"],
                 "width": image["width"],
@@ -134,19 +123,34 @@ def load_split(root: Path | str, split: str) -> list[dict[str, Any]]:
                 {
                     "bbox": [x, y, x + width, y + height],
                     "bbox_mode": 0,  # detectron2.structures.BoxMode.XYXY_ABS, without importing torch
-                    "category_id": class_ids[annotation["category_id"]],
+                    "category_id": names.index(listed[annotation["category_id"]]),
                     "iscrowd": annotation.get("iscrowd", 0),
                     "segmentation": annotation["segmentation"],
                 }
             )
     except (KeyError, TypeError, ValueError) as error:
-        cure = f"run `maskrcnn data check {root}`"
-        raise UserError(
-            f"{path} does not fit its data set ({type(error).__name__}: {error}): {cure}"
-        ) from None
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(f"{path} is damaged ({reason}): run `maskrcnn data check {root}`") from None
     if not photos:
         raise UserError(f"the split {split!r} of {root} has no photos: make the data set with more photos")
     return list(photos.values())
+
+
+def read_photos(root: Path, split: str) -> list[Photo]:
+    """One split as photos, the form in which ``write_dataset`` takes it.
+
+    Raises:
+        UserError: see ``load_split``.
+    """
+    photos = []
+    for record in load_split(root, split):
+        instances = [
+            Instance(each["category_id"], each["segmentation"], bool(each["iscrowd"]))
+            for each in record["annotations"]
+        ]
+        path = Path(record["file_name"])
+        photos.append(Photo(path.name, path, record["width"], record["height"], instances))
+    return photos
 
 
 # --- writing ------------------------------------------------------------------------------------------------
@@ -161,7 +165,8 @@ def already_made(root: Path, source: str, force: bool) -> dict[str, Any] | None:
     Raises:
         UserError: files that are no data set lie there, or another data set and no ``force``.
     """
-    if not _check_replaceable(root) or force:
+    _check_replaceable(root)
+    if force or not (root / "dataset.json").is_file():
         return None
     card = read_card(root)
     if card.get("source") != source:
@@ -170,15 +175,12 @@ def already_made(root: Path, source: str, force: bool) -> dict[str, Any] | None:
     return card
 
 
-def _check_replaceable(root: Path) -> bool:
-    """Whether a data set lies at ``root``; anything but a data set, an empty folder or nothing is a UserError."""
+def _check_replaceable(root: Path) -> None:
+    """Refuse to replace anything but a data set or an empty folder."""
     if root.exists() and not root.is_dir():
         raise UserError(f"{root} is a file: choose another folder with --root")
-    if not root.exists() or not any(root.iterdir()):
-        return False
-    if not (root / "dataset.json").is_file():
+    if root.exists() and any(root.iterdir()) and not (root / "dataset.json").is_file():
         raise UserError(f"{root} holds other files: choose another folder with --root")
-    return True
 
 
 def write_dataset(
@@ -204,12 +206,12 @@ def write_dataset(
         UserError: no classes, no training photos, an unreadable photo, or no space.
     """
     _check_replaceable(root)
+    taken: set[str] = set()
+    counts: dict[str, int] = {}
+    first_image = first_annotation = 1  # pycocotools takes an id of 0 for "no match"
     try:
         with new_folder(root) as folder:
             (folder / "images").mkdir()
-            taken: set[str] = set()
-            counts: dict[str, int] = {}
-            first_image = first_annotation = 1  # pycocotools takes an id of 0 for "no match"
             for split, photos in splits.items():
                 kept = [_store(photo, folder, taken) for photo in photos]
                 document = coco_document(classes, kept, first_image, first_annotation)
@@ -225,9 +227,7 @@ def write_dataset(
             write_json(folder / "dataset.json", card)
             return card
     except OSError as error:
-        raise UserError(
-            f"cannot write the data set {root} ({error.strerror or error}): free some space"
-        ) from None
+        raise UserError(f"cannot write {root} ({error.strerror or error}): free some space") from None
 
 
 def _store(photo: Photo, folder: Path, taken: set[str]) -> Photo:
@@ -263,27 +263,6 @@ def coco_document(
             )
     categories = [{"id": i, "name": class_name} for i, class_name in enumerate(classes, start=1)]
     return {"images": images, "annotations": annotations, "categories": categories}
-
-
-def read_photos(root: Path, split: str) -> list[Photo]:
-    """One split as photos, the form in which ``write_dataset`` takes it.
-
-    Raises:
-        UserError: see ``load_split``.
-    """
-    return [
-        Photo(
-            Path(record["file_name"]).name,
-            Path(record["file_name"]),
-            record["width"],
-            record["height"],
-            [
-                Instance(each["category_id"], each["segmentation"], bool(each["iscrowd"]))
-                for each in record["annotations"]
-            ],
-        )
-        for record in load_split(root, split)
-    ]
 
 
 def _free_name(name: str, taken: set[str]) -> str:

@@ -29,7 +29,6 @@ class Patch:
     y: int
     color: np.ndarray  # (h, w, 3) float32, 0..1
     cover: np.ndarray  # (h, w) float32, how much of each pixel lies inside the outline
-    knot: tuple[float, float]  # where the string is tied, in pixels of the canvas
 
 
 def draw_scene(
@@ -45,18 +44,13 @@ def draw_scene(
 
     Returns:
         The picture, (H, W, 3) uint8 RGB, and one (H, W) bool mask per balloon: the pixels of which it covers more
-        than half, occluded ones excluded, so no two masks overlap. A string belongs to no mask.
+        than half, occluded ones excluded, so no two masks overlap.
     """
     rng = np.random.default_rng(seed)
     picture = _background(rng, height, width)
-    _clutter(picture, rng)
-    if focus := rng.choice([0.0, 0.8, 2.0]) * height / 480:
-        picture = cv2.GaussianBlur(picture, (0, 0), focus)
     visible: list[tuple[Patch, np.ndarray]] = []
     while not visible and not empty:
         visible = _balloons(rng, height, width)
-    for patch, _ in visible:
-        _string(picture, rng, patch)
     for patch, _ in visible:
         rows, columns, inner = overlap(picture.shape, patch)
         picture[rows, columns] += (patch.color[inner] - picture[rows, columns]) * patch.cover[inner][
@@ -105,8 +99,7 @@ def draw_balloon(
         [cos * normal_across - sin * normal_along, sin * normal_across + cos * normal_along, normal_z],
         axis=-1,
     )
-    tip = (center[0] - sin * length, center[1] + cos * length)
-    return Patch(x0, y0, _shade(rng, color, normal), cover.astype(np.float32), tip)
+    return Patch(x0, y0, _shade(rng, color, normal), cover.astype(np.float32))
 
 
 def _shade(rng: np.random.Generator, color: np.ndarray, normal: np.ndarray) -> np.ndarray:
@@ -161,7 +154,7 @@ def _balloons(rng: np.random.Generator, height: int, width: int) -> list[tuple[P
 
 
 def _background(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """A gradient above and one below a horizon, with soft blotches; (H, W, 3) float32."""
+    """A gradient above a horizon, one below it, and soft blotches; (H, W, 3) float32."""
     rows = np.linspace(0, 1, height, dtype=np.float32)[:, None, None]
     horizon = rng.uniform(0.5, 1.1)
     top, middle, bottom = (_hsv(rng.random(), rng.uniform(0, 0.5), rng.uniform(0.3, 0.95)) for _ in range(3))
@@ -169,35 +162,6 @@ def _background(rng: np.random.Generator, height: int, width: int) -> np.ndarray
     cells = rng.random((8, 10), dtype=np.float32)
     blotches = cv2.resize(cells, (width, height), interpolation=cv2.INTER_CUBIC)[..., None]
     return np.asarray(np.broadcast_to(picture, (height, width, 3)) * (0.8 + 0.4 * blotches), dtype=np.float32)
-
-
-def _clutter(picture: np.ndarray, rng: np.random.Generator) -> None:
-    """Put boxes, discs and posts into the background, in place: things that are not balloons."""
-    height, width = picture.shape[:2]
-    for _ in range(int(rng.integers(0, 9))):
-        x, y = int(rng.uniform(0, width)), int(rng.uniform(0.3, 1) * height)
-        w, h = (max(int(rng.uniform(0.02, 0.2) * height), 2) for _ in range(2))
-        color = tuple(_hsv(rng.random(), rng.uniform(0, 0.9), rng.uniform(0.1, 0.9)).tolist())
-        kind = int(rng.integers(3))
-        if kind == 0:
-            cv2.rectangle(picture, (x - w, y - h), (x + w, y + h), color, -1)
-        elif kind == 1:
-            cv2.ellipse(picture, (x, y), (w, w), 0, 0, 360, color, max(w // 4, 1), cv2.LINE_AA)
-        else:
-            cv2.line(picture, (x, y), (x, height), color, max(w // 6, 1), cv2.LINE_AA)
-
-
-def _string(picture: np.ndarray, rng: np.random.Generator, patch: Patch) -> None:
-    """Draw a slack string from the knot downwards, in place."""
-    share = np.linspace(0, 1, 16)
-    x = (
-        patch.knot[0]
-        + rng.normal(0, 0.15) * picture.shape[0] * share
-        + np.sin(share * 9) * 0.01 * picture.shape[0]
-    )
-    y = patch.knot[1] + rng.uniform(0.1, 0.4) * picture.shape[0] * share
-    points = np.round(np.stack([x, y], axis=1)).astype(np.int32)
-    cv2.polylines(picture, [points], False, (0.8, 0.8, 0.8), 1, cv2.LINE_AA)
 
 
 def _hsv(hue: float, saturation: float, value: float) -> np.ndarray:

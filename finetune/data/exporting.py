@@ -8,8 +8,8 @@ from pathlib import Path
 
 import click
 
-from finetune.data.dataset import SPLITS, Photo, class_names, read_photos
-from finetune.data.formats import FORMATS
+from finetune.data.dataset import Photo, class_names, read_photos, splits_of
+from finetune.data.formats import load_format
 from finetune.errors import UserError
 from finetune.files import new_folder
 
@@ -18,7 +18,7 @@ def export_dataset(root: Path, format_name: str, output: Path, *, force: bool = 
     """Write the photos and annotations of a data set; crowds are left out of all formats but COCO.
 
     Args:
-        format_name: a key of ``finetune.data.formats.FORMATS``.
+        format_name: one of ``finetune.data.formats.FORMATS``.
         output: the folder to make.
         force: replace what is there.
 
@@ -31,7 +31,7 @@ def export_dataset(root: Path, format_name: str, output: Path, *, force: bool = 
     classes = class_names(root)
     if output.resolve() == root.resolve():
         raise UserError(f"{output} is the data set itself: choose another --output")
-    splits = {split: read_photos(root, split) for split in SPLITS if (root / f"{split}.json").is_file()}
+    splits = {split: read_photos(root, split) for split in splits_of(root)}
     return write_export(classes, splits, format_name, output, force=force)
 
 
@@ -44,17 +44,17 @@ def write_export(
     force: bool = False,
 ) -> Path:
     """Write photos and annotations in the format of another tool; see ``export_dataset``."""
-    chosen = FORMATS[format_name]
+    chosen = load_format(format_name)
     if not force and output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"{output} is taken: choose another folder, or replace it with --force")
     if format_name in ("labelme", "yolo"):
         splits = _own_stems(splits)
     crowds = 0
     if format_name != "coco":
-        for split, photos in splits.items():
-            kept = [[each for each in photo.instances if not each.iscrowd] for photo in photos]
-            crowds += sum(len(photo.instances) - len(each) for photo, each in zip(photos, kept, strict=True))
-            splits[split] = [replace(photo, instances=each) for photo, each in zip(photos, kept, strict=True)]
+        crowds = sum(
+            each.iscrowd for photos in splits.values() for photo in photos for each in photo.instances
+        )
+        splits = {split: [_without_crowds(photo) for photo in photos] for split, photos in splits.items()}
     try:
         with new_folder(output) as folder:
             for split, photos in splits.items():
@@ -71,6 +71,10 @@ def write_export(
     if crowds:
         click.echo(f"left out: {crowds} crowds, which {chosen.TITLE} cannot express", err=True)
     return output
+
+
+def _without_crowds(photo: Photo) -> Photo:
+    return replace(photo, instances=[each for each in photo.instances if not each.iscrowd])
 
 
 def _own_stems(splits: Mapping[str, Sequence[Photo]]) -> dict[str, list[Photo]]:

@@ -2,22 +2,22 @@
 
 import contextlib
 import hashlib
+import itertools
 import posixpath
 import tempfile
 import zipfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import click
 from tqdm import tqdm
 
-from finetune.data.conversion import Tally, convert_photo, crowd_notes
+from finetune.data.conversion import convert_photo, crowd_notes
 from finetune.data.dataset import Photo, already_made, write_dataset
-from finetune.data.formats import choose_format, coco
+from finetune.data.formats import FORMATS, Format, load_format
 from finetune.data.formats.source import (
     PHOTO_SUFFIXES,
     Annotations,
@@ -29,17 +29,25 @@ from finetune.data.formats.source import (
 from finetune.data.split import grouping, plan_splits
 from finetune.data.unzip import unpack
 from finetune.errors import UserError
-from finetune.files import read_json, sha256_of
+from finetune.files import sha256_of
 
 
 def import_dataset(
-    source: Path, root: Path, options: Options, *, format_name: str | None = None, force: bool = False
+    source: Path,
+    root: Path,
+    options: Options,
+    *,
+    format_name: str | None = None,
+    images: Path | None = None,
+    force: bool = False,
 ) -> dict[str, Any]:
-    """Import a folder or zip of photos and annotations.
+    """Import photos and their annotations.
 
     Args:
-        format_name: a key of ``finetune.data.formats.FORMATS``; None to recognize it.
+        source: a folder, a zip, or one annotation file.
         root: the folder to make. force: replace the data set there.
+        format_name: one of ``finetune.data.formats.FORMATS``; None to recognize it.
+        images: the folder of the photos, if they are not in ``source``.
 
     Returns:
         The contents of ``dataset.json``.
@@ -47,79 +55,78 @@ def import_dataset(
     Raises:
         UserError: what is wrong with the source, a photo or an object; nothing is written then.
     """
-    with _opened(source) as folder:
-        chosen, reason = choose_format(folder, format_name)
-        if reason:
-            click.echo(f"recognized as {chosen.TITLE}: {reason}", err=True)
-        annotations = chosen.read(folder, options)
-        _note_unlisted(folder, annotations)
-        return _convert(annotations, chosen.TITLE, root, options, force)
+    with _opened(source, images) as folder:
+        chosen = load_format(format_name) if format_name else recognize(folder)
+        annotations = read_annotations(chosen, folder, options)
+        listed = {photo.path for photo in annotations.photos}
+        if unlisted := [name for name, path in folder.photos.items() if path not in listed]:
+            annotations.notes.append(
+                f"left out: {len(unlisted)} photos without annotations ({listing(unlisted)}); --negatives DIR adds "
+                "photos that show no object"
+            )
+        if options.negatives:
+            annotations.negatives = _negatives(options.negatives)
+        line = f"{chosen.TITLE} annotations {_digest(annotations)}: {options}"
+        if card := already_made(root, line, force):
+            return card
+        return write_annotations(annotations, root, options, name=root.name, source=line)
 
 
-def import_coco(
-    files: dict[str, tuple[Path, Path]], root: Path, options: Options, *, force: bool = False
-) -> dict[str, Any]:
-    """Import COCO files that are not next to their photos.
+def recognize(folder: SourceFolder) -> Format:
+    """The format of a folder.
 
-    Args:
-        files: split → (annotation file, folder of the photos); ``train`` at least.
+    Raises:
+        UserError: no format fits, or several do.
     """
-    parsed = [
-        (coco.parse_coco(path, read_json(path, cure="export it again")), _PhotoFolder(images), split)
-        for split, (path, images) in files.items()
-    ]
-    single = len(files) == 1
-    annotations = coco.annotations_of(
-        [(file, folder, None if single else split) for file, folder, split in parsed]
-    )
-    return _convert(annotations, coco.TITLE, root, options, force)
+    reasons = {}
+    for name in FORMATS:
+        each = load_format(name)
+        if found := [folder.name_of(path) for path, _ in each.find(folder, sniff=True)]:
+            reasons[name] = f"{listing(found)} with {each.CONTENT}"
+    if not reasons:
+        raise UserError(
+            f"{folder.path} holds no annotations of a known format ({', '.join(FORMATS)}): export them again, next "
+            "to the photos, or name the format with --format"
+        )
+    if len(reasons) > 1:
+        listed = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+        raise UserError(f"{folder.path} fits several formats ({listed}): choose one with --format")
+    ((name, reason),) = reasons.items()
+    chosen = load_format(name)
+    click.echo(f"recognized as {chosen.TITLE}: {reason}", err=True)
+    return chosen
 
 
-class _PhotoFolder(SourceFolder):
-    """A folder of photos whose annotations lie elsewhere, as if they lay in it."""
+def read_annotations(chosen: Format, folder: SourceFolder, options: Options) -> Annotations:
+    """Read all annotations of a folder.
 
-    def name_of(self, file: Path) -> str:
-        return super().name_of(file) if file.is_relative_to(self.path) else file.name
-
-    def split_of(self, file: Path) -> str | None:
-        return None
+    Raises:
+        UserError: there are none of this format, or they are damaged.
+    """
+    found = chosen.find(folder)
+    first = next(found, None)
+    if not first:
+        raise UserError(f"{folder.path} holds no {chosen.TITLE} file: {chosen.ADVICE}")
+    annotations = chosen.read(folder, itertools.chain([first], found), options)
+    if not annotations.photos:
+        files = listing(map(str, annotations.files))
+        raise UserError(f"{files} lists no photos: annotate some and export again")
+    return annotations
 
 
 @contextlib.contextmanager
-def _opened(source: Path) -> Iterator[SourceFolder]:
-    if not source.is_file():
-        yield SourceFolder(source)
+def _opened(source: Path, images: Path | None) -> Iterator[SourceFolder]:
+    if not source.is_file() or source.suffix.lower() in (".json", ".xml"):
+        yield SourceFolder(source, images)
         return
     if not zipfile.is_zipfile(source):
-        raise UserError(
-            f"{source} is neither a folder nor a zip: give the folder of the photos and annotations"
-        )
+        raise UserError(f"{source} is neither a folder, a zip nor a JSON or XML file: give one of these")
     with tempfile.TemporaryDirectory(prefix="maskrcnn-import-") as scratch:
         try:
             unpack(source, Path(scratch))
-            yield SourceFolder(Path(scratch))
+            yield SourceFolder(Path(scratch), images)
         except UserError as error:  # the temporary folder means nothing to the user
             raise UserError(error.message.replace(scratch, str(source))) from None
-
-
-def _note_unlisted(folder: SourceFolder, annotations: Annotations) -> None:
-    """Say which photos have no annotations; most often a ``test`` folder that nobody annotated."""
-    listed = {photo.path for photo in annotations.photos}
-    if unlisted := [name for name, path in folder.photos.items() if path not in listed]:
-        annotations.notes.append(
-            f"left out: {len(unlisted)} photos without annotations ({listing(unlisted)}); --negatives DIR adds photos "
-            "that show no object"
-        )
-
-
-def _convert(
-    annotations: Annotations, title: str, root: Path, options: Options, force: bool
-) -> dict[str, Any]:
-    negatives = _negatives(options.negatives) if options.negatives else {}
-    source = f"{title} annotations {_digest(annotations, negatives)}: {options}"
-    if card := already_made(root, source, force):
-        return card
-    return write_annotations(annotations, root, options, name=root.name, source=source, negatives=negatives)
 
 
 def write_annotations(
@@ -129,19 +136,14 @@ def write_annotations(
     *,
     name: str,
     source: str,
-    negatives: Mapping[str, SourcePhoto] = MappingProxyType({}),
 ) -> dict[str, Any]:
-    """Write annotations as a data set; see ``import_dataset`` for the result and the errors.
-
-    Args:
-        negatives: photos that show no object, by name; they are spread over the splits.
-    """
+    """Write annotations as a data set; see ``import_dataset`` for the result and the errors."""
     photos = _usable_photos(annotations, options)
     classes = _classes(annotations, photos, options.class_name)
     group_of = grouping(options.group_by)
     given = {key: photo.split for key, photo in photos.items()}
     plan = plan_splits(given, options.val, options.test, options.seed, group_of)
-    if negatives:
+    if negatives := annotations.negatives:  # they are spread over the splits
         photos |= negatives
         enough = len(negatives) >= len(plan)
         val = options.val if enough and "val" in plan else 0
@@ -150,32 +152,27 @@ def write_annotations(
             plan[split] = plan[split] + names
     bases = Counter(posixpath.basename(key) for key in photos)
     short = {key: base if bases[base := posixpath.basename(key)] == 1 else key for key in photos}
-    tally = Tally()
     with tqdm(total=len(photos), desc="importing", unit="photo", leave=False, disable=None) as bar:
 
         def convert(names: Sequence[str]) -> Iterator[Photo]:
             for key in names:
-                photo = convert_photo(photos[key], classes, annotations, options, tally)
+                photo = convert_photo(photos[key], classes, annotations, options)
                 yield replace(photo, name=short[key])
                 bar.update()
 
         splits = {split: convert(names) for split, names in plan.items()}
         card = write_dataset(root, name=name, classes=classes, source=source, splits=splits)
-    for note in [
-        *annotations.notes,
-        *crowd_notes(tally, annotations),
-        *map("skipped: {}".format, tally.skipped),
-    ]:
+    for note in [*annotations.notes, *crowd_notes(annotations)]:
         click.echo(note, err=True)
     return card
 
 
-def _digest(annotations: Annotations, negatives: Mapping[str, SourcePhoto]) -> str:
+def _digest(annotations: Annotations) -> str:
     """Twelve digits that change when an annotation file does, or the size of a photo, or which photos there are."""
     every = hashlib.sha256()
     for path in annotations.files:
         every.update(sha256_of(path).encode())
-    for photo in (*annotations.photos, *negatives.values()):
+    for photo in (*annotations.photos, *annotations.negatives.values()):
         if not photo.problem:
             every.update(f"{photo.name} {photo.path.stat().st_size}\n".encode())
     return every.hexdigest()[:12]
@@ -235,8 +232,6 @@ def _classes(annotations: Annotations, photos: dict[str, SourcePhoto], only: str
 def _negatives(path: Path) -> dict[str, SourcePhoto]:
     folder = SourceFolder(path)
     if not folder.photos:
-        raise UserError(
-            f"{path} holds no photos ({', '.join(PHOTO_SUFFIXES)}): check the path given with --negatives"
-        )
+        raise UserError(f"--negatives {path} holds no photos ({', '.join(PHOTO_SUFFIXES)}): check the path")
     named = {f"negatives/{name}": file for name, file in folder.photos.items()}
     return {name: SourcePhoto(file, name, ()) for name, file in named.items()}

@@ -4,7 +4,6 @@ A *segmentation* is a list of polygons, each ``[x0, y0, x1, y1, …]`` in pixels
 first pixel spans 0..1), or a compressed RLE ``{"size": [height, width], "counts": str}``.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import cv2
@@ -100,15 +99,6 @@ def to_mask(segmentation: Segmentation, width: int, height: int) -> np.ndarray:
         ValueError: the RLE does not describe a mask of this size.
     """
     return coco_mask.decode(to_rle(segmentation, width, height)).astype(bool)
-
-
-def polygons_to_mask(polygons: Sequence[np.ndarray], width: int, height: int) -> np.ndarray:
-    """The (H, W) bool mask of polygons, each (N, 2), which need not be clean.
-
-    Raises:
-        ValueError: a polygon cannot be used.
-    """
-    return to_mask([clean_polygon(polygon, width, height) for polygon in polygons], width, height)
 
 
 def crop(mask: np.ndarray) -> tuple[int, int, np.ndarray]:

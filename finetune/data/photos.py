@@ -19,16 +19,12 @@ MAX_PIXELS = 80_000_000
 ORIENTATION = 0x0112  # the EXIF tag; 1 is upright, 5 to 8 lie on their side
 
 
-class UnreadableImage(UserError):
-    """The file is not a whole image in an accepted format and size."""
-
-
 def open_photo(path: Path, *, decode: bool = True, draft: bool = False) -> Image.Image:
     """Open a photo as it is stored (not yet turned upright); without ``decode`` its header alone is read,
     with ``draft`` a JPEG is decoded at a small size.
 
     Raises:
-        UnreadableImage: missing, no image, truncated, or more than MAX_PIXELS.
+        UserError: missing, no image, truncated, or more than MAX_PIXELS.
     """
     try:
         with warnings.catch_warnings():
@@ -48,17 +44,15 @@ def open_photo(path: Path, *, decode: bool = True, draft: bool = False) -> Image
                 raise
             return image
     except FileNotFoundError:
-        raise UnreadableImage(
-            f"{path} is missing: put the photo there or remove it from the annotations"
-        ) from None
+        raise UserError(f"{path} is missing: put it there or remove it from the annotations") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise UnreadableImage(f"{path} has more than {MAX_PIXELS:,} pixels: make it smaller") from None
+        raise UserError(f"{path} has more than {MAX_PIXELS:,} pixels: make it smaller") from None
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, …
         if isinstance(error, Image.UnidentifiedImageError):
             reason = "not an image of the formats " + ", ".join(FORMATS)
         else:
             reason = str(error) or type(error).__name__
-        raise UnreadableImage(f"{path} cannot be read ({reason}): replace the file or leave it out") from None
+        raise UserError(f"{path} cannot be read ({reason}): replace the file or leave it out") from None
 
 
 def photo_path(folder: Path, name: str) -> Path:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from finetune.data.conversion import Tally, convert_photo
+from finetune.data.conversion import convert_photo
 from finetune.data.dataset import Photo
 from finetune.data.exporting import write_export
 from finetune.data.formats.source import PHOTO_SUFFIXES, Annotations, Options, SourceObject, SourcePhoto
@@ -21,7 +21,7 @@ def export_review(store: Path, format_name: str, root: Path, *, force: bool = Fa
 
     Args:
         store: the folder that the web server keeps; it may be in use.
-        format_name: a key of ``finetune.data.formats.FORMATS``.
+        format_name: one of ``finetune.data.formats.FORMATS``.
         root: the folder to make. force: replace what is there.
 
     Returns:
@@ -58,7 +58,7 @@ def _photo(path: Path, classes: list[str]) -> Photo:
         raise UserError(f"{entry} does not hold a photo and an answer to it: delete it") from None
     classes += [name for name in dict.fromkeys(names) if name not in classes]
     source = SourcePhoto(photo, f"{entry.name}{photo.suffix}", objects)
-    return convert_photo(source, classes, Annotations([], []), Options(), Tally())
+    return convert_photo(source, classes, Annotations([], []), Options())
 
 
 def _outline(mask: dict[str, object], width: int, height: int) -> dict[str, object]:

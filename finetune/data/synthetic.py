@@ -14,7 +14,6 @@ from tqdm import tqdm
 from finetune.data.dataset import Instance, Photo, already_made, write_dataset
 from finetune.data.drawing import draw_scene
 from finetune.data.masks import encode_mask
-from finetune.errors import UserError
 
 EMPTY_EVERY = 15  # every 15th training picture shows no balloon
 
@@ -25,19 +24,15 @@ def make_synthetic(
     """Draw a data set: 70 % train, 15 % val, 15 % test.
 
     Args:
-        size: width and height in pixels.
+        images: at least 3. size: width and height in pixels.
 
     Returns:
         The contents of ``dataset.json``.
 
     Raises:
-        UserError: too few pictures, a size out of bounds, or ``root`` is taken.
+        UserError: ``root`` is taken.
     """
     width, height = size
-    if images < 3:
-        raise UserError(f"--images {images} is too few for three splits: ask for at least 3")
-    if not (64 <= width <= 4096 and 64 <= height <= 4096):
-        raise UserError(f"--size {width}x{height} is out of bounds: choose 64 to 4096 pixels a side")
     source = f"drawn by `data synthetic --images {images} --seed {seed} --size {width}x{height}`"
     if card := already_made(root, source, force):
         return card

@@ -36,7 +36,7 @@ def unpack(archive: Path, folder: Path, *, max_bytes: int | None = None) -> None
                 )
             if total > shutil.disk_usage(folder).free:
                 raise UserError(
-                    f"{archive} unpacks to {total:,} bytes, more than {folder} has free: free some space"
+                    f"{archive} unpacks to {total:,} bytes, more than is free in {folder}: free some"
                 )
             for member in members:
                 path = PurePosixPath(member.filename.replace("\\", "/"))

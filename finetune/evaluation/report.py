@@ -9,7 +9,7 @@ import torch
 
 from finetune.checkpoints.run import Run
 from finetune.data.dataset import class_names, load_split, read_card
-from finetune.data.formats import SourceFolder
+from finetune.data.formats.source import SourceFolder
 from finetune.data.photos import open_photo, upright_size
 from finetune.errors import UserError
 from finetune.evaluation.choose import BEST_F1, SCORES, Counts, Rule, choose, count

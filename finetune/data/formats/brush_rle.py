@@ -17,36 +17,31 @@ def decode_brush(rle: Any, width: int, height: int) -> np.ndarray:
     """
     broken = ValueError(f"has a brush RLE that does not unpack to {width} x {height} pixels")
     try:
-        data = np.array(rle, dtype=np.uint8)
+        bits = np.unpackbits(np.array(rle, dtype=np.uint8))
     except (TypeError, ValueError, OverflowError):
         raise broken from None
-    bits = "".join(map(str, np.unpackbits(data).tolist()))
     place = 0
 
-    def take(count: int) -> int:
+    def take(count: int, size: int) -> np.ndarray:
+        """The next ``count`` numbers of ``size`` bits each."""
         nonlocal place
-        place += count
+        place += count * size
         if place > len(bits):
             raise broken
-        return int(bits[place - count : place], 2)
+        return bits[place - count * size : place].reshape(count, size) @ (1 << np.arange(size)[::-1])
 
-    total = take(32)
+    total, word = int(take(1, 32)[0]), 1 + int(take(1, 5)[0])
+    widths = take(4, 4) + 1
     if total != width * height * 4:
         raise broken
-    word = take(5) + 1
-    widths = [take(4) + 1 for _ in range(4)]
     values = np.zeros(total, dtype=np.uint8)
     done = 0
     while done < total:
-        equal = take(1)
-        end = done + 1 + take(widths[take(2)])
+        equal, kind = take(1, 1)[0], take(1, 2)[0]
+        end = done + 1 + int(take(1, widths[kind])[0])
         if end > total:
             raise broken
-        if equal:
-            values[done:end] = take(word) & 255
-        else:
-            for i in range(done, end):
-                values[i] = take(word) & 255
+        values[done:end] = take(1 if equal else end - done, word)
         done = end
     return values.reshape(height, width, 4)[..., 3] > 0
 
@@ -61,6 +56,4 @@ def encode_brush(mask: np.ndarray) -> list[int]:
             count = min(stop - start, 1 << 16)
             parts.append(f"1{3:02b}{count - 1:016b}{values[start]:08b}")
             start += count
-    bits = "".join(parts)
-    bits += "0" * (-len(bits) % 8)
-    return [int(bits[i : i + 8], 2) for i in range(0, len(bits), 8)]
+    return np.packbits(np.frombuffer("".join(parts).encode(), np.uint8) - ord("0")).tolist()

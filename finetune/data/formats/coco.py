@@ -6,7 +6,7 @@ folder or its name tells (``instances_val2017.json``).
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,13 +19,17 @@ from finetune.data.formats.source import (
     Options,
     SourceFolder,
     SourceObject,
-    found_files,
+    fits,
+    split_of,
 )
 from finetune.errors import UserError
 from finetune.files import write_json
 
 TITLE = "COCO"
 PHOTOS = "{split}"
+LISTS = ("images", "categories", "annotations")
+CONTENT = "images, categories and annotations"
+ADVICE = "it needs the lists images, categories and annotations"
 
 
 @dataclass(frozen=True)
@@ -38,53 +42,38 @@ class CocoFile:
     annotations: dict[str, list[dict[str, Any]]]
 
 
-def recognize(folder: SourceFolder) -> str | None:
+def find(folder: SourceFolder, *, sniff: bool = False) -> Iterator[tuple[Path, Any]]:
     """See ``Format``."""
-    return found_files(folder, _is_coco, "images, categories and annotations")
+    return folder.documents(_is_coco, sniff=sniff)
 
 
 def _is_coco(data: Any) -> bool:
-    return isinstance(data, dict) and all(
-        isinstance(data.get(key), list) for key in ("images", "categories", "annotations")
-    )
+    return fits(data, images=list, categories=list, annotations=list)
 
 
-def read(folder: SourceFolder, options: Options) -> Annotations:
+def read(folder: SourceFolder, found: Iterator[tuple[Path, Any]], options: Options) -> Annotations:
     """See ``Format``."""
-    documents = list(folder.documents(_is_coco))
-    if not documents:
-        raise UserError(
-            f"{folder.path} holds no COCO file: it needs the lists images, categories and annotations"
-        )
-    files = [parse_coco(path, data) for path, data in documents]
-    return annotations_of([(file, folder, split_of(folder, file.path)) for file in files])
-
-
-def split_of(folder: SourceFolder, path: Path) -> str | None:
-    """The split of an annotation file, by its folder or by a word of its name."""
-    words = (SPLIT_WORDS.get(word) for word in re.findall("[a-z]+", path.stem.lower()))
-    return folder.split_of(path) or next(filter(None, words), None)
-
-
-def annotations_of(files: Sequence[tuple[CocoFile, SourceFolder, str | None]]) -> Annotations:
-    """Join annotation files, each with the folder of its photos and its split."""
-    photos, classes, from_cvat = [], [], ""
-    for file, folder, split in files:
-        classes += [name for _, name in sorted(file.categories.items()) if name not in classes]
+    result = Annotations([], [], [])
+    for path, data in found:
+        file = parse_coco(path, data)
+        split = _split_of(folder.name_of(path))
         for name, image in file.images.items():
             objects = [_object(each, file.categories) for each in file.annotations[name]]
             size = image.get("width"), image.get("height")
-            known = isinstance(size[0], int) and isinstance(size[1], int)
-            photos.append(
-                folder.photo(name, file.path, objects, split=split, size=size if known else None)  # type: ignore[arg-type]
-            )
+            result.photos.append(folder.photo(name, path, objects, split=split, size=size))
+        result.files.append(path)
+        result.classes += [name for _, name in sorted(file.categories.items()) if name not in result.classes]
         every = [each for listed in file.annotations.values() for each in listed]
-        # CVAT alone writes the attribute "occluded" of every shape
-        if every and all(
-            isinstance(each.get("attributes"), dict) and "occluded" in each["attributes"] for each in every
-        ):
-            from_cvat = "CVAT writes every mask as a crowd"
-    return Annotations(photos, [file.path for file, _, _ in files], classes, crowds_are_objects=from_cvat)
+        # no other tool writes the attribute "occluded" of every shape
+        if every and all(fits(each, attributes=dict) and "occluded" in each["attributes"] for each in every):
+            result.crowds_are_objects = "CVAT writes every mask as a crowd"
+    return result
+
+
+def _split_of(name: str) -> str | None:
+    """The split of an annotation file, by its folder or by a word of its name."""
+    words = (SPLIT_WORDS.get(word) for word in re.findall("[a-z]+", name.rpartition("/")[2].lower()))
+    return split_of(name) or next(filter(None, words), None)
 
 
 def _object(annotation: Mapping[str, Any], categories: Mapping[int, str]) -> SourceObject:
@@ -110,37 +99,28 @@ def parse_coco(path: Path, data: Any) -> CocoFile:
     Raises:
         UserError: it is not such a file, lists something twice, or refers to something that it does not list.
     """
-    parts = [
-        data.get(key) if isinstance(data, dict) else None for key in ("images", "categories", "annotations")
-    ]
-    if not all(isinstance(part, list) and all(isinstance(item, dict) for item in part) for part in parts):
-        raise UserError(f"{path} is not a COCO file: it needs the lists images, categories and annotations")
+    if not _is_coco(data) or not all(isinstance(item, dict) for key in LISTS for item in data[key]):
+        raise UserError(f"{path} is not a COCO file: {ADVICE}")
     categories = _categories(path, data["categories"])
     images: dict[str, dict[str, Any]] = {}
     names: dict[Any, str] = {}
     for image in data["images"]:
         number, name = image.get("id"), image.get("file_name")
-        if not isinstance(number, int | str) or not isinstance(name, str):
+        if not fits(image, id=int | str, file_name=str):
             raise UserError(f"{path}: an image has no id or no file_name: {image}: give it both")
         if number in names or name in images:
             raise UserError(f"{path} lists the image {number} {name!r} twice: remove one")
         images[name], names[number] = image, name
-    if not images:
-        raise UserError(f"{path} lists no images: annotate some and export again")
     annotations: dict[str, list[dict[str, Any]]] = {name: [] for name in images}
     for annotation in data["annotations"]:
         which = f"annotation {annotation.get('id')} of {path}"
-        if not _listed(annotation.get("image_id"), names):
-            raise UserError(
-                f"{which} belongs to image {annotation.get('image_id')}, which is not listed: add it"
-            )
-        number = annotation.get("category_id")
+        image_id, number = annotation.get("image_id"), annotation.get("category_id")
+        if not _listed(image_id, names):
+            raise UserError(f"{which} belongs to image {image_id}, which is not listed: add it")
         if not _listed(number, categories):
             there = ", ".join(f"{each} {name}" for each, name in sorted(categories.items())) or "none"
-            raise UserError(
-                f"{which} has category {number}, which is not listed (listed: {there}): add its name"
-            )
-        annotations[names[annotation["image_id"]]].append(annotation)
+            raise UserError(f"{which} has category {number}, which is not listed (listed: {there}): add it")
+        annotations[names[image_id]].append(annotation)
     return CocoFile(path, categories, images, annotations)
 
 

@@ -6,7 +6,7 @@ Of several annotations of a task, the ground truth counts, else the last one tha
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -16,6 +16,7 @@ import numpy as np
 
 from finetune.data.dataset import Photo
 from finetune.data.formats.brush_rle import decode_brush, encode_brush
+from finetune.data.formats.shapes import ellipse, number, pairs, rectangle, refuse, turned
 from finetune.data.formats.source import (
     PHOTO_SUFFIXES,
     Annotations,
@@ -23,14 +24,8 @@ from finetune.data.formats.source import (
     SourceFolder,
     SourceObject,
     SourcePhoto,
-    closed_curve,
-    found_files,
+    fits,
     listing,
-    number,
-    pairs,
-    rectangle,
-    refuse,
-    turned,
 )
 from finetune.data.masks import to_mask
 from finetune.errors import UserError
@@ -38,65 +33,50 @@ from finetune.files import write_json
 
 TITLE = "Label Studio"
 PHOTOS = "images/{split}"
+CONTENT = "tasks"
+ADVICE = "export JSON (not JSON-MIN), next to the photos"
 UPLOAD_PREFIX = re.compile("^[0-9a-f]{8}-")
 KINDS = ("polygon", "brush", "ellipse", "rectangle")
 
 
-def recognize(folder: SourceFolder) -> str | None:
+def find(folder: SourceFolder, *, sniff: bool = False) -> Iterator[tuple[Path, Any]]:
     """See ``Format``."""
-    return found_files(folder, _is_label_studio, "tasks")
+    return folder.documents(_is_label_studio, sniff=sniff)
 
 
 def _is_label_studio(data: Any) -> bool:
     return (
         isinstance(data, list)
         and bool(data)
-        and all(
-            isinstance(task, dict)
-            and isinstance(task.get("data"), dict)
-            and isinstance(task.get("annotations"), list)
-            for task in data
-        )
+        and all(fits(task, data=dict, annotations=list) for task in data)
     )
 
 
-def read(folder: SourceFolder, options: Options) -> Annotations:
+def read(folder: SourceFolder, found: Iterator[tuple[Path, Any]], options: Options) -> Annotations:
     """See ``Format``."""
-    documents = list(folder.documents(_is_label_studio))
-    if not documents:
-        raise UserError(
-            f"{folder.path} holds no Label Studio file: export JSON (not JSON-MIN), next to the photos"
-        )
-    photos, unfinished, several = [], [], []
-    for path, tasks in documents:
+    result, unfinished, several = Annotations([], []), [], []
+    for path, tasks in found:
+        result.files.append(path)
         for task in tasks:
             name = _photo_name(task, path)
-            usable = [
-                each
-                for each in task["annotations"]
-                if isinstance(each, dict)
-                and not each.get("was_cancelled")
-                and isinstance(each.get("result"), list)
-            ]
+            every = [each for each in task["annotations"] if fits(each, result=list)]
+            usable = [each for each in every if not each.get("was_cancelled")]
             if not usable:
                 unfinished.append(name)
                 continue
             if len(usable) > 1:
                 several.append(name)
             truth = [each for each in usable if each.get("ground_truth")]
-            photos.append(_photo(folder, path, name, (truth or usable)[-1]["result"]))
-    notes = []
-    if unfinished:
-        notes.append(
-            f"left out: {len(unfinished)} tasks without a submitted annotation ({listing(unfinished)})"
-        )
-    if several:
-        notes.append(
-            f"{len(several)} tasks have several annotations; the last one counts ({listing(several)})"
-        )
-    if not photos:
-        raise UserError(f"{documents[0][0]} holds no submitted annotation: annotate some and export again")
-    return Annotations(photos, [path for path, _ in documents], notes=notes)
+            result.photos.append(_photo(folder, path, name, (truth or usable)[-1]["result"]))
+    for names, what in (
+        (unfinished, "left out: {} tasks without a submitted annotation ({})"),
+        (several, "{} tasks have several annotations; the last one counts ({})"),
+    ):
+        if names:
+            result.notes.append(what.format(len(names), listing(names)))
+    if not result.photos:
+        raise UserError(f"{result.files[0]} holds no submitted annotation: annotate some and export again")
+    return result
 
 
 def _photo_name(task: Mapping[str, Any], path: Path) -> str:
@@ -110,36 +90,25 @@ def _photo_name(task: Mapping[str, Any], path: Path) -> str:
             name = (parse_qs(parts.query).get("d") or [unquote(parts.path)])[0]
             if PurePosixPath(name).suffix.lower() in PHOTO_SUFFIXES:
                 return name
-    raise UserError(
-        f"task {task.get('id')} of {path} names no photo in its data: export the tasks with their images"
-    )
+    raise UserError(f"task {task.get('id')} of {path} names no photo: export tasks of images")
 
 
 def _photo(folder: SourceFolder, path: Path, name: str, result: Sequence[Any]) -> SourcePhoto:
-    regions = [each for each in result if isinstance(each, dict) and isinstance(each.get("value"), dict)]
+    regions = [each for each in result if fits(each, value=dict)]
     labels: dict[str, str] = {}
-    for (
-        each
-    ) in regions:  # with <Polygon> and <Labels> apart, the label is a result of its own with the same id
+    for each in regions:
+        # with <Polygon> and <Labels> apart, the label is a result of its own with the same id
         for value in (each["value"].get(key) for key in (str(each.get("type")), "labels")):
             if isinstance(value, list) and value:
                 labels[str(each.get("id"))] = str(value[0])
-    objects, size = [], None
+    objects, size = [], (None, None)
     for i, each in enumerate(regions, start=1):
         kind = str(each.get("type")).removesuffix("labels")
-        if kind not in KINDS:
-            continue
-        if isinstance(width := each.get("original_width"), int) and isinstance(
-            height := each.get("original_height"), int
-        ):
-            size = width, height
-        label, class_name = f"{kind} {i}", labels.get(str(each.get("id")), "")
-        if each.get("image_rotation"):
-            objects.append(
-                SourceObject(label, class_name, refuse("was drawn on a rotated view: rotate the photo"))
-            )
-        else:
-            objects.append(SourceObject(label, class_name, partial(_outline, kind, each["value"])))
+        if kind in KINDS:
+            size = each.get("original_width"), each.get("original_height")
+            turned_view = refuse("was drawn on a rotated view: rotate the photo")
+            outline = turned_view if each.get("image_rotation") else partial(_outline, kind, each["value"])
+            objects.append(SourceObject(f"{kind} {i}", labels.get(str(each.get("id")), ""), outline))
     photo = folder.photo(name, path, objects, size=size)
     base = PurePosixPath(name).name
     if photo.problem and UPLOAD_PREFIX.match(base):
@@ -148,18 +117,18 @@ def _photo(folder: SourceFolder, path: Path, name: str, result: Sequence[Any]) -
 
 
 def _outline(kind: str, value: Mapping[str, Any], width: int, height: int) -> Any:
+    def point(x: str, y: str) -> np.ndarray:
+        return np.array([number(value.get(x)), number(value.get(y))]) * scale
+
     scale = np.array([width, height]) / 100
     angle = np.deg2rad(number(value.get("rotation") or 0, "rotation"))
     if kind == "brush":
         return decode_brush(value.get("rle"), width, height)
     if kind == "polygon":
         return [pairs(value.get("points")) * scale]
-    corner = np.array([number(value.get("x")), number(value.get("y"))]) * scale
     if kind == "ellipse":
-        radii = np.array([number(value.get("radiusX")), number(value.get("radiusY"))]) * scale
-        return [closed_curve(tuple(corner), tuple(radii), angle)]
-    extent = np.array([number(value.get("width")), number(value.get("height"))]) * scale
-    return [turned(rectangle(0, 0, *extent), angle) + corner]  # turned about its corner
+        return [ellipse(point("x", "y"), point("radiusX", "radiusY"), angle)]
+    return [turned(rectangle(0, 0, *point("width", "height")), angle) + point("x", "y")]  # about its corner
 
 
 def write(root: Path, classes: Sequence[str], splits: Mapping[str, Sequence[Photo]]) -> None:

@@ -8,7 +8,7 @@ pixels of the upright photo.
 import base64
 import binascii
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,103 +17,75 @@ import numpy as np
 from PIL import Image
 
 from finetune.data.dataset import Photo
-from finetune.data.formats.source import (
-    Annotations,
-    Options,
-    SourceFolder,
-    SourceObject,
-    closed_curve,
-    found_files,
-    joined,
-    pairs,
-    rectangle,
-)
+from finetune.data.formats.shapes import ellipse, join_groups, pairs, rectangle, window
+from finetune.data.formats.source import Annotations, Options, SourceFolder, SourceObject, fits
 from finetune.data.masks import crop, to_mask
+from finetune.data.photos import MAX_PIXELS
 from finetune.errors import UserError
 from finetune.files import write_json
 
 TITLE = "labelme"
 PHOTOS = "{split}"
+CONTENT = "shapes"
+ADVICE = "save the annotations next to the photos"
 
 
-def recognize(folder: SourceFolder) -> str | None:
+def find(folder: SourceFolder, *, sniff: bool = False) -> Iterator[tuple[Path, Any]]:
     """See ``Format``."""
-    return found_files(folder, _is_labelme, "shapes")
+    return folder.documents(_is_labelme, sniff=sniff)
 
 
 def _is_labelme(data: Any) -> bool:
-    return isinstance(data, dict) and isinstance(data.get("shapes"), list) and "imagePath" in data
+    return fits(data, shapes=list) and "imagePath" in data
 
 
-def read(folder: SourceFolder, options: Options) -> Annotations:
+def read(folder: SourceFolder, found: Iterator[tuple[Path, Any]], options: Options) -> Annotations:
     """See ``Format``."""
-    photos, files = [], []
-    for path, data in folder.documents(_is_labelme):
-        if not isinstance(data["imagePath"], str) or not all(
-            isinstance(shape, dict) for shape in data["shapes"]
-        ):
+    result = Annotations([], [])
+    for path, data in found:
+        name, shapes = data["imagePath"], data["shapes"]
+        if not isinstance(name, str) or not all(isinstance(shape, dict) for shape in shapes):
             raise UserError(f"{path} is damaged: save it again in labelme")
-        size = data.get("imageWidth"), data.get("imageHeight")
-        known = isinstance(size[0], int) and isinstance(size[1], int)
-        photos.append(
-            folder.photo(data["imagePath"], path, _objects(data["shapes"]), size=size if known else None)
+        objects = join_groups(
+            (shape.get("group_id"), _object(i, shape)) for i, shape in enumerate(shapes, start=1)
         )
-        files.append(path)
-    if not files:
-        raise UserError(f"{folder.path} holds no labelme file: save the annotations next to the photos")
-    return Annotations(photos, files)
+        size = data.get("imageWidth"), data.get("imageHeight")
+        result.photos.append(folder.photo(name, path, objects, size=size))
+        result.files.append(path)
+    return result
 
 
-def _objects(shapes: Sequence[Mapping[str, Any]]) -> list[SourceObject]:
-    """Each shape an object, those of one label and one group together."""
-    groups: dict[Any, list[Mapping[str, Any]]] = {}
-    labels: dict[Any, str] = {}
-    for i, shape in enumerate(shapes, start=1):
-        group = shape.get("group_id")
-        key = i if group is None else (str(group), str(shape.get("label")))
-        groups.setdefault(key, []).append(shape)
-        labels.setdefault(key, f"{shape.get('shape_type') or 'polygon'} {i}")
-    return [
-        SourceObject(labels[key], str(parts[0].get("label") or "").strip(), partial(_outline, parts))
-        for key, parts in groups.items()
-    ]
+def _object(i: int, shape: Mapping[str, Any]) -> SourceObject:
+    label = f"{shape.get('shape_type') or 'polygon'} {i}"
+    return SourceObject(label, str(shape.get("label") or "").strip(), partial(_outline, shape))
 
 
-def _outline(parts: Sequence[Mapping[str, Any]], width: int, height: int) -> Any:
-    return joined([_shape(part, width, height) for part in parts], width, height)
-
-
-def _shape(shape: Mapping[str, Any], width: int, height: int) -> np.ndarray:
-    """A polygon (N, 2), or for a mask (H, W) bool."""
+def _outline(shape: Mapping[str, Any], width: int, height: int) -> list[np.ndarray] | np.ndarray:
     kind = shape.get("shape_type") or "polygon"
     points = pairs(shape.get("points"))
     if kind in ("polygon", "linestrip", "oriented_rectangle") or (kind == "rectangle" and len(points) == 4):
-        return points
+        return [points]
     if kind not in ("rectangle", "circle", "mask"):
         raise ValueError(f"is of the kind {kind!r}, which has no area")
     if len(points) != 2:
         raise ValueError(f"has {len(points)} points and needs 2")
-    (x0, y0), (x1, y1) = points
+    (x0, y0), (x1, y1) = points.tolist()
     if kind == "rectangle":
-        return rectangle(x0, y0, x1, y1)
+        return [rectangle(x0, y0, x1, y1)]
     if kind == "circle":
-        radius = float(np.hypot(x1 - x0, y1 - y0))
-        return closed_curve((x0, y0), (radius, radius))
-    mask = np.zeros((height, width), dtype=bool)
+        radius = np.hypot(x1 - x0, y1 - y0)
+        return [ellipse((x0, y0), (radius, radius))]
     part = _decode_png(shape.get("mask"))
-    x, y = round(float(x0)), round(float(y0))
-    if x < 0 or y < 0 or y + part.shape[0] > height or x + part.shape[1] > width:
-        raise ValueError(
-            f"has a mask of {part.shape[1]} x {part.shape[0]} pixels that reaches out of the photo"
-        )
-    mask[y : y + part.shape[0], x : x + part.shape[1]] = part
+    rows, columns = part.shape
+    mask = np.zeros((height, width), dtype=bool)
+    mask[window(round(x0), round(y0), columns, rows, width, height)] = part
     return mask
 
 
 def _decode_png(text: Any) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(base64.b64decode(text, validate=True)), formats=("PNG",)) as image:
-            if image.width * image.height > 80_000_000:
+            if image.width * image.height > MAX_PIXELS:
                 raise ValueError("has a mask of too many pixels")
             return np.asarray(image.convert("L")) > 0
     except (TypeError, binascii.Error, OSError, SyntaxError, Image.DecompressionBombError):

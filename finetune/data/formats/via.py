@@ -4,7 +4,7 @@ https://www.robots.ox.ac.uk/~vgg/software/via/ . VIA's coordinates are whole pix
 Detectron2's balloon tutorial, because COCO's coordinates are continuous (the first pixel's center is 0.5).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,90 +12,65 @@ from typing import Any
 import numpy as np
 
 from finetune.data.dataset import Photo
-from finetune.data.formats.source import (
-    Annotations,
-    Options,
-    SourceFolder,
-    SourceObject,
-    closed_curve,
-    found_files,
-    number,
-    rectangle,
-    refuse,
-)
+from finetune.data.formats.shapes import ellipse, number, rectangle, refuse
+from finetune.data.formats.source import Annotations, Options, SourceFolder, SourceObject, fits
 from finetune.data.masks import single_polygon
 from finetune.errors import UserError
 from finetune.files import write_json
 
 TITLE = "VIA"
 PHOTOS = "{split}"
+CONTENT = "regions by photo"
+ADVICE = "export the annotations as JSON, next to the photos"
 ATTRIBUTE = "class"  # the region attribute that ``write`` uses
 
 Regions = dict[str, list[dict[str, Any]]]
 
 
-def recognize(folder: SourceFolder) -> str | None:
+def find(folder: SourceFolder, *, sniff: bool = False) -> Iterator[tuple[Path, Any]]:
     """See ``Format``."""
-    return found_files(folder, _is_via, "regions by photo")
+    return folder.documents(_is_via, sniff=sniff)
 
 
 def _is_via(data: Any) -> bool:
-    if not isinstance(data, dict):
-        return False
-    if isinstance(data.get("_via_img_metadata"), dict):
+    if fits(data, _via_img_metadata=dict):
         return True
-    entries = list(data.values())
-    return bool(entries) and all(
-        isinstance(entry, dict) and isinstance(entry.get("filename"), str) for entry in entries
-    )
+    return isinstance(data, dict) and bool(data) and all(fits(entry, filename=str) for entry in data.values())
 
 
-def read(folder: SourceFolder, options: Options) -> Annotations:
+def read(folder: SourceFolder, found: Iterator[tuple[Path, Any]], options: Options) -> Annotations:
     """See ``Format``."""
-    documents = list(folder.documents(_is_via))
-    if not documents:
-        raise UserError(
-            f"{folder.path} holds no VIA file: export the annotations as JSON, next to the photos"
-        )
-    regions = {path: read_via(path, data) for path, data in documents}
-    every = [region for photos in regions.values() for each in photos.values() for region in each]
+    files = {path: read_via(path, data) for path, data in found}
+    every = [region for photos in files.values() for regions in photos.values() for region in regions]
     attribute = None if options.class_name else _attribute(every, options.class_attribute, folder.path)
-    photos = [
-        folder.photo(name, path, [_object(i, region, attribute) for i, region in enumerate(each, start=1)])
-        for path, entries in regions.items()
-        for name, each in entries.items()
-    ]
-    return Annotations(photos, list(regions))
+    photos = []
+    for path, regions_of in files.items():
+        for name, regions in regions_of.items():
+            objects = [_object(i, region, attribute) for i, region in enumerate(regions, start=1)]
+            photos.append(folder.photo(name, path, objects))
+    return Annotations(photos, list(files))
 
 
 def read_via(path: Path, data: Any) -> Regions:
     """Photo name → regions, each a dict with ``shape_attributes`` and ``region_attributes``.
 
     Raises:
-        UserError: it lists no photo, lists one twice, or has damaged regions.
+        UserError: it lists a photo twice, or has damaged regions.
     """
     photos: Regions = {}
     for entry in data.get("_via_img_metadata", data).values():
-        if not isinstance(entry, dict) or not isinstance(entry.get("filename"), str):
+        if not fits(entry, filename=str):
             raise UserError(f"{path} lists a photo without a filename: export again")
         regions = entry.get("regions") or []  # VIA 1 writes a dict, VIA 2 a list
         regions = list(regions.values()) if isinstance(regions, dict) else regions
-        if not isinstance(regions, list) or not all(_is_region(region) for region in regions):
+        if not isinstance(regions, list) or not all(
+            fits(each, shape_attributes=dict, region_attributes=dict | None) for each in regions
+        ):
             raise UserError(f"{path}: the regions of {entry['filename']} are damaged: export again")
         if entry["filename"] in photos:
             raise UserError(f"{path} lists {entry['filename']} twice: remove one of the two in VIA")
         photos[entry["filename"]] = regions
-    if not photos:
-        raise UserError(f"{path} lists no photos: annotate some in VIA and export again")
     return photos
-
-
-def _is_region(region: Any) -> bool:
-    return (
-        isinstance(region, dict)
-        and isinstance(region.get("shape_attributes"), dict)
-        and isinstance(region.get("region_attributes") or {}, dict)
-    )
 
 
 def _attribute(regions: list[dict[str, Any]], wanted: str | None, path: Path) -> str:
@@ -105,13 +80,9 @@ def _attribute(regions: list[dict[str, Any]], wanted: str | None, path: Path) ->
         return found[0]
     there = f"the regions have: {', '.join(found)}" if found else "the regions have none"
     if wanted is None:
-        raise UserError(
-            f"name the one class with --class NAME, or --class-attribute NAME for several ({there})"
-        )
+        raise UserError(f"give --class NAME for one class, or --class-attribute NAME for several ({there})")
     if wanted not in found:
-        raise UserError(
-            f"no region in {path} has the attribute {wanted!r}: choose another --class-attribute ({there})"
-        )
+        raise UserError(f"no region in {path} has the attribute {wanted!r}: choose another one ({there})")
     return wanted
 
 
@@ -155,7 +126,7 @@ def shape_points(shape: Mapping[str, Any]) -> np.ndarray:
         if kind in ("circle", "ellipse"):
             rx, ry = (number(shape["r" if kind == "circle" else key]) for key in ("rx", "ry"))
             theta = number(shape.get("theta", 0))  # radians, since VIA 2.0.9
-            return closed_curve((number(shape["cx"]), number(shape["cy"])), (rx, ry), theta) + 0.5
+            return ellipse((number(shape["cx"]), number(shape["cy"])), (rx, ry), theta) + 0.5
     except KeyError as error:
         raise ValueError(f"has no {error.args[0]}") from None
     raise ValueError(f"is of the kind {kind!r}, which has no area")
@@ -169,16 +140,11 @@ def write(root: Path, classes: Sequence[str], splits: Mapping[str, Sequence[Phot
             regions = []
             for each in photo.instances:
                 points = single_polygon(each.segmentation, photo.width, photo.height) - 0.5
-                shape = {"name": "polygon", "all_points_x": points[:, 0].tolist()}
-                shape["all_points_y"] = points[:, 1].tolist()
-                regions.append(
-                    {"shape_attributes": shape, "region_attributes": {ATTRIBUTE: classes[each.class_id]}}
-                )
-            size = (root / PHOTOS.format(split=split) / photo.name).stat().st_size
-            entries[f"{photo.name}{size}"] = {
-                "filename": photo.name,
-                "size": size,
-                "regions": regions,
-                "file_attributes": {},
-            }
+                x, y = points.T.tolist()
+                shape = {"name": "polygon", "all_points_x": x, "all_points_y": y}
+                attributes = {ATTRIBUTE: classes[each.class_id]}
+                regions.append({"shape_attributes": shape, "region_attributes": attributes})
+            size = (root / split / photo.name).stat().st_size
+            entry = {"filename": photo.name, "size": size, "regions": regions, "file_attributes": {}}
+            entries[f"{photo.name}{size}"] = entry
         write_json(root / split / "via_region_data.json", entries)

@@ -6,15 +6,16 @@ there is nothing to find. The format has no holes and no objects of several part
 """
 
 import posixpath
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 import yaml
 
 from finetune.data.dataset import Photo
+from finetune.data.formats.shapes import number, refuse
 from finetune.data.formats.source import (
     SPLIT_WORDS,
     Annotations,
@@ -23,32 +24,36 @@ from finetune.data.formats.source import (
     SourceObject,
     SourcePhoto,
     listing,
-    number,
-    refuse,
+    split_of,
 )
 from finetune.data.masks import single_polygon
 from finetune.errors import UserError
 
 TITLE = "YOLO-seg"
 PHOTOS = "images/{split}"
+CONTENT = "a polygon a line"
+ADVICE = "put the folder labels beside the folder images"
 # text files that are no labels, unless they lie in a folder called labels
 NOT_LABELS = {"train", "val", "valid", "test", "classes", "obj", "requirements", "license"}
 
 
-def recognize(folder: SourceFolder) -> str | None:
-    """See ``Format``."""
-    for path in folder.files(".yaml", ".yml"):
-        try:
-            names = _load_yaml(path).get("names")
-        except UserError:
-            continue
-        if names:
-            return f"{folder.name_of(path)} with class names"
-    if labels := _label_files(folder):
-        first = labels[0].read_text(encoding="utf-8", errors="replace").split()
-        if len(first) >= 5 and first[0].isdecimal():
-            return f"{listing(folder.name_of(path) for path in labels)} with numbers a line"
-    return None
+def find(folder: SourceFolder, *, sniff: bool = False) -> Iterator[tuple[Path, Any]]:
+    """See ``Format``; the content is left to ``read``."""
+    labels = [path for path in folder.files(".txt") if _is_label(folder.name_of(path))]
+    if sniff and labels and not any("names:" in _text(path) for path in folder.files(".yaml", ".yml")):
+        words = _text(labels[0]).split()
+        if len(words) < 5 or not words[0].isdecimal():
+            return
+    yield from ((path, None) for path in labels)
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace")
+
+
+def _is_label(name: str) -> bool:
+    stem = PurePosixPath(name).stem.lower()
+    return "labels" in name.split("/")[:-1] or not (stem in NOT_LABELS or stem.startswith("readme"))
 
 
 def _load_yaml(path: Path) -> dict[str, Any]:
@@ -59,57 +64,46 @@ def _load_yaml(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _label_files(folder: SourceFolder) -> list[Path]:
-    return [
-        path
-        for path in folder.files(".txt")
-        if "labels" in folder.name_of(path).split("/")[:-1] or not _is_list(path.stem.lower())
-    ]
-
-
-def _is_list(stem: str) -> bool:
-    return stem in NOT_LABELS or stem.startswith("readme")
-
-
-def read(folder: SourceFolder, options: Options) -> Annotations:
+def read(folder: SourceFolder, found: Iterator[tuple[Path, Any]], options: Options) -> Annotations:
     """See ``Format``."""
     configs = [(path, _load_yaml(path)) for path in folder.files(".yaml", ".yml")]
     configs = [(path, content) for path, content in configs if content.get("names")]
     if len(configs) > 1:
-        raise UserError(
-            f"{folder.path} holds several data.yaml ({listing(str(p) for p, _ in configs)}): leave one"
-        )
+        listed = listing(str(path) for path, _ in configs)
+        raise UserError(f"{folder.path} holds several data.yaml ({listed}): leave one")
     classes = _class_names(folder, configs)
     splits = _split_folders(folder, configs[0][1]) if configs else {}
-    photos_of: dict[str, list[str]] = {}
+    photos_of = _photos_by_label(folder)
+    result = Annotations([], [path for path, _ in configs], list(classes.values()))
+    for path, _ in found:
+        label = folder.name_of(path)
+        objects = _objects(path, classes)
+        result.files.append(path)
+        names = photos_of.get(posixpath.splitext(label)[0], [])
+        if len(names) == 1:
+            name = names[0]
+            given = (split for start, split in splits.items() if name.startswith(start))
+            photo = SourcePhoto(folder.photos[name], name, objects, next(given, None) or split_of(name))
+        elif names:
+            problem = f"{label} fits several photos ({listing(names)}): give each its own name"
+            photo = SourcePhoto(path, label, objects, problem=problem)
+        else:
+            problem = f"{label} has no photo of the same name: put it there or remove the label file"
+            photo = SourcePhoto(path, label, objects, problem=problem)
+        result.photos.append(photo)
+    return result
+
+
+def _photos_by_label(folder: SourceFolder) -> dict[str, list[str]]:
+    """Name of a label file, without its suffix → the photos that it may belong to."""
+    photos: dict[str, list[str]] = {}
     for name in folder.photos:
         stem = posixpath.splitext(name)[0]
-        photos_of.setdefault(stem, []).append(name)
-        parts = stem.split("/")
-        if "images" in parts[:-1]:
-            last = len(parts) - 2 - parts[-2::-1].index("images")
-            labels = "/".join([*parts[:last], "labels", *parts[last + 1 :]])
-            photos_of.setdefault(labels, []).append(name)
-    photos, files = [], [path for path, _ in configs]
-    for path in _label_files(folder):
-        stem = posixpath.splitext(folder.name_of(path))[0]
-        objects = _objects(path, classes)
-        files.append(path)
-        names = photos_of.get(stem, [])
-        if len(names) != 1:
-            which = folder.name_of(path)
-            problem = f"{which} has no photo of the same name: put it there or remove the label file"
-            if names:
-                problem = f"{which} fits several photos ({listing(names)}): give each its own name"
-            photos.append(SourcePhoto(path, stem, objects, problem=problem))
-            continue
-        (name,) = names
-        split = next((split for start, split in splits.items() if name.startswith(start)), None)
-        photo = folder.photos[name]
-        photos.append(SourcePhoto(photo, name, objects, split or folder.split_of(photo)))
-    if not photos:
-        raise UserError(f"{folder.path} holds no YOLO labels: put the folder labels beside the folder images")
-    return Annotations(photos, files, list(classes.values()))
+        photos.setdefault(stem, []).append(name)
+        above, found, below = f"/{stem}".rpartition("/images/")
+        if found:
+            photos.setdefault(f"{above}/labels/{below}"[1:], []).append(name)
+    return photos
 
 
 def _class_names(folder: SourceFolder, configs: Sequence[tuple[Path, Mapping[str, Any]]]) -> dict[int, str]:
@@ -127,13 +121,9 @@ def _class_names(folder: SourceFolder, configs: Sequence[tuple[Path, Mapping[str
     try:
         classes = {int(key): str(name).strip() for key, name in pairs}
     except (TypeError, ValueError):
-        raise UserError(
-            f"{folder.path}: the class ids of data.yaml are not whole numbers: correct them"
-        ) from None
+        raise UserError(f"{folder.path}: class ids of data.yaml are no whole numbers: correct them") from None
     if len(set(classes.values())) < len(classes):
-        raise UserError(
-            f"{folder.path} names a class twice ({', '.join(classes.values())}): give each its own name"
-        )
+        raise UserError(f"{folder.path} names a class twice ({', '.join(classes.values())}): rename one")
     return classes
 
 
@@ -152,26 +142,20 @@ def _split_folders(folder: SourceFolder, config: Mapping[str, Any]) -> dict[str,
 
 
 def _objects(path: Path, classes: Mapping[int, str]) -> list[SourceObject]:
-    objects = []
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except ValueError:
         raise UserError(f"{path} is not text: export it again") from None
-    for i, line in enumerate(lines, start=1):
-        if not (words := line.split()):
-            continue
-        label = f"line {i}"
-        if not words[0].isdecimal():
-            objects.append(
-                SourceObject(label, "", refuse(f"begins with {words[0]!r}, which is not a class id"))
-            )
-        elif len(words[0]) > 9 or int(words[0]) not in classes:
-            objects.append(
-                SourceObject(label, "", refuse(f"has class {words[0]}, which data.yaml does not name"))
-            )
-        else:
-            objects.append(SourceObject(label, classes[int(words[0])], partial(_outline, words[1:])))
-    return objects
+    return [_object(f"line {i}", line.split(), classes) for i, line in enumerate(lines, 1) if line.strip()]
+
+
+def _object(label: str, words: Sequence[str], classes: Mapping[int, str]) -> SourceObject:
+    first = words[0]
+    if not first.isdecimal():
+        return SourceObject(label, "", refuse(f"begins with {first!r}, which is not a class id"))
+    if len(first) > 9 or int(first) not in classes:
+        return SourceObject(label, "", refuse(f"has class {first}, which data.yaml does not name"))
+    return SourceObject(label, classes[int(first)], partial(_outline, words[1:]))
 
 
 def _outline(words: Sequence[str], width: int, height: int) -> list[np.ndarray]:
@@ -191,13 +175,9 @@ def write(root: Path, classes: Sequence[str], splits: Mapping[str, Sequence[Phot
             size, lines = (photo.width, photo.height), []
             for each in photo.instances:
                 points = single_polygon(each.segmentation, *size) / size
-                lines.append(
-                    f"{each.class_id} " + " ".join(f"{value:.7g}" for value in points.ravel()) + "\n"
-                )
-            (folder / f"{Path(photo.name).stem}.txt").write_text("".join(lines), encoding="utf-8")
-    config = (
-        {"path": "."} | {split: f"images/{split}" for split in splits} | {"names": dict(enumerate(classes))}
-    )
-    (root / "data.yaml").write_text(
-        yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8"
-    )
+                lines.append(" ".join([str(each.class_id), *(f"{value:.7g}" for value in points.ravel())]))
+            text = "".join(f"{line}\n" for line in lines)
+            (folder / f"{Path(photo.name).stem}.txt").write_text(text, encoding="utf-8")
+    config: dict[str, Any] = {"path": "."} | {split: f"images/{split}" for split in splits}
+    text = yaml.safe_dump(config | {"names": dict(enumerate(classes))}, sort_keys=False, allow_unicode=True)
+    (root / "data.yaml").write_text(text, encoding="utf-8")

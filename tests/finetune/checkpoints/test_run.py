@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from finetune.backbones import BACKBONES
-from finetune.checkpoints.run import Run, backbone_of
+from finetune.backbones import BACKBONES, backbone_of
+from finetune.checkpoints.run import Run
 from finetune.configs.keys import get_config
 from finetune.errors import UserError
 from tests.toy_models import write_run

@@ -2,6 +2,7 @@
 
 import json
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import numpy as np
 from PIL import Image
 
 from tests.commands import finetune
+
+FIXTURES = Path(__file__).parent / "fixtures"
 
 
 def save_photo(path: Path, width: int = 40, height: int = 30, *, orientation: int = 1, seed: int = 0) -> Path:
@@ -56,9 +59,32 @@ def via_folder(folder: Path, count: int = 5, **attributes: Any) -> Path:
     return folder
 
 
+def cvat_file(folder: Path, shapes: str, image: str = 'name="a.png" width="80" height="60"') -> None:
+    """A photo and CVAT's XML with these shapes."""
+    save_photo(folder / "a.png", 80, 60)
+    (folder / "a.xml").write_text(f'<annotations><image id="0" {image}>{shapes}</image></annotations>')
+
+
+def yolo_folder(labels: str, names: str = "names: [mug]") -> Callable[[Path], None]:
+    """Writes a photo, its YOLO labels and data.yaml into a folder."""
+
+    def write(folder: Path) -> None:
+        save_photo(folder / "images" / "a.jpg")
+        (folder / "labels").mkdir()
+        (folder / "labels" / "a.txt").write_text(labels)
+        (folder / "data.yaml").write_text(names)
+
+    return write
+
+
 def run(*args: object) -> int:
     """Run ``maskrcnn`` in this process; return the exit status."""
     return finetune(args)
+
+
+def run_import(source: Path, *options: object, format: str = "via") -> int:
+    """``maskrcnn data import SOURCE --format FORMAT …``."""
+    return run("data", "import", source, "--format", format, *options)
 
 
 def nothing_left(root: Path) -> bool:

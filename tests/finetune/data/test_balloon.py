@@ -1,20 +1,16 @@
 """`data balloon`: folder, zip and download; the real photos where they are; what is refused."""
 
 import hashlib
-import http.server
 import shutil
-import threading
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from finetune.data import balloon
 from finetune.data.dataset import load_split
-from finetune.download import download
-from finetune.errors import UserError
 from tests.finetune.data.samples import TRIANGLE, nothing_left, run, save_via, via_entry
+from tests.finetune.file_server import serving
 
 
 @pytest.fixture
@@ -41,49 +37,6 @@ def archive(folder: Path) -> Path:
         for file in sorted(folder.rglob("*")):
             zipped.write(file, file.relative_to(folder.parent))
     return path
-
-
-@pytest.fixture
-def server(archive: Path) -> Iterator["FlakyServer"]:
-    with FlakyServer(archive.read_bytes()) as running:
-        thread = threading.Thread(target=running.serve_forever)
-        thread.start()
-        yield running
-        running.shutdown()
-        thread.join()
-
-
-class FlakyServer(http.server.HTTPServer):
-    """Serves one file with HTTP ranges and breaks off after ``limit`` bytes a request."""
-
-    def __init__(self, content: bytes) -> None:
-        super().__init__(("127.0.0.1", 0), FlakyHandler)
-        self.content, self.limit, self.ranges = content, len(content), True
-        self.starts: list[int] = []
-        self.url = f"http://127.0.0.1:{self.server_port}/balloon_dataset.zip"
-
-
-class FlakyHandler(http.server.BaseHTTPRequestHandler):
-    server: FlakyServer
-
-    def do_GET(self) -> None:
-        wanted = self.headers.get("Range")
-        start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted and self.server.ranges else 0
-        self.server.starts.append(start)
-        body = self.server.content[start:]
-        if wanted and not body:
-            self.send_error(416)
-            return
-        self.send_response(206 if start else 200)
-        self.send_header("Content-Length", str(len(body)))
-        if start:
-            end = len(self.server.content)
-            self.send_header("Content-Range", f"bytes {start}-{end - 1}/{end}")
-        self.end_headers()
-        self.wfile.write(body[: self.server.limit])
-
-    def log_message(self, *args: object) -> None:
-        pass
 
 
 def splits(root: Path) -> list[int]:
@@ -113,53 +66,19 @@ def test_again_takes_no_photo_and_no_time(
     assert "holds another data set" in capsys.readouterr().err
 
 
-def test_download_goes_on_where_it_broke_off(server: FlakyServer, tmp_path: Path, capsys) -> None:
-    command = ("data", "balloon", "--root", tmp_path / "set", "--url", server.url)
-    server.limit = 2000
-    assert run(*command) == 1
-    assert "broke off after 2,000 of" in capsys.readouterr().err
-    assert nothing_left(tmp_path / "set")
-    server.limit = len(server.content)
-    assert run(*command) == 0
-    assert server.starts == [0, 2000]
-    assert splits(tmp_path / "set") == [8, 2, 3]
-    assert run("data", "balloon", "--root", tmp_path / "other", "--url", server.url) == 0
-    assert server.starts == [0, 2000]  # from the cache
-
-
-def test_download_begins_anew_from_a_server_without_ranges(server: FlakyServer, tmp_path: Path) -> None:
-    (tmp_path / "a.zip.part").write_bytes(b"old")
-    server.ranges = False
-    assert download(server.url, tmp_path / "a.zip", max_bytes=10**6).read_bytes() == server.content
-
-
-def test_download_begins_anew_when_the_part_is_too_long(server: FlakyServer, tmp_path: Path) -> None:
-    (tmp_path / "a.zip.part").write_bytes(b"x" * (len(server.content) + 5))
-    assert download(server.url, tmp_path / "a.zip", max_bytes=10**6).read_bytes() == server.content
-
-
-def test_download_refuses_more_than_it_was_told(server: FlakyServer, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="larger than 1,000 bytes"):
-        download(server.url, tmp_path / "a.zip", max_bytes=1000)
-    assert not list(tmp_path.glob("a.zip*"))
-
-
-def test_file_urls_work_and_other_schemes_do_not(archive: Path, tmp_path: Path) -> None:
-    target = download(archive.as_uri(), tmp_path / "a.zip", max_bytes=10**6)
-    assert target.read_bytes() == archive.read_bytes()
-    with pytest.raises(UserError, match="is not a URL"):
-        download("ftp://example.org/a.zip", tmp_path / "b.zip", max_bytes=10**6)
-
-
-def test_unreachable_says_which_file_to_fetch_and_where_to_put_it(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    url = "http://127.0.0.1:9/balloon_dataset.zip"
-    assert run("data", "balloon", "--root", tmp_path / "set", "--url", url) == 1
-    error = capsys.readouterr().err
-    assert f"cannot download {url}" in error
-    assert f"put it at {tmp_path / 'cache' / 'balloon_dataset.zip'}, or pass it with --from" in error
-    assert nothing_left(tmp_path / "set")
+def test_the_download_is_kept(archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with serving(archive.read_bytes()) as server:
+        command = ("data", "balloon", "--url", f"{server.url}/balloon_dataset.zip", "--root")
+        server.limit = 2000
+        assert run(*command, tmp_path / "set") == 1
+        place = tmp_path / "cache" / "balloon_dataset.zip"
+        assert f"put it at {place}, or pass it with --from" in capsys.readouterr().err
+        assert nothing_left(tmp_path / "set")
+        server.limit = len(server.content)
+        for root in ("set", "other"):
+            assert run(*command, tmp_path / root) == 0
+            assert splits(tmp_path / root) == [8, 2, 3]
+        assert len(server.requests) == 2  # the third time from the cache
 
 
 def _cut(archive: Path) -> None:

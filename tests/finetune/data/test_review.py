@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from finetune.data.cli import FORMAT_NAMES
 from finetune.data.dataset import class_names, read_photos
+from finetune.data.formats import FORMATS
 from tests.finetune.data.samples import run, via_folder
 from tests.web_client.stub import balloon_picture, find_balloons, reply_for
 from web_client.api.uploads import Picture
@@ -32,7 +32,7 @@ def store(tmp_path: Path) -> Path:
     return tmp_path / "store"
 
 
-@pytest.mark.parametrize("name", FORMAT_NAMES)
+@pytest.mark.parametrize("name", FORMATS)
 def test_a_tool_opens_the_photos_with_the_answers(
     store: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -11,7 +11,7 @@ from finetune.errors import UserError
 
 
 @pytest.mark.parametrize(
-    "name", ["../evil.txt", "/tmp/evil.txt", "..\\evil.txt", "C:/evil.txt", "a/../../evil.txt"]
+    "name", ["../evil.txt", "/tmp/evil.txt", "..\\evil.txt", "C:/evil.txt", "a/../../evil.txt", "."]
 )
 def test_a_zip_may_not_write_outside(tmp_path: Path, name: str) -> None:
     with zipfile.ZipFile(tmp_path / "evil.zip", "w") as zipped:
