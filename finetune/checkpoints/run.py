@@ -118,6 +118,7 @@ class Run:
             record = read_json(path, cure="restore it, or train again")
         if not isinstance(record, dict):
             raise UserError(f"{path} cannot be read (it is no training record): restore it, or train again")
+        record.pop("false_scores", None)  # a resumed training alone reads them
         if init := record.get("init"):
             record["init"] = init | {
                 key: file_name(init[key]) for key in ("weights", "source") if key in init
