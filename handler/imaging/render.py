@@ -8,14 +8,14 @@ from __future__ import annotations
 import colorsys
 import functools
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from handler.imaging.masks import encode_png, label_map, paste_masks
+from handler.imaging.masks import Crop, encode_png, label_map, paste_masks
 from handler.model import Detections
 
 # Okabe & Ito 2008, "Color Universal Design": distinct for the common forms of color blindness (without black, and
@@ -56,9 +56,29 @@ def overlay(
     image: np.ndarray, labels: np.ndarray, detections: Detections, classes: Sequence[str]
 ) -> np.ndarray:
     """Colored masks, outlines, and labels with class and score; (H, W, 3) uint8 RGB."""
+    pairs = zip(detections.class_ids, detections.scores, strict=True)
+    captions = [f"{classes[int(class_id)]} {score:.0%}" for class_id, score in pairs]
+    colors = [color(i) for i in range(len(detections))]
+    return paint(image, labels, paste_masks(detections, *image.shape[:2]), detections.boxes, captions, colors)
+
+
+def paint(
+    image: np.ndarray,
+    labels: np.ndarray,
+    crops: Iterable[Crop],
+    boxes: np.ndarray,
+    captions: Sequence[str],
+    colors: Sequence[tuple[int, int, int]],
+) -> np.ndarray:
+    """An overlay of N instances, each with its mask, its box (XYXY, pixels), its caption and its RGB color.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        labels: (H, W) label map, an instance being its index + 1.
+        boxes: (N, 4) float.
+    """
+    palette = np.array([(0, 0, 0), *colors], np.uint8)
     height, width = image.shape[:2]
-    count = len(detections.boxes)
-    palette = np.array([(0, 0, 0)] + [color(i) for i in range(count)], np.uint8)
     out = image.copy()
     rows = max(1, 2**20 // width)  # a band at a time: the blend's temporaries stay small
     for top in range(0, height, rows):
@@ -68,7 +88,7 @@ def overlay(
             blend = cv2.addWeighted(out[band], 1 - FILL, palette[labels[band]], FILL, 0)
             out[band][mask] = blend[mask]
     line = max(1, round(min(height, width) / 400))
-    for i, crop in enumerate(paste_masks(detections, height, width)):
+    for crop, tint in zip(crops, colors, strict=True):
         outlines, _ = (
             cv2.findContours(crop.bits.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
             if crop.columns.size
@@ -77,12 +97,14 @@ def overlay(
         offset = (crop.x, crop.y)
         # a dark line under a thinner one in the instance's color stands out on any background
         cv2.drawContours(out, outlines, -1, (20, 20, 20), 2 * line + 1, cv2.LINE_AA, offset=offset)
-        cv2.drawContours(out, outlines, -1, color(i), line, cv2.LINE_AA, offset=offset)
-    return _draw_labels(out, detections, classes)
+        cv2.drawContours(out, outlines, -1, tint, line, cv2.LINE_AA, offset=offset)
+    return _draw_captions(out, boxes, captions, colors)
 
 
-def _draw_labels(image: np.ndarray, detections: Detections, classes: Sequence[str]) -> np.ndarray:
-    """Class and score above each box, else inside its top, else below it; omitted where there is no room."""
+def _draw_captions(
+    image: np.ndarray, boxes: np.ndarray, captions: Sequence[str], colors: Sequence[tuple[int, int, int]]
+) -> np.ndarray:
+    """Each caption above its box, else inside its top, else below it; omitted where there is no room."""
     height, width = image.shape[:2]
     picture = Image.fromarray(image)
     draw = ImageDraw.Draw(picture)
@@ -90,8 +112,7 @@ def _draw_labels(image: np.ndarray, detections: Detections, classes: Sequence[st
     font = label_font(size)
     pad = max(2, round(size / 5))
     occupied: list[tuple[float, float, float, float]] = []
-    for i, (x0, y0, _, y1) in enumerate(detections.boxes.tolist()):
-        text = f"{classes[int(detections.class_ids[i])]} {detections.scores[i]:.0%}"
+    for (x0, y0, _, y1), text, fill in zip(boxes.tolist(), captions, colors, strict=True):
         left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
         w, h = right - left + 2 * pad, bottom - top + 2 * pad
         x = max(0.0, min(x0, width - w))
@@ -99,7 +120,6 @@ def _draw_labels(image: np.ndarray, detections: Detections, classes: Sequence[st
             place = (x, y, x + w, y + h)
             if 0 <= y <= height - h and not any(_overlap(place, other) for other in occupied):
                 occupied.append(place)
-                fill = color(i)
                 draw.rectangle(place, fill=fill)
                 draw.text((x + pad - left, y + pad - top), text, fill=ink(fill), font=font)
                 break
