@@ -11,6 +11,8 @@ import sys
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
+from typing import Any
 
 import click
 
@@ -35,6 +37,28 @@ SECTIONS = {
 COMMANDS = {name: place for section in SECTIONS.values() for name, place in section.items()}
 
 EPILOG = "Example: maskrcnn train mobilenetv2_fpn --data photos --weights imagenet"
+
+
+class Rooms:
+    """What one room does for another's command, which gets it as ``ctx.obj``: rooms do not import each other."""
+
+    def export_run(self, run: Path, folder: Path) -> Path:
+        """Package a run folder or a published checkpoint; return the archive."""
+        from finetune.export.archive import Options, export
+
+        return export(run, Options(output=folder))
+
+    def write_annotations(self, *arguments: Any) -> None:
+        """See ``finetune.data.pre_annotations``."""
+        from finetune.data.pre_annotations import write_pre_annotations
+
+        write_pre_annotations(*arguments)
+
+    def client(self, url: str, token: str | None, **options: float) -> Any:
+        """A client of a public API."""
+        from web_client.client import Client
+
+        return Client(url, token, **options)
 
 
 class _LazyGroup(click.Group):
@@ -76,7 +100,7 @@ def run(command: click.Command, prog_name: str, args: Sequence[str] | None = Non
     try:
         if hasattr(signal, "pthread_sigmask"):  # the demo blocks Ctrl-C in its children until they get here
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-        status = command.main(args, prog_name, standalone_mode=False)
+        status = command.main(args, prog_name, standalone_mode=False, obj=Rooms())
     except click.ClickException as error:
         error.show()
         return error.exit_code

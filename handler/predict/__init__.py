@@ -1,6 +1,6 @@
-"""The same answers as the server's, for photos and folders: ``maskrcnn predict ARCHIVE SOURCE… --output DIR``.
+"""The same answers as the server's, for photos, folders and films: ``maskrcnn predict MODEL SOURCE… --output DIR``.
 
-``job`` runs a job: ``sources`` lists its photos, ``local`` (this machine) or ``cluster`` (Ray) predicts them, and
-``writers`` keeps the answers. ``worker`` is the only module that runs beside the archive's own code, and never
-imports ours.
+``run`` runs a ``job``: ``sources`` lists its photos, ``models`` opens its model, which runs here, on Ray (``cluster``)
+or behind an address (``service``), ``store`` keeps the answers, and ``writers``, ``pictures`` and ``films`` write what
+was asked for. ``worker`` is the only module that runs beside an archive's own code, and never imports ours.
 """

@@ -1,37 +1,176 @@
-"""What runs beside an archive's own code: in a local process (:func:`main`) or in a Ray actor (:class:`PhotoWorker`).
+"""The predictor of an archive in a process of its own: the process, and the code that runs in it.
 
-This module comes from the source tree, by path or by value; ``handler`` is imported from the unpacked archive, which
-is put first on ``sys.path``. As under TorchServe, an archive brings its code along, and a node needs only the pip
-packages. So this module imports nothing of ours at its top.
+The process gets this module as text and imports ``handler`` from the unpacked archive, so an archive brings its code
+along as it does under TorchServe. On Ray, :class:`PredictorProcess` is an actor, pickled by value, and a node needs
+only the pip packages. So this module imports nothing of ours at its top.
 """
 
 from __future__ import annotations
 
-import faulthandler
+import contextlib
+import io
 import json
 import os
 import signal
+import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Mapping, Sequence
+import traceback
+import zipfile
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from typing import Any
 
-READ_ATTEMPTS = 3
+AHEAD = 2  # batches on their way: one is read and decoded while the other is in the network
+Answer = tuple[str, dict[str, Any], float]
+"""Photo, its answer as the server's JSON, and the Unix time of the answer."""
 
 
-class PhotoService:
-    """Answers photos as TorchServe would: the same service, called without HTTP.
+class PredictorProcess:
+    """The process, started when it is needed. A photo that kills it gets an error, the next one a new process.
 
     Args:
-        folder: the unpacked archive.
+        archive: a path, or the file's bytes.
+        source: the text of this module.
         options: a request's options, as a form would send them.
+        threads: cores to use; None for all.
+        batch_size: photos per run of the network.
+        patience: seconds without an answer after which the process counts as stuck.
         device: ``cpu`` or ``cuda``; default: the GPU if there is one.
-        threads: cores to use; default: all.
+        folder: where to unpack; default: the temporary folder.
     """
 
     def __init__(
-        self, folder: str, options: Mapping[str, str], device: str | None = None, threads: int | None = None
+        self,
+        archive: str | bytes,
+        source: str,
+        options: Mapping[str, str],
+        *,
+        threads: int | None,
+        batch_size: int,
+        patience: float,
+        device: str | None = None,
+        folder: str | None = None,
+    ) -> None:
+        self._archive, self._source, self._folder = archive, source, folder
+        self._setup = {"options": dict(options), "threads": threads, "device": device}
+        self.batch_size, self.patience = batch_size, patience
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        self._running: tuple[subprocess.Popen[bytes], Connection] | None = None
+
+    def answer(self, photos: Sequence[str]) -> list[Answer]:
+        """All of :meth:`answers`, for a caller on another machine."""
+        return list(self.answers(photos))
+
+    def answers(self, photos: Sequence[str]) -> Iterator[Answer]:
+        """The answers to photos, each a path or an fsspec URI, in their order.
+
+        Raises:
+            RuntimeError: the predictor cannot be loaded.
+        """
+        size = self.batch_size
+        return self._run([photos[i : i + size] for i in range(0, len(photos), size)], AHEAD)
+
+    def close(self) -> None:
+        """End the process and remove its files."""
+        self._kill()
+        if self._temporary:
+            self._temporary.cleanup()
+            self._temporary = None
+
+    def _run(self, batches: Sequence[Sequence[str]], ahead: int) -> Iterator[Answer]:
+        waiting, sent = deque(batches), deque[Sequence[str]]()
+        while waiting or sent:
+            pipe = self._running[1] if self._running else self._start()
+            while waiting and len(sent) < ahead:
+                sent.append(waiting.popleft())
+                with contextlib.suppress(OSError):  # it died: that shows when its answer does not come
+                    pipe.send(list(sent[-1]))
+            if (bodies := self._receive(pipe)) is not None:
+                for photo, body in zip(sent.popleft(), bodies, strict=True):
+                    yield photo, json.loads(body), time.time()
+                continue
+            suspects = [photo for batch in sent for photo in batch]
+            sent.clear()
+            if len(suspects) == 1:
+                yield suspects[0], died(), time.time()
+            else:
+                yield from self._run([[photo] for photo in suspects], ahead=1)
+
+    def _start(self) -> Connection:
+        if self._temporary is None:
+            self._temporary = tempfile.TemporaryDirectory(
+                prefix="maskrcnn-", dir=self._folder, ignore_cleanup_errors=True
+            )
+            data = io.BytesIO(self._archive) if isinstance(self._archive, bytes) else self._archive
+            with zipfile.ZipFile(data) as file:
+                file.extractall(f"{self._temporary.name}/archive")
+        log_path = f"{self._temporary.name}/log"
+        pipe, theirs = Pipe()
+        with open(log_path, "wb") as log, theirs:
+            # -I: neither this folder nor PYTHONPATH may put another `handler` before the archive's
+            command = [sys.executable, "-I", "-c", self._source, str(theirs.fileno())]
+            process = subprocess.Popen(command, stdout=log, stderr=log, pass_fds=[theirs.fileno()])
+        self._running, reply = (process, pipe), None
+        with contextlib.suppress(EOFError, OSError):
+            pipe.send({**self._setup, "folder": f"{self._temporary.name}/archive"})
+            reply = pipe.recv()
+        if reply != "ready":
+            self._kill()
+            with open(log_path, encoding="utf-8", errors="replace") as log_file:
+                lines = log_file.read().strip().splitlines() or ["it crashed"]
+            raise RuntimeError(f"the predictor could not be started: {(reply or lines[-1].strip())[:300]}")
+        return pipe
+
+    def _receive(self, pipe: Connection) -> list[bytes] | None:
+        """The answers to the oldest batch; None if the process died or is stuck."""
+        with contextlib.suppress(EOFError, OSError):
+            if pipe.poll(self.patience):
+                return pipe.recv()
+        self._kill()
+        return None
+
+    def _kill(self) -> None:
+        if self._running:
+            process, pipe = self._running
+            process.kill()
+            process.wait()
+            pipe.close()
+        self._running = None
+
+
+def died() -> dict[str, Any]:
+    """The answer to a photo that kills its predictor."""
+    return _error("worker_died", "The predictor crashed or hung on this image each time it was tried.")
+
+
+def unreadable(error: Exception) -> dict[str, Any]:
+    """The answer to a photo that cannot be read."""
+    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return _error("unreadable_file", f"The file could not be read: {reason}.")
+
+
+def _error(code: str, message: str) -> dict[str, Any]:
+    return {"error": {"code": code, "message": message, "field": "image"}}
+
+
+def read(photo: str, limit: int = 2**30) -> bytes:
+    """At most ``limit`` bytes of a photo."""
+    import fsspec
+
+    with fsspec.open(photo, "rb") as file:
+        return bytes(file.read(limit))
+
+
+class PhotoService:
+    """Answers photos as TorchServe would: the same service, called without HTTP."""
+
+    def __init__(
+        self, folder: str, options: Mapping[str, str], device: str | None, threads: int | None
     ) -> None:
         from pathlib import Path
 
@@ -41,173 +180,52 @@ class PhotoService:
         self.service = Service.load(Path(folder), device=device, threads=threads)
         self.options = {**options, "output": "json"}
 
-    def answer(self, photos: Sequence[str], overlays: Sequence[str | None] = ()) -> list[bytes]:
-        """The server's JSON for each photo, prediction or error.
-
-        Args:
-            photos: paths or fsspec URIs, run as one batch.
-            overlays: where to write each photo with its masks painted on; empty for none.
-        """
-        decoded = [self._decode(photo) for photo in photos]
-        found = self.service.predict(decoded)
-        if self.service.broken:  # a new process tries these photos again
-            os._exit(1)
-        answers = [self.service.encode(*pair) for pair in zip(decoded, found, strict=True)]
-        for i, target in enumerate(overlays):
-            if target and answers[i].status == 200:
-                self._write_overlay(decoded[i], found[i], target)
-        return [answer.body for answer in answers]
-
-    def _decode(self, photo: str) -> Any:
+    def decode(self, photo: str) -> Any:
+        """Read and decode one photo, or refuse it."""
         from handler.service import Answer, Request
 
         try:
-            data = _read(photo, self.service.settings.max_image_bytes + 1)
+            data = read(photo, self.service.settings.max_image_bytes + 1)
         except Exception as error:  # whatever a file system raises concerns this photo alone
-            return Answer(404, "application/json", _unreadable(error), "refused", "unreadable_file")
+            body = json.dumps(unreadable(error)).encode()
+            return Answer(404, "application/json", body, "refused", "unreadable_file")
         return self.service.decode(Request({"image": data, **self.options}, id=photo))
 
-    def _write_overlay(self, photo: Any, found: Any, target: str) -> None:
-        from dataclasses import replace
-
-        from handler.api.responses import encode
-
-        options = replace(photo.options, output="overlay")
-        content = encode(photo.pixels, found, options, self.service.predictor.card, {})
-        with open(target, "wb") as file:
-            file.write(content.body)
+    def answer(self, decoded: Sequence[Any]) -> list[bytes]:
+        """The server's JSON for each photo of a batch, prediction or error."""
+        found = self.service.predict(decoded)
+        if self.service.broken:  # a new process tries these photos again
+            os._exit(1)
+        return [self.service.encode(*pair).body for pair in zip(decoded, found, strict=True)]
 
 
-def _read(photo: str, limit: int) -> bytes:
-    """At most ``limit`` bytes of the file; a store that fails for a moment is asked again."""
-    import fsspec
-
-    for attempt in range(1, READ_ATTEMPTS + 1):
-        try:
-            with fsspec.open(photo, "rb") as file:
-                return bytes(file.read(limit))
-        except (FileNotFoundError, PermissionError, IsADirectoryError):
-            raise
-        except OSError:
-            if attempt == READ_ATTEMPTS:
-                raise
-            time.sleep(2**attempt)
-    raise AssertionError
-
-
-def _unreadable(error: Exception) -> bytes:
-    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    message = f"The file could not be read: {reason}."
-    return json.dumps({"error": {"code": "unreadable_file", "message": message, "field": "image"}}).encode()
-
-
-class PhotoWorker:
-    """A Ray actor with one predictor.
-
-    Args:
-        archive: a one-element list with the Ray reference of the archive's bytes.
-        sha256: of the archive; names the folder that all actors of a node share.
-        options, threads, device: as in :class:`PhotoService`.
-        batch_size: photos to run at once.
-        patience: seconds without an answer after which the process ends itself; Ray would wait forever.
-        cache: where to unpack; default: the temporary folder, where it stays for the next job.
-    """
-
-    def __init__(
-        self,
-        archive: list[Any],
-        sha256: str,
-        options: Mapping[str, str],
-        threads: int,
-        batch_size: int,
-        device: str,
-        patience: float,
-        cache: str | None = None,
-    ) -> None:
-        import ray
-
-        folder = _unpack_once(ray.get(archive[0]), sha256, cache)
-        self.service = PhotoService(str(folder), options, device, threads)
-        self.batch_size = batch_size
-        self.patience = patience
-
-    def __call__(self, table: Any) -> Any:
-        """A table with the column ``photo`` → ``photo``, ``body`` (the server's JSON), ``answered`` (Unix seconds)."""
-        import pyarrow
-
-        photos = table.column("photo").to_pylist()
-        groups = [photos[i : i + self.batch_size] for i in range(0, len(photos), self.batch_size)]
-        bodies: list[bytes] = []
-        moments: list[float] = []
-        # two at a time: one is read and decoded while the other is in the network
-        with ThreadPoolExecutor(2) as pool:
-            try:
-                self._watch()
-                for answered in pool.map(self.service.answer, groups):
-                    bodies += answered
-                    moments += [time.time()] * len(answered)
-                    self._watch()
-            finally:  # an idle actor has no deadline
-                faulthandler.cancel_dump_traceback_later()
-        return pyarrow.table({"photo": photos, "body": bodies, "answered": moments})
-
-    def _watch(self) -> None:
-        """Restart the deadline. faulthandler's watchdog is C, so it also ends code that never releases the GIL."""
-        standard_error = 2  # whatever Ray has made of sys.stderr
-        faulthandler.dump_traceback_later(self.patience, exit=True, file=standard_error)
-
-
-def _unpack_once(data: Any, sha256: str, cache: str | None) -> Any:
-    """The folder of the unpacked archive, private to this user; the first actor of a node makes it."""
-    import fcntl
-    import io
-    import tempfile
-    import zipfile
-    from pathlib import Path
-
-    base = Path(cache or tempfile.gettempdir()) / f"maskrcnn-predict-{os.getuid()}"
-    base.mkdir(mode=0o700, exist_ok=True)
-    status = base.lstat()
-    if status.st_uid != os.getuid() or status.st_mode & 0o077:
-        raise PermissionError(f"{base} belongs to another user or is open to others: remove it")
-    folder = base / sha256
-    with open(base / f"{sha256}.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not folder.exists():
-            temporary = tempfile.mkdtemp(dir=base)
-            with zipfile.ZipFile(io.BytesIO(data)) as file:
-                file.extractall(temporary)
-            os.rename(temporary, folder)
-    return folder
-
-
-def main() -> None:
-    """The local process: one JSON line in, one out. The first line sets it up, the others are batches.
-
-    A batch that takes longer than ``patience`` seconds ends the process.
-    """
+def main(descriptor: int) -> None:
+    """Run in the process: the set-up comes first, then batches of photos until the pipe ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which then ends this process
-    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # whatever a library prints goes to the log
-
-    def reply(message: object) -> None:
-        replies.write(json.dumps(message) + "\n")
-        replies.flush()
-
-    setup = json.loads(sys.stdin.readline())
-    patience = setup.pop("patience")
+    pipe = Connection(descriptor)
     try:
-        service = PhotoService(**setup)
+        service = PhotoService(**pipe.recv())
     except Exception as error:
-        reply(str(error) or type(error).__name__)
+        pipe.send(str(error) or type(error).__name__)
         raise
-    reply("ready")
-    for line in sys.stdin:
-        faulthandler.dump_traceback_later(patience, exit=True)
-        bodies = service.answer(**json.loads(line))
-        faulthandler.cancel_dump_traceback_later()
-        reply([body.decode() for body in bodies])
+    pipe.send("ready")
+
+    def next_batch() -> list[Any] | None:
+        try:
+            return [service.decode(photo) for photo in pipe.recv()]
+        except EOFError:
+            return None
+
+    reader = ThreadPoolExecutor(1)
+    try:
+        coming = reader.submit(next_batch)
+        while (batch := coming.result()) is not None:
+            coming = reader.submit(next_batch)
+            pipe.send(service.answer(batch))
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)  # the reader may wait for the pipe, and Python for the reader
 
 
 if __name__ == "__main__":
-    main()
+    main(int(sys.argv[1]))

@@ -1,208 +1,122 @@
-"""Keep the answers of a job (:class:`Store`), and write them as COCO or Parquet.
-
-What is in the store is done: a job that is run again skips it.
-"""
+"""What ``--format`` asks for, written from the store: COCO, Parquet, counts as CSV, or annotations of other tools."""
 
 from __future__ import annotations
 
-import contextlib
+import csv
+import io
 import json
-import os
-import time
-import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import fsspec
 
 from handler.errors import PredictError
+from handler.predict.job import Job
+from handler.predict.pictures import as_file, outline_of
+from handler.predict.sources import file_name
+from handler.predict.store import Store, usable
 
-FLUSH_SECONDS = 60
-_MASK_KEYS = ("counts", "polygons", "png")
-Row = dict[str, Any]
-
-
-def rows_of(photo: str, document: Mapping[str, Any]) -> list[Row]:
-    """The rows of one answer: one per instance; a single one without ``instance`` if none was found, or the error."""
-    if error := document.get("error"):
-        return [{"photo": photo, "error_code": error["code"], "error_message": error["message"]}]
-    common = {"photo": photo, **document["image"], "mask_fraction": document["mask_fraction"]}
-    rows = []
-    for found in document["instances"]:
-        row = {name: found[name] for name in ("class_id", "class_name", "score", "box", "area")}
-        if (mask := found.get("mask")) is not None:
-            value = next(mask[key] for key in _MASK_KEYS if key in mask)
-            row["mask"] = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
-        rows.append({**common, "instance": found["id"], **row})
-    return rows or [common]
+ANNOTATIONS = ("labelme", "yolo", "via", "label-studio", "cvat")
+FILES = {"coco": "coco.json", "parquet": "instances.parquet", "csv": "counts.csv"}
 
 
-class Store:
-    """A folder ``answers/`` of JSON-lines files, each written whole or not at all, and ``answers/job.json``.
-
-    Args:
-        output: the job's folder, a path or an fsspec URI; the store is inside it.
-        job: describes the answers; a store of another job is refused.
-        size: photos per file; a file is also written after a minute.
+def write(job: Job, store: Store, classes: list[str], rooms: Any) -> str:
+    """Write what the job asks for; return its path.
 
     Raises:
-        PredictError: the folder holds something else, or the answers of another job.
+        PredictError, or the error of another room: the disk is full, or a photo is gone.
     """
-
-    def __init__(self, output: str, job: Mapping[str, Any], size: int) -> None:
-        self.output, self.size = output, size
-        self._rows: list[Row] = []
-        self._photos = 0
-        self._flushed = time.monotonic()
-        with usable(output):
-            self.fs, root = fsspec.core.url_to_fs(output)
-            self.root = f"{root}/answers"
-            about = f"{self.root}/job.json"
-            if self.fs.exists(about):
-                self._check_same(json.loads(self.fs.cat_file(about)), job)
-            elif self.fs.exists(root) and self.fs.ls(root, detail=False):
-                raise PredictError(
-                    f"--output {output} holds something else: choose an empty folder, or a new one"
-                )
-            else:
-                self.fs.makedirs(self.root, exist_ok=True)
-                self._write("job.json", json.dumps(job, indent=2))
-
-    def _check_same(self, begun: Mapping[str, Any], job: Mapping[str, Any]) -> None:
-        if changed := sorted(key for key in {*job, *begun} if job.get(key) != begun.get(key)):
-            raise PredictError(
-                f"--output {self.output} holds the answers of another job (other {', '.join(changed)}): choose "
-                "another folder, or remove it"
-            )
-
-    @contextlib.contextmanager
-    def exclusive(self) -> Iterator[None]:
-        """Keep a second job out of a local folder: both would predict every photo. Object stores have no locks."""
-        if "file" not in self.fs.protocol:
-            yield
-            return
-        import fcntl
-
-        folder = os.open(self.root, os.O_RDONLY)
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            yield
-        except BlockingIOError:
-            raise PredictError(
-                f"another job is writing to {self.output}: wait for it, or choose another folder"
-            ) from None
-        finally:
-            os.close(folder)
-
-    def done(self) -> set[str]:
-        """The photos whose answers are written."""
-        return {row["photo"] for row in self.rows()}
-
-    def rows(self) -> Iterator[Row]:
-        """The rows that are written, as :func:`rows_of` makes them."""
-        for name in sorted(name for name in self.fs.ls(self.root, detail=False) if name.endswith(".jsonl")):
-            with self.fs.open(name, "r", encoding="utf-8") as file:
-                yield from map(json.loads, file)
-
-    def add(self, photo: str, document: Mapping[str, Any]) -> None:
-        """Keep one photo's answer; write when there are enough, or when a minute has passed."""
-        self._rows += rows_of(photo, document)
-        self._photos += 1
-        if self._photos >= self.size or time.monotonic() - self._flushed > FLUSH_SECONDS:
-            self.flush()
-
-    def flush(self) -> None:
-        """Write what is kept."""
-        if self._rows:
-            lines = "".join(json.dumps(row, separators=(",", ":")) + "\n" for row in self._rows)
-            with usable(self.output):
-                self._write(f"{time.time_ns()}-{uuid.uuid4().hex[:8]}.jsonl", lines)
-        self._rows, self._photos, self._flushed = [], 0, time.monotonic()
-
-    def _write(self, name: str, text: str) -> None:
-        temporary = f"{self.root}/.{name}.tmp"
-        self.fs.pipe_file(temporary, text.encode())
-        self.fs.mv(temporary, f"{self.root}/{name}")
+    if job.format in ANNOTATIONS:
+        write_annotations(job, store, classes, rooms)
+        return f"{job.output.rstrip('/')}/{job.format}"
+    target = f"{job.output.rstrip('/')}/{FILES[job.format]}"
+    if job.format == "parquet":
+        write_parquet(store, target)
+    else:
+        {"coco": write_coco, "csv": write_counts}[job.format](store, target, classes)
+    return target
 
 
-@contextlib.contextmanager
-def usable(output: str) -> Iterator[None]:
-    """Turn what a file system raises into one sentence."""
-    try:
-        yield
-    except (OSError, ValueError, ImportError) as error:  # ImportError: a kind of URI that needs a package
-        reason = getattr(error, "strerror", None) or error
-        raise PredictError(
-            f"--output {output} cannot be used ({reason}): fix that; the same command continues from what is written"
-        ) from error
+def write_annotations(job: Job, store: Store, classes: Sequence[str], rooms: Any) -> None:
+    """Write the photos and their instances for an annotation tool, in a folder with the name of the format."""
+    with tempfile.TemporaryDirectory(prefix="maskrcnn-", ignore_cleanup_errors=True) as scratch:
+        if all("error" in answer for _, answer in store.photos()):
+            raise PredictError(f"no photo could be predicted, so there is nothing for --format {job.format}")
+
+        def photos() -> Iterator[tuple[Any, ...]]:
+            for number, (photo, answer) in enumerate(sorted(store.photos())):
+                if "error" in answer:
+                    continue
+                path = as_file(photo, Path(scratch) / str(number))
+                name = Path(file_name(photo)).with_suffix(path.suffix).name
+                if Path(photo).is_relative_to(job.folder / "frames"):
+                    name = f"{Path(photo).parent.name}_{name}"
+                # the box of an instance may be too small for a mask, and an annotation is an outline
+                found = [
+                    (each["class_id"], outline_of(each["mask"]))
+                    for each in answer["instances"]
+                    if each["area"]
+                ]
+                yield name, path, *answer["image"].values(), found
+
+        rooms.write_annotations(job.format, job.folder / job.format, classes, photos())
 
 
-def write_coco(store: Store, target: str, classes: list[str], mask_format: str) -> None:
-    """Write one COCO file: ``images``, ``categories``, ``annotations`` with a score, and ``errors``.
+def write_coco(store: Store, target: str, classes: Sequence[str]) -> None:
+    """Write one COCO file to a path or an fsspec URI: photos by name, ids from 1, annotations with a score.
 
-    Args:
-        store: its rows are read twice, so that memory does not grow with the masks.
-        target: a path or an fsspec URI.
-        classes: the model's.
-        mask_format: of the rows: ``rle``, ``polygon`` or ``none``.
-
-    Ids count from 1; images are in the order of their names. ``errors`` lists the photos that have no answer.
+    Its list ``errors`` holds the photos that have no answer.
     """
-    sizes: dict[str, tuple[int, int]] = {}
-    errors: dict[str, dict[str, str]] = {}
-    for row in store.rows():
-        photo = row["photo"]
-        if "error_code" in row:
-            errors[photo] = {"file_name": photo, "code": row["error_code"], "message": row["error_message"]}
-        else:
-            sizes[photo] = (row["width"], row["height"])
-    ids = {photo: number for number, photo in enumerate(sorted(sizes), 1)}
-    parts: dict[str, Iterable[Any]] = {
-        "images": (
-            {"id": i, "file_name": p, "width": sizes[p][0], "height": sizes[p][1]} for p, i in ids.items()
-        ),
-        "categories": ({"id": i, "name": name} for i, name in enumerate(classes, 1)),
-        "annotations": _annotations(store.rows(), ids, mask_format),
-        "errors": (errors[photo] for photo in sorted(errors)),
-    }
-
-    def write(file: Any) -> None:
-        opening = "{"
-        for key, items in parts.items():
-            file.write(f'{opening}"{key}":['.encode())
-            for i, item in enumerate(items):
-                line = json.dumps(item, separators=(",", ":"), ensure_ascii=False)
-                file.write((",\n" if i else "\n").encode() + line.encode())
-            file.write(b"]")
-            opening = ",\n"
-        file.write(b"}\n")
-
-    _write_whole(target, write)
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    errors = []
+    for photo, answer in sorted(store.photos()):
+        if error := answer.get("error"):
+            errors.append({"file_name": photo, "code": error["code"], "message": error["message"]})
+            continue
+        images.append({"id": len(images) + 1, "file_name": photo, **answer["image"]})
+        for each in answer["instances"]:
+            x0, y0, x1, y1 = each["box"]
+            annotation: dict[str, Any] = {"id": len(annotations) + 1, "image_id": len(images), "iscrowd": 0}
+            annotation |= {"category_id": each["class_id"] + 1, "segmentation": each["mask"]}
+            annotation |= {"bbox": [x0, y0, round(x1 - x0, 2), round(y1 - y0, 2)]}
+            annotations.append(annotation | {name: each[name] for name in ("area", "score")})
+    categories = [{"id": i, "name": name} for i, name in enumerate(classes, 1)]
+    document = {"images": images, "categories": categories, "annotations": annotations, "errors": errors}
+    _write_whole(target, lambda file: file.write(json.dumps(document, ensure_ascii=False).encode()))
 
 
-def _annotations(rows: Iterable[Row], ids: Mapping[str, int], mask_format: str) -> Iterator[dict[str, Any]]:
-    for number, row in enumerate((row for row in rows if "instance" in row), 1):
-        x0, y0, x1, y1 = row["box"]
-        annotation = {
-            "id": number,
-            "image_id": ids[row["photo"]],
-            "category_id": row["class_id"] + 1,
-            "bbox": [x0, y0, round(x1 - x0, 2), round(y1 - y0, 2)],
-            "area": row["area"],
-            "iscrowd": 0,
-            "score": row["score"],
-        }
-        if mask_format == "rle":
-            annotation["segmentation"] = {"size": [row["height"], row["width"]], "counts": row["mask"]}
-        elif mask_format == "polygon":
-            annotation["segmentation"] = json.loads(row["mask"])
-        yield annotation
+def write_counts(store: Store, target: str, classes: Sequence[str]) -> None:
+    """Write one CSV line per photo: instances and area in pixels, of all classes and of each.
+
+    Overlapping masks count once in ``mask_fraction``, the share of the photo under any mask, and twice in areas.
+    """
+    header = ["photo", "error", "instances", "mask_fraction"]
+    header += [f"{name} {what}" for name in classes for what in ("count", "area")]
+    lines = []
+    for photo, answer in store.photos():
+        found = answer.get("instances", ())
+        areas = [[each["area"] for each in found if each["class_id"] == i] for i in range(len(classes))]
+        code = answer.get("error", {}).get("code", "")
+        line = [photo, code, len(found), answer.get("mask_fraction", "")]
+        lines.append(line + [number for each in areas for number in (len(each), sum(each))])
+    write_csv(target, [header, *sorted(lines)])
+
+
+def write_csv(target: str, lines: Iterable[Sequence[object]]) -> None:
+    """Write a table to a path or an fsspec URI."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(lines)
+    _write_whole(target, lambda file: file.write(text.getvalue().encode()))
 
 
 def write_parquet(store: Store, target: str) -> None:
-    """Write one Parquet file with the store's rows, one row group per file of the store.
+    """Write one Parquet file: a row per instance, and one for a photo without instances or with an error.
 
-    ``box`` is XYXY in pixels; ``mask`` is COCO's counts (rle, of size (height, width)), JSON (polygon) or base64 (png).
+    ``box`` is XYXY in pixels, ``mask`` the counts of a compressed COCO RLE of size (``height``, ``width``).
     """
     import pyarrow as pa
     import pyarrow.parquet
@@ -215,11 +129,21 @@ def write_parquet(store: Store, target: str) -> None:
 
     def write(file: Any) -> None:
         with pyarrow.parquet.ParquetWriter(file, schema, compression="zstd") as writer:
-            rows = store.rows()
-            while batch := [row for _, row in zip(range(10_000), rows, strict=False)]:
+            rows = (row for photo in store.photos() for row in _rows(*photo))
+            while batch := list(islice(rows, 10_000)):
                 writer.write_table(pa.Table.from_pylist(batch, schema))
 
     _write_whole(target, write)
+
+
+def _rows(photo: str, answer: Mapping[str, Any]) -> list[dict[str, Any]]:
+    if error := answer.get("error"):
+        return [{"photo": photo, "error_code": error["code"], "error_message": error["message"]}]
+    common = {"photo": photo, **answer["image"], "mask_fraction": answer["mask_fraction"]}
+    return [
+        {**common, **each, "instance": each["id"], "mask": each["mask"]["counts"]}
+        for each in answer["instances"]
+    ] or [common]
 
 
 def _write_whole(target: str, write: Callable[[Any], None]) -> None:

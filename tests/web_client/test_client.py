@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,8 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from pycocotools import mask as coco_mask
 
+from handler.predict.cli import predict
+from maskrcnn import Rooms
 from tests.web_client.conftest import serving
 from tests.web_client.stub import Stub, balloon_picture
 from web_client.app import create_app
@@ -118,3 +122,30 @@ for name in ("flask", "PIL", "cv2", "torch", "pycocotools", "yaml", "click"):
     assert name not in sys.modules, name
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_predict_with_an_address(config: dict[str, Any], tmp_path: Path, stub: Stub) -> None:
+    """``maskrcnn predict http://…``: the service's answers, a row for a bad photo, and a sentence without a token."""
+    tokens = TokenFile(tmp_path / "tokens.json")
+    token = tokens.add("anna")
+    (tmp_path / "photos").mkdir()
+    for i in range(3):
+        (tmp_path / f"photos/{i}.png").write_bytes(balloon_picture(300, 200 + i))
+    (tmp_path / "photos/text.jpg").write_text("text")
+    with serving(create_app(config | {"TOKEN_FILE": str(tokens.path)})) as url:
+        arguments = [url, str(tmp_path / "photos"), "--output", f"{tmp_path}/out", "--score-threshold", "0.3"]
+        refused = CliRunner().invoke(predict, arguments, obj=Rooms())
+        assert refused.exit_code == 1
+        assert "check the address and --token" in refused.stderr
+        result = CliRunner().invoke(
+            predict, [*arguments, "--overlay"], obj=Rooms(), env={"MASKRCNN_TOKEN": token}
+        )
+        assert result.exit_code == 0, result.stderr
+        expected = Client(url, token).predict(tmp_path / "photos/0.png", score_threshold=0.3)
+    assert {request["options"]["score_threshold"] for request in stub.requests} == {"0.3"}
+    coco = json.loads((tmp_path / "out/coco.json").read_text())
+    assert [Path(image["file_name"]).name for image in coco["images"]] == ["0.png", "1.png", "2.png"]
+    found = [each["segmentation"] for each in coco["annotations"] if each["image_id"] == 1]
+    assert found == [each["mask"] for each in expected.document["instances"]] != []
+    assert [Path(error["file_name"]).name for error in coco["errors"]] == ["text.jpg"]
+    assert len(list((tmp_path / "out/overlays").iterdir())) == 3

@@ -1,7 +1,7 @@
-"""Photos and archives for the tests of predict. The stub archive holds the real handler around a predictor without
-torch:
-it finds boxes, takes a moment, dies of a red image, never returns from a black one, and loses its
-GPU over a green one.
+"""Photos and archives for the tests of predict, and what they read of its output.
+
+The stub archive holds the real handler around a predictor without torch: it finds boxes, takes a moment, dies of a
+red image, never returns from a black one, and loses its GPU over a green one.
 """
 
 from __future__ import annotations
@@ -18,8 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from click.testing import CliRunner, Result
 from PIL import Image
 
+from handler.predict.cli import predict
+from maskrcnn import Rooms
 from tests.handler.toys import CARD
 from tests.toy_models import photo
 
@@ -103,6 +106,27 @@ def write_bad_photos(folder: Path) -> dict[str, Path]:
     Image.fromarray(noise).save(paths["image_too_large"])
     Image.new("RGB", (60, 40), "red").save(paths["worker_died"])
     return paths
+
+
+def answers(output: Path) -> list[dict[str, Any]]:
+    """The answers in a job's folder, in the order of writing."""
+    files = sorted((output / "answers").glob("*.jsonl"))
+    return [json.loads(line) for name in files for line in name.read_text().splitlines()]
+
+
+def answered(output: Path) -> list[str]:
+    """Each photo as often as its answer was written."""
+    return [answer["photo"] for answer in answers(output)]
+
+
+def errors(output: Path) -> dict[str, str]:
+    """The codes of the photos that got an error."""
+    return {each["photo"]: each["error"]["code"] for each in answers(output) if "error" in each}
+
+
+def invoke(*arguments: object) -> Result:
+    """The command line in this process."""
+    return CliRunner().invoke(predict, [*map(str, arguments)], obj=Rooms())
 
 
 def _command(*arguments: object) -> dict[str, Any]:

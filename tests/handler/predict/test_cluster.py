@@ -8,6 +8,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,8 +21,11 @@ from PIL import Image
 pytest.importorskip("ray", reason="ray is not installed: make install-batch")
 
 from handler.predict import cluster as ray_job
-from handler.predict.writers import rows_of
+from handler.predict.store import KEPT
 from tests.handler.predict.archives import (
+    answered,
+    answers,
+    errors,
     run_predict,
     start_predict,
     stub_archive,
@@ -29,7 +33,6 @@ from tests.handler.predict.archives import (
     write_bad_photos,
     write_photos,
 )
-from tests.handler.predict.test_local import answered, rows
 
 
 def ray_processes() -> list[psutil.Process]:
@@ -41,20 +44,21 @@ def ray_processes() -> list[psutil.Process]:
     ("gpus", "threads", "actors"), [(0, None, 8), (0, 4, 2), (2, None, 2), (2, 3, 2)], ids=str
 )
 def test_actors_reserve_the_cores_that_they_use(
-    monkeypatch: pytest.MonkeyPatch, gpus: int, threads: int | None, actors: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpus: int, threads: int | None, actors: int
 ) -> None:
-    dataset = MagicMock()
-    dataset.map_batches.return_value.iter_batches.return_value = []
+    remote, spread = MagicMock(), MagicMock(return_value=[])
+    monkeypatch.setattr(ray_job, "_connected", lambda *_: nullcontext())
+    monkeypatch.setattr(ray_job, "_spread", spread)
     monkeypatch.setattr(ray_job.ray, "cluster_resources", lambda: {"CPU": 8.0, "GPU": float(gpus)})
-    monkeypatch.setattr(ray_job.ray.data, "from_arrow", lambda _: dataset)
-    monkeypatch.setattr(ray_job.ray.data, "ActorPoolStrategy", lambda size: size)
-    monkeypatch.setattr(ray_job.ray.data.DataContext, "get_current", SimpleNamespace)
-    job = SimpleNamespace(threads=threads, batch_size=None, stall_timeout=100)
-    assert list(ray_job._one_pass(job, {}, dict.fromkeys(map(str, range(400))), 16)) == []
-    asked = dataset.map_batches.call_args.kwargs
-    assert asked["num_cpus"] == asked["fn_constructor_kwargs"]["threads"] == (threads or 1)
-    assert asked["num_gpus"] == (1 if gpus else None)
-    assert asked["compute"] == actors
+    monkeypatch.setattr(ray_job.ray, "remote", lambda _: remote)
+    monkeypatch.setattr(ray_job.ray, "put", len)
+    (tmp_path / "stub.mar").write_bytes(b"stub")
+    job = SimpleNamespace(ray="auto", threads=threads, batch_size=None, stall_timeout=100)
+    assert list(ray_job.answers(tmp_path / "stub.mar", job, {}, [*map(str, range(400))])) == []
+    _, start, started, _ = spread.call_args.args
+    assert remote.options.call_args.kwargs["num_cpus"] == start.keywords["threads"] == (threads or 1)
+    assert remote.options.call_args.kwargs["num_gpus"] == (1 if gpus else None)
+    assert started == actors
 
 
 @pytest.fixture(autouse=True)
@@ -83,8 +87,7 @@ def test_local_run(tmp_path: Path, deadly: bool) -> None:
     assert "photos/s once running" in run.stderr
     assert "Traceback" not in run.stderr
     assert sorted(answered(tmp_path / "out")) == sorted(str(path) for path in [*good, *bad.values()])
-    errors = {row["photo"]: row["error_code"] for row in rows(tmp_path / "out") if "error_code" in row}
-    assert errors == {str(path): code for code, path in bad.items()}
+    assert errors(tmp_path / "out") == {str(path): code for code, path in bad.items()}
 
 
 @pytest.mark.slow
@@ -135,8 +138,7 @@ def test_a_photo_that_hangs(tmp_path: Path) -> None:
     assert "Traceback" not in run.stderr
     hangs = str(tmp_path / "photos/hangs.png")
     assert sorted(answered(tmp_path / "out")) == [*(str(path) for path in good), hangs]
-    errors = {row["photo"]: row["error_code"] for row in rows(tmp_path / "out") if "error_code" in row}
-    assert errors == {hangs: "worker_died"}
+    assert errors(tmp_path / "out") == {hangs: "worker_died"}
 
 
 @pytest.fixture
@@ -164,7 +166,7 @@ def test_two_nodes_a_killed_worker_and_a_lost_node(tmp_path: Path, cluster: Any)
     process = start_predict(*arguments, "--stall-timeout", 15)
 
     def workers() -> list[psutil.Process]:
-        return [process for process in ray_processes() if "PhotoWorker" in str(process.info["name"])]
+        return [process for process in ray_processes() if "PredictorProcess" in str(process.info["name"])]
 
     wait_for(lambda: len(list(out.glob("answers/*.jsonl"))) >= 3, process)
     victims = workers()
@@ -176,7 +178,7 @@ def test_two_nodes_a_killed_worker_and_a_lost_node(tmp_path: Path, cluster: Any)
     _, said = process.communicate(timeout=150)
     assert process.returncode == 0, said
     assert sorted(answered(out)) == photos
-    assert not [row for row in rows(out) if "error_code" in row]
+    assert not errors(out)
 
 
 @pytest.mark.slow
@@ -194,10 +196,11 @@ def test_answers_equal_those_of_torchserve(tmp_path: Path, served: Any) -> None:
             data={"max_detections": "20"},
             timeout=60,
         )
-        expected += rows_of(str(path), reply.json())
-    assert len(expected) > 30
+        document = reply.json()
+        expected.append({"photo": str(path), **{key: document[key] for key in KEPT if key in document}})
+    assert sum(len(each.get("instances", ())) for each in expected) > 30
     for more in ([], ["--ray", "local"]):
         out = tmp_path / f"out{len(more)}"
         run = run_predict(archive, tmp_path / "photos", "--output", out, "--max-detections", 20, *more)
         assert run.returncode == 0, run.stderr
-        assert sorted(rows(out), key=lambda row: (row["photo"], row.get("instance", 0))) == expected
+        assert sorted(answers(out), key=lambda answer: answer["photo"]) == expected
