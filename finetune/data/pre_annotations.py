@@ -9,7 +9,6 @@ from typing import Any
 
 from finetune.data.dataset import Instance, Photo, write_dataset
 from finetune.data.exporting import export_dataset
-from finetune.errors import UserError
 from finetune.files import read_json, write_json
 
 Predicted = tuple[str, Path, int, int, Sequence[tuple[int, Any]]]
@@ -35,10 +34,7 @@ def write_pre_annotations(
     )
     with tempfile.TemporaryDirectory(prefix="maskrcnn-") as scratch:
         root = Path(scratch) / "predicted"
-        try:
-            write_dataset(root, name=output.name, classes=classes, source="", splits={"train": records})
-        except UserError as error:
-            raise UserError(error.message.replace(str(root), str(output))) from None
+        write_dataset(root, name=output.name, classes=classes, source="", splits={"train": records})
         export_dataset(root, format_name, output, force=True)
     if format_name == "label-studio":
         path = output / "train" / "label_studio.json"

@@ -30,16 +30,14 @@ QUIET = {
 }
 """What Ray and OpenCV read when they are imported."""
 
-COUNT = click.IntRange(min=1)
+COUNT, RATE = click.IntRange(min=1), click.FloatRange(min=0, min_open=True)
 FORMATS = ("coco", "csv", "parquet", "labelme", "yolo", "via", "label-studio", "cvat")
 
 
 @click.command(epilog=EPILOG)
 @click.argument("model")
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
-@click.option(
-    "--output", required=True, metavar="DIR", help="Where the answers go: a folder or an fsspec URI."
-)
+@click.option("--output", required=True, metavar="DIR", help="Write to here: a folder or an fsspec URI.")
 @click.option(
     "--format",
     type=click.Choice(FORMATS),
@@ -49,44 +47,26 @@ FORMATS = ("coco", "csv", "parquet", "labelme", "yolo", "via", "label-studio", "
     "install-batch); or a folder with the photos, to be corrected in an annotation tool.",
 )
 @click.option("--overlay", is_flag=True, help="Write each photo and film with its masks painted on, too.")
-@click.option(
-    "--fps", type=click.FloatRange(min=0, min_open=True), metavar="N", help="Frames per second of a film."
-)
+@click.option("--fps", type=RATE, metavar="N", help="Frames per second of a film.  [default: all]")
 @click.option("--score-threshold", metavar="0..1", help="Keep instances whose score is at least this.")
 @click.option("--max-detections", metavar="1..300", help="Keep at most this many per photo, the best first.")
 @click.option("--classes", metavar="NAMES", help="Keep only these classes: names or ids, comma separated.")
+@click.option("--token", envvar="MASKRCNN_TOKEN", show_envvar=True, help="For a MODEL that is an address.")
+@click.option("--threads", type=COUNT, help="Cores of one predictor.  [default: all; 1 with --ray]")
 @click.option(
-    "--token",
-    envvar="MASKRCNN_TOKEN",
-    metavar="TOKEN",
-    help="For a MODEL that is an address [default: $MASKRCNN_TOKEN].",
-)
-@click.option(
-    "--threads", type=COUNT, metavar="N", help="Cores of one predictor [default: all; 1 with --ray]."
-)
-@click.option(
-    "--batch-size",
-    type=COUNT,
-    metavar="N",
-    help="Photos per run of the network [default: 1; 8 with --ray on GPUs].",
+    "--batch-size", type=COUNT, help="Photos per run of the network.  [default: 1; 8 with --ray on GPUs]"
 )
 @click.option(
     "--ray", metavar="ADDRESS", help="Use Ray: local (this machine alone), auto or HOST:PORT (a cluster)."
 )
 @click.option(
-    "--shard-size",
-    type=COUNT,
-    default=1000,
-    show_default=True,
-    metavar="N",
-    help="Photos per saved part of the answers.",
+    "--shard-size", type=COUNT, default=1000, show_default=True, help="Photos per saved part of the answers."
 )
 @click.option(
     "--stall-timeout",
     type=COUNT,
     default=300,
     show_default=True,
-    metavar="S",
     help="Seconds after which a batch counts as stuck; with --ray, without any answer.",
 )
 @click.pass_obj

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import tempfile
-import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -30,7 +29,7 @@ LONGEST_TEMPORARY = 25  # characters: Ray's sockets are deep below it, and a soc
 
 
 def answers(archive: Path, job: Job, options: Mapping[str, str], photos: Sequence[str]) -> Answers:
-    """Each photo with its answer and the time of the answer, once, in the order in which they arrive.
+    """Each photo with its answer, once, in the order in which they arrive.
 
     Raises:
         PredictError: the predictor cannot be loaded, or nothing answers any more.
@@ -93,7 +92,7 @@ def _spread(
                 if lost[photo] < TRIES:
                     waiting.append([photo])
                 else:
-                    yield photo, worker.died(), time.time()
+                    yield photo, worker.died()
         while waiting and idle:
             give(idle.pop(), waiting.popleft())
     ray.wait([actor.close.remote() for actor in idle], num_returns=len(idle), timeout=10)

@@ -90,12 +90,11 @@ def paint(
     for i in reversed(range(len(instances))):
         crop = crop_of(instances[i]["mask"])
         labels[crop.window][crop.bits] = i + 1
-    names = [each["class_name"] for each in instances]
-    if tracks is None:
-        numbers: Sequence[int] = range(len(instances))
-        captions = [f"{name} {each['score']:.0%}" for name, each in zip(names, instances, strict=True)]
-    else:
-        numbers, captions = tracks, [f"{name} {track}" for name, track in zip(names, tracks, strict=True)]
+    numbers = range(len(instances)) if tracks is None else tracks
+    captions = [
+        f"{each['class_name']} " + (f"{each['score']:.0%}" if tracks is None else str(number))
+        for each, number in zip(instances, numbers, strict=True)
+    ]
     boxes = np.array([each["box"] for each in instances], np.float32).reshape(-1, 4)
     crops = (crop_of(each["mask"]) for each in instances)
     return paint_instances(pixels, labels, crops, boxes, captions, [color(number) for number in numbers])

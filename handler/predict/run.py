@@ -33,13 +33,17 @@ def run(job: Job, rooms: Any) -> str:
         PredictError: something that the user can fix.
         KeyboardInterrupt: what was answered is written.
     """
-    sources = list_sources(*job.sources)
+    # a job may write into the folder that it reads
+    sources = [name for name in list_sources(*job.sources) if not name.startswith(f"{job.folder}/")]
     clips = [source for source in sources if is_film(source)]
-    if "://" in job.output.removeprefix("file://"):
-        for what in ["--overlay"] * job.overlay + ["a film"] * bool(clips):
-            raise PredictError(f"{what} needs a folder of this machine as --output")
-        if job.format in writers.ANNOTATIONS:
-            raise PredictError(f"--format {job.format} needs a folder of this machine as --output")
+    needs_folder = {
+        "--overlay": job.overlay,
+        "a film": bool(clips),
+        f"--format {job.format}": job.format in writers.ANNOTATIONS,
+    }
+    what = next((name for name, asked in needs_folder.items() if asked), None)
+    if what and "://" in job.output.removeprefix("file://"):
+        raise PredictError(f"{what} needs a folder of this machine as --output")
     if job.format == "parquet":
         import pyarrow  # noqa: F401 # to fail before the work if it is missing
     with opened(job, rooms) as model:
@@ -54,9 +58,8 @@ def run(job: Job, rooms: Any) -> str:
             if clips:
                 films.write(frames, store, job.folder, overlay=job.overlay)
             if job.overlay:
-                pictures.write_overlays(
-                    store, job.folder / "overlays", {f for fs in frames.values() for f in fs}
-                )
+                in_films = {frame for listed in frames.values() for frame in listed}
+                pictures.write_overlays(store, job.folder / "overlays", in_films)
             return writers.write(job, store, model.classes, rooms)
 
 
@@ -75,7 +78,7 @@ def _predict(job: Job, model: Model, options: Mapping[str, str], photos: list[st
         print(f"{len(photos) - len(waiting)} of {len(photos)} photos are done already", file=sys.stderr)
     if not waiting:
         return
-    errors, moments, begun = 0, [], time.perf_counter()
+    errors, begun = 0, time.perf_counter()
     progress = tqdm(
         total=len(photos),
         initial=len(photos) - len(waiting),
@@ -86,22 +89,11 @@ def _predict(job: Job, model: Model, options: Mapping[str, str], photos: list[st
     )
     with contextlib.closing(model.answer(options, waiting)) as answers, progress:
         try:
-            for photo, document, moment in answers:
+            for photo, document in answers:
                 store.add(photo, document)
-                moments.append(moment)
                 errors += "error" in document
                 progress.set_postfix(errors=errors, refresh=False)
                 progress.update()
         finally:
             store.flush()
-    seconds = time.perf_counter() - begun
-    rate = f" ({_steady_rate(moments):.2f} photos/s once running)" if len(moments) >= 20 else ""
-    print(f"{len(waiting)} photos in {seconds:.1f} s{rate}; errors: {errors}", file=sys.stderr)
-
-
-def _steady_rate(moments: list[float]) -> float:
-    """Photos per second, without the first and the last tenth, while predictors load or run out of work."""
-    moments = sorted(moments)
-    skipped = len(moments) // 10
-    first, last = moments[skipped], moments[-1 - skipped]
-    return (len(moments) - 1 - 2 * skipped) / max(last - first, 1e-9)
+    print(f"{len(waiting)} photos in {time.perf_counter() - begun:.1f} s; errors: {errors}", file=sys.stderr)

@@ -15,7 +15,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 import traceback
 import zipfile
 from collections import deque
@@ -26,8 +25,8 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 AHEAD = 2  # batches on their way: one is read and decoded while the other is in the network
-Answer = tuple[str, dict[str, Any], float]
-"""Photo, its answer as the server's JSON, and the Unix time of the answer."""
+Answer = tuple[str, dict[str, Any]]
+"""Photo, and its answer: the server's JSON."""
 
 
 class PredictorProcess:
@@ -92,12 +91,12 @@ class PredictorProcess:
                     pipe.send(list(sent[-1]))
             if (bodies := self._receive(pipe)) is not None:
                 for photo, body in zip(sent.popleft(), bodies, strict=True):
-                    yield photo, json.loads(body), time.time()
+                    yield photo, json.loads(body)
                 continue
             suspects = [photo for batch in sent for photo in batch]
             sent.clear()
             if len(suspects) == 1:
-                yield suspects[0], died(), time.time()
+                yield suspects[0], died()
             else:
                 yield from self._run([[photo] for photo in suspects], ahead=1)
 
@@ -109,6 +108,7 @@ class PredictorProcess:
             data = io.BytesIO(self._archive) if isinstance(self._archive, bytes) else self._archive
             with zipfile.ZipFile(data) as file:
                 file.extractall(f"{self._temporary.name}/archive")
+            self._archive = b""  # on Ray, each actor has a copy of it in memory
         log_path = f"{self._temporary.name}/log"
         pipe, theirs = Pipe()
         with open(log_path, "wb") as log, theirs:

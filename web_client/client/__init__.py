@@ -25,7 +25,6 @@ from typing import Any
 
 import numpy as np
 import requests
-from requests.adapters import HTTPAdapter
 
 API = "/api/v1"
 RETRIED = (429, 502, 503, 504)
@@ -183,20 +182,12 @@ class Client:
     def _session(self) -> requests.Session:
         if not hasattr(self._local, "session"):
             self._local.session = requests.Session()
-            for scheme in ("http://", "https://"):
-                self._local.session.mount(scheme, HTTPAdapter(pool_maxsize=1))
         session: requests.Session = self._local.session
         return session
 
 
 def _field(value: Any) -> str:
-    return (
-        value
-        if isinstance(value, str)
-        else ",".join(map(str, value))
-        if isinstance(value, list | tuple)
-        else str(value)
-    )
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def _prediction(document: Mapping[str, Any]) -> Prediction:

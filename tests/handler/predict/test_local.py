@@ -152,6 +152,19 @@ def test_a_run_answers_as_its_archive_will(tmp_path: Path) -> None:
     assert jobs[0] == jobs[1], "another export of the run is the same model: its job can be continued"
 
 
+def test_a_job_that_writes_into_the_folder_that_it_reads(tmp_path: Path) -> None:
+    write_photos(tmp_path / "photos", 3)
+    arguments = (
+        stub_archive(tmp_path),
+        tmp_path / "photos",
+        "--output",
+        tmp_path / "photos/found",
+        "--overlay",
+    )
+    assert invoke(*arguments).exit_code == 0
+    assert "3 of 3 photos are done already" in invoke(*arguments).stderr
+
+
 def test_a_full_disk_leaves_what_was_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The job ends with a sentence, and goes on when there is room."""
     archive, out = stub_archive(tmp_path), tmp_path / "out"
