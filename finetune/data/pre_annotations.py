@@ -23,7 +23,7 @@ def write_pre_annotations(
     In Label Studio's file they are predictions, which count once somebody has accepted them there.
 
     Args:
-        format_name: a key of ``finetune.data.formats.FORMATS``.
+        format_name: one of ``finetune.data.formats.FORMATS``.
 
     Raises:
         UserError: no photos, one that cannot be used, or no space.

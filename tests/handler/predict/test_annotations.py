@@ -42,7 +42,7 @@ def test_unchanged_annotations_come_back_as_predicted(
     result = invoke(*arguments, "--format", format_name)
     assert result.exit_code == 0, result.stderr
     if format_name == "coco":
-        source = ["coco", "--images", f"{predicted}/photos", "--annotations", f"{predicted}/out/coco.json"]
+        source = ["import", f"{predicted}/out/coco.json", "--images", f"{predicted}/photos"]
     else:
         assert result.stdout == f"{predicted}/out/{format_name}\n"
         source = ["import", f"{predicted}/out/{format_name}"]
