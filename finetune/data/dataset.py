@@ -49,6 +49,8 @@ class Photo:
     width: int
     height: int
     instances: Sequence[Instance] = ()
+    group: str | None = None
+    """Of ``--group-by``: photos of one group belong to one split and one fold."""
 
 
 # --- reading ------------------------------------------------------------------------------------------------
@@ -87,9 +89,9 @@ def load_split(root: Path | str, split: str) -> list[dict[str, Any]]:
     """Read one split as Detectron2's standard dataset dicts.
 
     Returns:
-        One dict per photo: ``file_name`` (absolute), ``image_id``, ``height``, ``width``, ``annotations``,
-        each with ``bbox`` (XYXY_ABS, pixels), ``bbox_mode``, ``category_id`` (from 0), ``iscrowd``,
-        ``segmentation`` (polygons, or compressed RLE; Detectron2's own training takes both with
+        One dict per photo: ``file_name`` (absolute), ``image_id``, ``height``, ``width``, ``group`` (see
+        ``Photo``), ``annotations``, each with ``bbox`` (XYXY_ABS, pixels), ``bbox_mode``, ``category_id`` (from 0),
+        ``iscrowd``, ``segmentation`` (polygons, or compressed RLE; Detectron2's own training takes both with
         ``INPUT.MASK_FORMAT = "bitmask"``).
 
     Raises:
@@ -113,6 +115,7 @@ def load_split(root: Path | str, split: str) -> list[dict[str, Any]]:
                 "image_id": image["id"],
                 "height": image["height"],
                 "width": image["width"],
+                "group": image.get("group"),
                 "annotations": [],
             }
             for image in coco["images"]
@@ -149,7 +152,8 @@ def read_photos(root: Path, split: str) -> list[Photo]:
             for each in record["annotations"]
         ]
         path = Path(record["file_name"])
-        photos.append(Photo(path.name, path, record["width"], record["height"], instances))
+        size = record["width"], record["height"]
+        photos.append(Photo(path.name, path, *size, instances, record["group"]))
     return photos
 
 
@@ -190,6 +194,7 @@ def write_dataset(
     classes: Sequence[str],
     source: str,
     splits: Mapping[str, Iterable[Photo]],
+    copy: bool = True,
 ) -> dict[str, Any]:
     """Write a data set: all of it or nothing (a folder beside ``root``, renamed at the end).
 
@@ -198,6 +203,7 @@ def write_dataset(
         classes: class names in the order of the class ids.
         source: where it came from and how, in one line; the same line means the same data set.
         splits: photos per split; iterables are consumed one photo at a time.
+        copy: copy the photos into the folder; False refers to the files where they lie.
 
     Returns:
         The contents of ``dataset.json``.
@@ -213,7 +219,10 @@ def write_dataset(
         with new_folder(root) as folder:
             (folder / "images").mkdir()
             for split, photos in splits.items():
-                kept = [_store(photo, folder, taken) for photo in photos]
+                kept = [
+                    _store(photo, folder, taken) if copy else replace(photo, name=str(photo.image))
+                    for photo in photos
+                ]
                 document = coco_document(classes, kept, first_image, first_annotation)
                 first_image += len(document["images"])
                 first_annotation += len(document["annotations"])
@@ -248,6 +257,8 @@ def coco_document(
     annotations: list[dict[str, Any]] = []
     for image_id, photo in enumerate(photos, start=first_image):
         images.append({"id": image_id, "file_name": photo.name, "width": photo.width, "height": photo.height})
+        if photo.group is not None:
+            images[-1]["group"] = photo.group
         for instance in photo.instances:
             box, area = box_and_area(instance.segmentation, photo.width, photo.height)
             annotations.append(

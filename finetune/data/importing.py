@@ -157,7 +157,7 @@ def write_annotations(
         def convert(names: Sequence[str]) -> Iterator[Photo]:
             for key in names:
                 photo = convert_photo(photos[key], classes, annotations, options)
-                yield replace(photo, name=short[key])
+                yield replace(photo, name=short[key], group=group_of(key) if options.group_by else None)
                 bar.update()
 
         splits = {split: convert(names) for split, names in plan.items()}

@@ -1,13 +1,23 @@
-"""Draw validation and test photos at random, the same ones every time."""
+"""Draw validation and test photos at random, and deal photos into folds; the same ones every time."""
 
 import posixpath
 import re
+import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
 
 import numpy as np
 
-from finetune.data.dataset import SPLITS
+from finetune.data.dataset import SPLITS, Photo
+from finetune.data.duplicates import difference_hash, near_pairs
+from finetune.data.photos import open_photo
 from finetune.errors import UserError
+
+TOO_RARE = -2
+"""Stands for all classes that fewer photos show than there are folds."""
 
 
 def split_names(
@@ -112,3 +122,58 @@ def plan_splits(
             )
     given["train"] = train
     return {split: given[split] for split in SPLITS if split in given}
+
+
+def deal(photos: Sequence[Photo], folds: int) -> list[list[Photo]]:
+    """Deal photos into folds of about equal size that show about the same share of each class.
+
+    Photos that look alike, or belong to one group of ``--group-by``, form a group, and a group is never divided. The
+    same photos are always dealt alike, so that models can be compared.
+
+    Returns:
+        The folds; the ``group`` of each photo is the number of its group.
+
+    Raises:
+        UserError: there are fewer groups than folds.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    groups = _group_numbers(photos)
+    if (count := len(np.unique(groups))) < folds:
+        raise UserError(
+            f"{count} photos or groups of photos that look alike do not fill {folds} folds: annotate more, or ask for "
+            "fewer folds"
+        )
+    labels = _rarest_classes(photos)
+    photos_with = Counter(labels)
+    labels = [label if photos_with[label] >= folds else TOO_RARE for label in labels]
+    numbered = [replace(photo, group=str(group)) for photo, group in zip(photos, groups, strict=True)]
+    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=0)
+    with warnings.catch_warnings():
+        # the rare are spread as far as they go
+        warnings.filterwarnings("ignore", "The least populated class")
+        return [[numbered[i] for i in members] for _, members in splitter.split(labels, labels, groups)]
+
+
+def _group_numbers(photos: Sequence[Photo]) -> np.ndarray:
+    """(N,): equal for photos that are connected by looking alike or by a common group."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    hashes, first, pairs = [], dict[str, int](), [(0, 0)]
+    for i, photo in enumerate(photos):
+        assert isinstance(photo.image, Path)
+        with open_photo(photo.image) as image:
+            hashes.append(difference_hash(image))
+        if photo.group is not None:
+            pairs.append((first.setdefault(photo.group, i), i))
+    rows, columns = zip(*pairs, *near_pairs(hashes), strict=True)
+    links = coo_array((np.ones(len(rows)), (rows, columns)), shape=(len(photos), len(photos)))
+    return connected_components(links, directed=False)[1]
+
+
+def _rarest_classes(photos: Sequence[Photo]) -> list[int]:
+    """Of the classes that a photo shows, the one that the fewest photos show; -1 for a photo without objects."""
+    shown = [{each.class_id for each in photo.instances if not each.iscrowd} for photo in photos]
+    photos_with = Counter(chain.from_iterable(shown))
+    return [min(sorted(classes), key=lambda each: photos_with[each], default=-1) for classes in shown]

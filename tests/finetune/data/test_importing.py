@@ -150,6 +150,9 @@ def test_negatives_join_the_splits_and_groups_stay_together(
         places.setdefault(name[:5] if name.startswith("film") else name, set()).add(split)
     assert places.keys() == {f"film{i}" for i in range(6)} | {f"n{i}.jpg" for i in range(5)}
     assert all(len(splits) == 1 for splits in places.values())
+    train = read_photos(tmp_path / "set", "train")
+    groups = {photo.name: photo.group for photo in train if photo.name.startswith("film")}
+    assert groups == {name: name[:5] for name in groups}, "for train --folds"
 
 
 def test_negatives_are_spread_over_splits_that_folders_give(
