@@ -44,11 +44,13 @@ def evaluate_results(
     results: Sequence[dict[str, Any]],
     classes: Sequence[str],
     *,
+    groups: np.ndarray | None = None,
     resamples: int = 1000,
 ) -> tuple[dict[str, Any], dict[str, dict[str, np.ndarray]]]:
     """Compute AP and its intervals from COCO results (``finetune.evaluation.inference.predict``).
 
     Args:
+        groups: (I,) a number for each photo; photos of one number depend on each other, and are resampled together.
         resamples: of the photos, for the 95 % intervals.
 
     Returns:
@@ -57,11 +59,13 @@ def evaluate_results(
     """
     truth = ground_truth(dataset_dicts, classes)
     curves: dict[str, dict[str, np.ndarray]] = {}
+    ids = np.array([record["image_id"] for record in dataset_dicts])
+    groups = (ids if groups is None else groups)[ids.argsort()]  # in pycocotools' order of the images
     report: dict[str, Any] = {"images": len(dataset_dicts), "objects": len(truth.anns)}
     for kind in KINDS:
         matches, _ = match(truth, results, kind)
         report[kind] = summarize(matches)
-        report[kind]["intervals"] = bootstrap(matches, len(dataset_dicts), resamples=resamples)
+        report[kind]["intervals"] = bootstrap(matches, groups, resamples=resamples)
         if len(classes) > 1:
             report[kind]["per_class"] = {
                 name: summarize({size: [per_class[i]] for size, per_class in matches.items()})
@@ -165,13 +169,19 @@ def summarize(matches: dict[str, list[Matches]]) -> dict[str, Any]:
 
 
 def bootstrap(
-    matches: dict[str, list[Matches]], images: int, *, resamples: int = 1000, seed: int = 0
+    matches: dict[str, list[Matches]], groups: np.ndarray, *, resamples: int = 1000, seed: int = 0
 ) -> dict[str, list[float] | None]:
-    """95 % intervals of AP, AP50 and AP75 when the photos are resampled with replacement.
+    """95 % intervals of AP, AP50 and AP75 when groups of photos are resampled with replacement.
 
     They tell how much another set of as many photos could differ, not how another training would.
+
+    Args:
+        groups: (I,) what group each image belongs to; all different where photos are independent.
     """
-    draws = np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), size=resamples)
+    names, numbers = np.unique(groups, return_inverse=True)
+    count = len(names)
+    draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=resamples)
+    draws = draws[:, numbers]  # how often each image counts
     values = [_headline(ap) for draw in draws if (ap := average_precision(matches[""], draw)) is not None]
     if not values:
         return dict.fromkeys(METRICS[:3])

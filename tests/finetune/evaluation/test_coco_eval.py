@@ -175,13 +175,30 @@ def test_bootstrap_interval():
     rng = np.random.default_rng(1)
     records = dataset(rng, images=20)
     matches, _ = match(ground_truth(records, "ab"), list(noisy(records, rng)), "segm")
-    estimate, intervals = summarize(matches), bootstrap(matches, len(records))
+    alone = np.arange(len(records))
+    estimate, intervals = summarize(matches), bootstrap(matches, alone)
     for name in ("AP", "AP50", "AP75"):
         low, high = intervals[name]
         assert low < estimate[name] < high
-    assert bootstrap(matches, len(records)) == intervals  # seeded
+    assert bootstrap(matches, alone) == intervals  # seeded
     one_photo = match(ground_truth(records[:1], "ab"), [], "segm")[0]
-    assert bootstrap(one_photo, 1, resamples=3)["AP"] == [0, 0]
+    assert bootstrap(one_photo, alone[:1], resamples=3)["AP"] == [0, 0]
+
+
+def test_groups_are_resampled_together():
+    """Twenty photos that are ten, each twice, have the interval of ten."""
+    rng = np.random.default_rng(1)
+    records = dataset(rng, images=10)
+    results = list(noisy(records, rng))
+    ten, *_ = evaluate_results(records, results, ["a", "b"])
+    twice = [each | {"image_id": each["image_id"] + 100} for each in records] + records
+    more = [each | {"image_id": each["image_id"] + 100} for each in results] + results
+    groups = np.tile([record["image_id"] for record in records], 2)
+    twenty, *_ = evaluate_results(twice, more, ["a", "b"], groups=groups)
+    assert twenty["segm"]["intervals"]["AP"] == pytest.approx(ten["segm"]["intervals"]["AP"], abs=1)
+    independent, *_ = evaluate_results(twice, more, ["a", "b"])
+    (low, high), (low2, high2) = (each["segm"]["intervals"]["AP"] for each in (twenty, independent))
+    assert high2 - low2 < 0.85 * (high - low), "independent photos would make it narrower"
 
 
 def test_image_scores_by_hand():
