@@ -73,7 +73,13 @@ def evaluate(min_precision: float | None, min_recall: float | None, **request: A
 
 @click.command()
 @click.argument("runs", type=PATH, nargs=-1, required=True, metavar="RUN...")
-@click.option("--split", type=SPLIT, default="test", show_default=True, help="The reports to compare.")
+@click.option(
+    "--split",
+    type=click.Choice([*SPLIT.choices, "folds"]),
+    default="test",
+    show_default=True,
+    help="The reports to compare; folds: those of `train --folds`.",
+)
 @click.option(
     "--bench", type=PATH, multiple=True, metavar="FILE", help="Take latencies from `make bench`'s file."
 )

@@ -29,12 +29,13 @@ def compare_runs(
     Raises:
         UserError: a path is none of these, or the folder cannot be written.
     """
+    photos = "train and val split, by folds" if split == "folds" else f"{split} split"
     measured = read_bench(bench) if bench else None
     rows = [row_of(path, split, measured) for path in paths]
     machines = "; ".join(sorted({row["latency_machine"] for row in rows if row["latency_ms"] is not None}))
     text = [
         markdown_table(table_of(rows)),
-        f"Average precision in percent on the {split} split; in brackets, 95 % of 1000 resamplings of the photos.",
+        f"Average precision in percent on the {photos}; in brackets, 95 % of 1000 resamplings of the photos.",
         f"Latency: median of {'the benchmark, the whole predictor' if bench else '`evaluate`, the network alone'}, "
         f"one photo at a time, on {machines or 'no machine yet'}.",
         "![mask AP50 against latency](comparison.png)",
@@ -45,7 +46,7 @@ def compare_runs(
         write_json(folder / "comparison.json", {"split": split, "rows": rows})
         draw_comparison(
             rows,
-            f"Accuracy against latency, {split} split",
+            f"Accuracy against latency, {photos}",
             f"latency, ms per photo ({machines})" if machines else "latency",
             folder / "comparison.png",
         )

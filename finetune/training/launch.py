@@ -72,7 +72,7 @@ def prepare(
     if resume:
         cfg = _config_to_resume(run, backbone, classes, ["--weights"] if weights else overrides)
     else:
-        if (run / "last.pth").exists():
+        if any((run / name).exists() for name in ("last.pth", "fold1")):
             raise UserError(
                 f"{run} already holds a training: add --resume to continue it, or choose another --output"
             )
