@@ -11,7 +11,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from email import policy
 from email.parser import BytesParser
@@ -178,7 +178,8 @@ def _handler(stub: Stub) -> type[BaseHTTPRequestHandler]:
                 self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
-            self.wfile.write(data)
+            with suppress(ConnectionError):  # a test's client may have gone
+                self.wfile.write(data)
 
         def allowed(self, kind: str) -> bool:
             if self.headers.get("Authorization") == f"Bearer {stub.keys[kind]}":
