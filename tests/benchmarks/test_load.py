@@ -70,6 +70,7 @@ def test_growth_is_told_from_noise(megabytes: float, files: float, grows: list[s
 
 
 @pytest.mark.e2e
+@pytest.mark.slow
 @pytest.mark.timeout(420)
 def test_three_minutes_of_soak(tmp_path: Path) -> None:
     with service(tmp_path) as (server, url, page):

@@ -233,5 +233,5 @@ def test_published_checkpoint_needs_a_name_and_classes(run: Path, tmp_path: Path
     plain = tmp_path / "plain/plain.safetensors"
     plain.parent.mkdir()
     save_file(load_file(run / "model_best.safetensors"), plain)
-    with pytest.raises(UserError, match=r"without a config\.yaml"):
+    with pytest.raises(UserError, match=r"has no config\.yaml"):
         publish(plain, tmp_path / "toy.safetensors")
