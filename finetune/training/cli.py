@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from finetune.training.launch import Processes
 
 PATH, COUNT = click.Path(path_type=Path), click.IntRange(min=1)
+TIME = click.FloatRange(min=0, min_open=True)
 
 
 @click.command()
@@ -28,6 +29,7 @@ PATH, COUNT = click.Path(path_type=Path), click.IntRange(min=1)
     metavar="K",
     help="Train K models instead, to test each photo once.",
 )
+@click.option("--minutes", type=TIME, metavar="M", help="Train as many steps as fit into this time.")
 @click.option("--stop-after", type=COUNT, metavar="STEPS", help="Stop early, to be resumed later.")
 @click.option(
     "--num-gpus", type=COUNT, default=1, metavar="N", help="Processes on this machine, one GPU each."
@@ -58,6 +60,7 @@ def train(
       maskrcnn train mobilenetv2_fpn --data data/balloon
       maskrcnn train resnet50_fpn --data data/balloon --weights imagenet \\
           SOLVER.MAX_ITER 600 SOLVER.BASE_LR 0.0001
+      maskrcnn train mobilenetv2_fpn --data data/balloon --minutes 30
       maskrcnn train resnet50_fpn --data data/balloon --resume
       maskrcnn train mobilenetv2_fpn --data data/balloon --folds 5
       torchrun --nproc-per-node 4 -m finetune train resnet50_fpn --data data/balloon
@@ -81,8 +84,10 @@ def _cross_validate(folds: int, processes: Processes, request: dict[str, Any]) -
     from finetune.evaluation.report_text import report_rows
     from finetune.training.folds import cross_validate
 
-    if request.pop("stop_after"):
-        raise click.UsageError("--stop-after belongs to one training: leave it out with --folds")
+    for option in ("minutes", "stop_after"):
+        if request.pop(option):
+            name = option.replace("_", "-")
+            raise click.UsageError(f"--{name} belongs to one training: leave it out with --folds")
     report, folder = cross_validate(folds, processes, **request)
     click.echo(tabulate(report_rows(report, ["AP"]), headers="firstrow", disable_numparse=True))
     click.echo(report["expectation"])

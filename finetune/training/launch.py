@@ -50,6 +50,7 @@ def prepare(
     output: Path | None = None,
     weights: str | None = None,
     resume: bool = False,
+    minutes: float | None = None,
     stop_after: int | None = None,
     overrides: Sequence[str] = (),
 ) -> Job:
@@ -70,12 +71,15 @@ def prepare(
         load_split(data, split)  # raises if there is none
     run = output or Path("runs") / backbone
     if resume:
-        cfg = _config_to_resume(run, backbone, classes, ["--weights"] if weights else overrides)
+        given = [name for name, value in (("--weights", weights), ("--minutes", minutes)) if value]
+        cfg = _config_to_resume(run, backbone, classes, [*given, *overrides])
     else:
         if any((run / name).exists() for name in ("last.pth", "fold1")):
             raise UserError(
                 f"{run} already holds a training: add --resume to continue it, or choose another --output"
             )
+        if minutes and "SOLVER.MAX_ITER" in overrides[::2]:
+            raise UserError("--minutes sets SOLVER.MAX_ITER: leave one of the two out")
         defaults = ["MODEL.ROI_HEADS.NUM_CLASSES", str(len(classes)), "OUTPUT_DIR", str(run)]
         if "MODEL.DEVICE" not in overrides:
             defaults += ["MODEL.DEVICE", "cuda" if torch.cuda.is_available() else "cpu"]
@@ -92,7 +96,8 @@ def prepare(
             f"classes ({', '.join(classes)}): leave the key out, it is set from the data"
         )
     check_choices(cfg)
-    return Job(backbone, cfg, data, run, resume, stop_after, f"maskrcnn {shlex.join(sys.argv[1:])}")
+    command = f"maskrcnn {shlex.join(sys.argv[1:])}"
+    return Job(backbone, cfg, data, run, resume, stop_after, minutes, command)
 
 
 def _network_of(weights: Path, backbone: str) -> list[str]:

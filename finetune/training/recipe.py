@@ -12,6 +12,7 @@ import contextlib
 import math
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from finetune.training.background import Background
 from finetune.training.dataloader import is_negative, training_loader
 from finetune.training.interrupts import stop_signals
 from finetune.training.progress import Metrics, Progress
+from finetune.training.schedule import fit_to_time
 from finetune.training.state import Job, State, describe
 
 LOG_PERIOD = 10
@@ -54,12 +56,17 @@ def fine_tune(job: Job) -> None:
     silence_known_warnings()
     main = comm.is_main_process()
     with locked(job.run) if main else contextlib.nullcontext():
+        started = time.perf_counter()
         state, start = set_up(job)
+        network = distribute(state.model, job.config)
+        if job.minutes and not job.resume:
+            learn = partial(train_step, job, state, network)
+            fit_to_time(job, state, learn, start["false_scores"], started)
         record = describe(job, state) | start
         if main:
             write_atomically(job.run / "config.yaml", lambda path: path.write_text(job.config.dump()))
             write_json(job.run / "run.json", record)
-        train(job, state, record)
+        train(job, state, network, record)
 
 
 def set_up(job: Job) -> tuple[State, dict[str, Any]]:
@@ -90,7 +97,7 @@ def set_up(job: Job) -> tuple[State, dict[str, Any]]:
     return state, start
 
 
-def train(job: Job, state: State, record: dict[str, Any]) -> None:
+def train(job: Job, state: State, network: torch.nn.Module, record: dict[str, Any]) -> None:
     """The training loop. All processes train; the main one also evaluates and writes."""
     cfg, end, main = job.config, job.config.SOLVER.MAX_ITER, comm.is_main_process()
     stop = min(end, state.step + job.stop_after) if job.stop_after else end
@@ -98,7 +105,6 @@ def train(job: Job, state: State, record: dict[str, Any]) -> None:
     loader = training_loader(train_set, cfg, record["false_scores"], state.step, stop)
     read_period = 1 if optim.device_type(cfg) == "cpu" else LOG_PERIOD
     unread: list[Losses] = []
-    network = distribute(state.model, cfg)
     network.train()
     started = time.perf_counter() - state.seconds
     with (

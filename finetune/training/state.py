@@ -31,6 +31,7 @@ class Job:
     resume: bool = False
     stop_after: int | None = None
     """Stop after this many steps as if interrupted; the schedule still spans SOLVER.MAX_ITER."""
+    minutes: float | None = None  # fit the schedule of a new run to this time
     command: str = ""
 
 

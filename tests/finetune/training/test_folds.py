@@ -98,6 +98,7 @@ def test_folds_are_compared(crossed, tmp_path, capsys):
     [
         ("--folds 2", 2, "2 is not in the range"),
         ("--folds 3 --stop-after 1", 2, "leave it out with --folds"),
+        ("--folds 3 --minutes 1", 2, "--minutes belongs to one training"),
         ("--folds 9", 1, "do not fill 9 folds"),
         ("--folds 3 --num-machines 2", 1, "--folds trains on one machine"),
     ],

@@ -93,6 +93,12 @@ def test_two_processes_and_two_machines_learn_like_one(data: Path, tmp_path: Pat
     assert torch.equal(moved[two], moved[torchrun])
 
 
+def test_two_processes_agree_on_the_steps_that_fit(data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    finish(command(arguments(data, run, "--num-gpus 2 --minutes 9 --stop-after 1")))
+    assert last(run)["step"] == 1
+
+
 def test_a_killed_process_ends_the_job_which_is_resumed_and_stopped(data: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     process = start(command(arguments(data, run, f"--num-gpus 2 {ENDLESS}")))

@@ -14,9 +14,11 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+from detectron2.config import CfgNode
 
 from finetune.training.cli import train as train_command
 from finetune.training.launch import prepare
+from finetune.training.schedule import fit_schedule
 from maskrcnn import run as run_command
 
 REPOSITORY = Path(__file__).parents[3]
@@ -95,6 +97,33 @@ def test_stopped_and_resumed_with_loader_workers_ends_with_the_same_weights(data
     assert [row["iteration"] for row in metrics(run)] == [1, 3]
 
 
+def test_minutes_set_the_schedule_before_the_first_step(data, whole, tmp_path, monkeypatch, capsys):
+    measured = []
+
+    def four_steps_fit(cfg: CfgNode, *seconds: float) -> str:
+        measured.append(seconds)
+        return fit_schedule(cfg, 70, 10, 5)
+
+    monkeypatch.setattr("finetune.training.schedule.fit_schedule", four_steps_fit)
+    run = tmp_path / "run"
+    shape = "SOLVER.WARMUP_ITERS 8750 FINETUNE.EMA_DECAY 0.9"  # of 700 steps; for 4, the warm-up of `whole`
+    assert train(arguments(data, run, f"--minutes 3 --stop-after 2 {shape}")) == 0
+    assert "3 minutes are enough for 4 steps of 10 s and 2 evaluations of 5 s" in capsys.readouterr().err
+    assert json.loads((run / "run.json").read_text())["planned_iterations"] == 4
+    assert train(resume_arguments(data, run)) == 0
+    assert_equal_weights(whole, run, "model", "average")
+    [(left, step, evaluation)] = measured
+    assert 0 < left < 180
+    assert step > 0
+    assert evaluation > 0
+
+
+def test_minutes_that_are_too_few(data, tmp_path, capsys):
+    assert train(arguments(data, tmp_path / "run", "--minutes 0.0001")) == 1
+    assert "--minutes is too short" in capsys.readouterr().err
+    assert not (tmp_path / "run/run.json").exists()
+
+
 def test_weights_of_a_run_bring_the_widths_of_its_network(data, whole, tmp_path):
     def widths(backbone: str, *overrides: str) -> tuple[int, int]:
         weights = str(whole / "model_best.safetensors")
@@ -132,6 +161,7 @@ def test_hard_negatives_are_mined_once_and_a_resumed_run_draws_the_same(data, tm
         ("resnet50_fpn", "", "has the backbone mobilenetv2_fpn, not resnet50_fpn"),
         ("mobilenetv2_fpn", "--weights imagenet", "leave --weights out"),
         ("mobilenetv2_fpn", "SOLVER.MAX_ITER 9", "leave SOLVER.MAX_ITER out"),
+        ("mobilenetv2_fpn", "--minutes 9", "leave --minutes out"),
     ],
 )
 def test_a_different_training_is_not_resumed(data, whole, capsys, backbone, more, message):
@@ -154,6 +184,7 @@ def test_a_different_training_is_not_resumed(data, whole, capsys, backbone, more
         ("SOLVER.BASE_LEARNING_RATE 1", "SOLVER.BASE_LEARNING_RATE"),
         ("SOLVER.MAX_ITER many", "SOLVER.MAX_ITER"),
         ("SOLVER.MAX_ITER", "no value"),
+        ("--minutes 9 SOLVER.MAX_ITER 9", "--minutes sets SOLVER.MAX_ITER"),
         ("MODEL.ROI_HEADS.NUM_CLASSES 3", "has 1 classes"),
         ("--num-gpus 3", "SOLVER.IMS_PER_BATCH 2 cannot be divided evenly among 3"),
         ("--num-gpus 64 SOLVER.IMS_PER_BATCH 64 MODEL.DEVICE cuda", "64 training processes need a GPU each"),
