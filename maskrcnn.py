@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.exceptions import NoSuchCommand
 
 __version__ = "0.2.0"
 
@@ -67,19 +68,15 @@ class _LazyGroup(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
 
-    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        if name not in COMMANDS:
-            return None
+    def get_command(self, ctx: click.Context, name: str) -> click.Command:
+        if name not in COMMANDS:  # click suggests the nearest of `self.commands`, which is empty here
+            raise NoSuchCommand(name, possibilities=COMMANDS, ctx=ctx)
         module, _, attribute = COMMANDS[name].partition(":")
         return getattr(import_module(module), attribute)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         for title, names in SECTIONS.items():
-            rows = [
-                (name, command.get_short_help_str(90))
-                for name in names
-                if (command := self.get_command(ctx, name))
-            ]
+            rows = [(name, self.get_command(ctx, name).get_short_help_str(90)) for name in names]
             with formatter.section(title):
                 formatter.write_dl(rows)
 

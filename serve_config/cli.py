@@ -97,10 +97,10 @@ def start(
     foreground: bool,
     **ports: int,
 ) -> None:
-    """Start TorchServe, or LitServe in its place, and wait until its models are READY.
+    """Start the server and wait until its models are READY.
 
-    It restores what was registered when it stopped; the first time it serves the whole model store. --workers and
-    --response-timeout win over an archive's own settings.
+    The server is TorchServe, or LitServe with --engine litserve. It restores what was registered when it stopped; the
+    first time it serves the whole model store. --workers and --response-timeout win over an archive's own settings.
 
     \b
     Examples:
@@ -166,7 +166,7 @@ def stop(home: Home) -> None:
 @json_option
 @at_home
 def status(home: Home, as_json: bool) -> int:
-    """Show versions, workers, queue, memory, GPU and the last errors.
+    """Show versions, workers, memory and the last errors.
 
     The exit status is 1 if the server is not healthy.
 

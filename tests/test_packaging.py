@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from maskrcnn import maskrcnn, run
 from tests.conftest import REPOSITORY
 from tests.toy_models import write_run
 
@@ -57,6 +58,11 @@ def test_help_takes_little_processor_time() -> None:
     after = os.times()
     used = after.children_user + after.children_system - before.children_user - before.children_system
     assert used < 1
+
+
+def test_a_mistyped_command_gets_the_nearest_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(maskrcnn, "maskrcnn", ["trian"]) == 2
+    assert "Did you mean 'train'?" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")

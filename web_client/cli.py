@@ -35,7 +35,7 @@ def _settings_as_options(command: Callable[..., Any]) -> Callable[..., Any]:
             type=setting.type,
             default=setting.default,
             envvar=setting.env,
-            show_default=True,
+            show_default="none" if setting.default == "" else True,
             show_envvar=True,
             help=setting.help,
         )

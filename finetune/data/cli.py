@@ -131,7 +131,9 @@ def synthetic(root: Path, images: int, seed: int, size: tuple[int, int], force: 
 def import_(
     source: Path, root: Path, images: Path | None, format_name: str | None, force: bool, **options: Any
 ) -> None:
-    """Annotated photos, in a folder or a zip: VIA, COCO, labelme, YOLO-seg, Label Studio or CVAT.
+    """Import annotated photos from a folder or a zip.
+
+    Reads VIA, COCO, labelme, YOLO segmentation, Label Studio and CVAT.
 
     \b
     Examples:
@@ -154,7 +156,9 @@ def import_(
 @data.command()
 @click.argument("root", type=DIRECTORY, metavar="DIR")
 def check(root: Path) -> int:
-    """Check a data set before training on it; exit status 1 if it has errors.
+    """Check a data set before training on it.
+
+    The exit status is 1 if it has errors.
 
     \b
     Example:
@@ -198,7 +202,9 @@ _format = click.option(
 @_format
 @_force
 def from_review(store: Path, root: Path, format_name: str, force: bool) -> None:
-    """Photos that `maskrcnn web --review STORE` kept, with the model's answers, for an annotation tool.
+    """Write the photos kept for review, for an annotation tool.
+
+    `maskrcnn web --review STORE` kept them, with the model's answers.
 
     \b
     Example:
@@ -215,7 +221,9 @@ def from_review(store: Path, root: Path, format_name: str, force: bool) -> None:
 @click.option("--output", type=DIRECTORY, help="The folder to make.  [default: DIR_FORMAT]")
 @_force
 def export(root: Path, format_name: str, output: Path | None, force: bool) -> None:
-    """Write a data set in the format of another tool, photos included.
+    """Write a data set in the format of another tool.
+
+    The photos are copied along.
 
     \b
     Example:

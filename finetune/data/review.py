@@ -36,7 +36,7 @@ def export_review(store: Path, format_name: str, root: Path, *, force: bool = Fa
         raise UserError(f"{store} holds no photos: collect some with `maskrcnn web --review {store}`")
     flagged = sum("-wrong." in photo.name for photo in photos)
     objects = sum(len(photo.instances) for photo in photos)
-    click.echo(f"{len(photos)} photos, {flagged} of them flagged as wrong; {objects} objects", err=True)
+    click.echo(f"photos: {len(photos)}, flagged as wrong: {flagged}; objects: {objects}", err=True)
     return write_export(classes, {"train": photos}, format_name, root, force=force)
 
 

@@ -35,7 +35,9 @@ COMPARISON = Path("runs/comparison")
     metavar="R",
     help="With --split val: show least that is false at this recall (0..1).",
 )
-@click.option("--worst", type=click.IntRange(min=0), default=6, help="Worst photos to draw.  [default: 6]")
+@click.option(
+    "--worst", type=click.IntRange(min=0), default=6, show_default=True, help="Worst photos to draw."
+)
 @click.argument("overrides", nargs=-1, metavar="[KEY VALUE]...")
 def evaluate(min_precision: float | None, min_recall: float | None, **request: Any) -> None:
     """Measure a trained model on one split.
@@ -51,8 +53,8 @@ def evaluate(min_precision: float | None, min_recall: float | None, **request: A
     Examples:
       maskrcnn evaluate runs/mobilenetv2_fpn --data data/balloon --split val
       maskrcnn evaluate runs/mobilenetv2_fpn --data data/balloon --negatives photos/everyday
-      maskrcnn evaluate model_store/starter.safetensors --data data/balloon \\
-          --split val INPUT.MIN_SIZE_TEST 480
+      maskrcnn evaluate model_store/mobilenetv2_fpn_starter.safetensors \\
+          --data data/balloon --split val INPUT.MIN_SIZE_TEST 480
     """
     from tabulate import tabulate
 

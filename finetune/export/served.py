@@ -63,7 +63,7 @@ def measure_served(run: Run, staged: Path, data: Path, tools: Path, *, max_loss:
         return {**answered, **figures, "segm_AP_loss": round(trained_ap - figures["segm"]["AP"], 2)}
 
     served = measure()
-    aps = f"{trained_ap:.1f} in training, {served['segm']['AP']:.1f} as served in {served['precision']}"
+    aps = f"{trained_ap:.1f} as trained, {served['segm']['AP']:.1f} as served in {served['precision']}"
     click.echo(f"mask AP on {split}: {aps}", err=True)
     if not served["segm_AP_loss"] <= max_loss:  # a limit of NaN allows nothing
         raise UserError(

@@ -29,7 +29,7 @@ def _client(home: Home) -> Client:
 @json_option
 @at_home
 def models(home: Home, as_json: bool) -> None:
-    """List the registered versions and the archives in the model store.
+    """List the registered versions and the other archives.
 
     \b
     Example:
@@ -45,9 +45,10 @@ def models(home: Home, as_json: bool) -> None:
 @classes_option
 @at_home
 def register(home: Home, archive: str, allow_other_classes: bool) -> None:
-    """Register ARCHIVE as a further version and wait until it is READY.
+    """Register ARCHIVE as a further version.
 
-    ARCHIVE is a .mar file (copied into the model store if it lies elsewhere) or a version in the store.
+    ARCHIVE is a .mar file (copied into the model store if it lies elsewhere) or a version in the store. The command
+    waits until the version is READY.
 
     \b
     Example:
@@ -118,7 +119,7 @@ def rollback(home: Home) -> None:
 @click.argument("version")
 @at_home
 def unregister(home: Home, version: str) -> None:
-    """Remove VERSION, which must not be the default, from TorchServe.
+    """Remove VERSION, which must not be the default.
 
     \b
     Example:
@@ -175,7 +176,7 @@ def ask(
 @click.command()
 @at_home
 def header(home: Home) -> None:
-    """Print the authorization header, to pipe into `curl --header @-`.
+    """Print the authorization header, to pipe into curl.
 
     \b
     Example:

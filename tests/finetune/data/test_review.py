@@ -40,7 +40,7 @@ def test_a_tool_opens_the_photos_with_the_answers(
     assert run("data", "from-review", store, "--root", out, "--format", name) == 0
     captured = capsys.readouterr()
     assert captured.out == f"{out}\n"
-    assert "2 photos, 1 of them flagged as wrong; 1 objects" in captured.err
+    assert "photos: 2, flagged as wrong: 1; objects: 1" in captured.err
     assert (
         run(*f"data import {out} --root {tmp_path / 'set'} --val 0 --test 0".split(), "--format", name) == 0
     )
