@@ -79,7 +79,10 @@ class Photo:
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer. ``outcome`` is answered, described, refused or failed; ``reason`` is the error's code, or "none"."""
+    """One answer. ``outcome`` is answered, described, refused or failed; ``reason`` is the error's code, or "none".
+
+    ``scores`` are those of the instances that the model's own options would show too.
+    """
 
     status: int
     content_type: str
@@ -87,6 +90,7 @@ class Answer:
     outcome: str = "answered"
     reason: str = "none"
     instances: int = 0
+    scores: tuple[float, ...] = ()
     timings_ms: dict[str, float] = field(default_factory=dict)
 
 
@@ -195,6 +199,7 @@ class Service:
             content.content_type,
             content.body,
             instances=content.instances,
+            scores=tuple(responses.select(found, self.settings.options).scores.tolist()),
             timings_ms=photo.timings_ms,
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import time
@@ -15,6 +16,7 @@ from tabulate import tabulate
 from serve_config.errors import ServeError
 from serve_config.models.archives import read_archive
 from serve_config.models.client import Client
+from serve_config.models.drift import drift
 from serve_config.models.management import Version, default_version, versions
 from serve_config.server import processes
 from serve_config.server.logs import LogError, read_tail, server_errors, worker_errors
@@ -41,10 +43,14 @@ class VersionStatus:
     memory: int
     gpu: list[str]
     archive: str
+    drift: str  # how its pictures differ from those that it was judged by, if they do
 
     @classmethod
-    def of(cls, version: Version, default: str | None) -> VersionStatus:
-        """TorchServe's description, with what the operating system says of its workers."""
+    def of(cls, version: Version, default: str | None, store: Path, metrics: str) -> VersionStatus:
+        """TorchServe's description, with what the operating system and the metrics say of its workers."""
+        usual = None
+        with contextlib.suppress(ServeError):  # a version is served although its archive is gone
+            usual = read_archive(store / version.archive).uncertainty
         pids = [int(worker["pid"]) for worker in version.workers if int(worker["pid"]) > 0]
         return cls(
             name=version.name,
@@ -57,6 +63,7 @@ class VersionStatus:
             memory=resident_memory(pids),
             gpu=[str(worker["gpuUsage"]) for worker in version.workers if worker.get("gpu")],
             archive=version.archive,
+            drift=drift(metrics, version.name, usual),
         )
 
 
@@ -109,8 +116,10 @@ def collect(home: Home) -> Status:
     try:
         client = Client(home)
         default = default_version(client)
-        status.requests = requests_by_version(client.metrics())
-        status.versions = [VersionStatus.of(version, default) for version in versions(client)]
+        page = client.metrics()
+        status.requests = requests_by_version(page)
+        store = Path(state.store)
+        status.versions = [VersionStatus.of(each, default, store, page) for each in versions(client)]
     except ServeError as error:
         status.problem = f"{state.server}'s process is running but does not answer: {error}"
         return status
@@ -182,6 +191,7 @@ def _overview(status: Status) -> list[str]:
         *(f"GPU          {gpu}" for gpu in status.gpus or ["none"]),
         f"predictions  {', '.join(counts) or 'none yet'}",
     ]
+    lines += [f"drift        {each.name}: {each.drift}" for each in status.versions if each.drift]
     if status.previous_defaults:
         lines.append(f"rollback to  {status.previous_defaults[-1]}")
     if not status.versions:

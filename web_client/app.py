@@ -9,6 +9,7 @@ from typing import Any
 from flask import Flask
 
 from web_client import config, errors, review
+from web_client.api import label_studio
 from web_client.api import routes as api
 from web_client.api.uploads import MemoryRequest
 from web_client.backend.keys import KeyFile
@@ -27,7 +28,8 @@ def create_app(settings: Mapping[str, Any] | None = None) -> Flask:
 
     Raises:
         click.BadParameter: a setting's value is not valid.
-        WebClientError: the token file or the review store cannot be trusted, or the access log cannot be written.
+        WebClientError: the token file or the review store cannot be trusted, the access log cannot be written, or
+            the key for Label Studio is missing.
     """
     app = Flask(__name__, static_folder="page/static", template_folder="page/templates")
     app.request_class = MemoryRequest
@@ -49,5 +51,6 @@ def create_app(settings: Mapping[str, Any] | None = None) -> Flask:
     errors.register(app)
     for module in (page, api):
         app.register_blueprint(module.blueprint)
+    label_studio.register(app)
     access.register(app)
     return app

@@ -20,6 +20,7 @@ Examples:
   maskrcnn web token add anna --days 90
   maskrcnn web --host 0.0.0.0 --token-file .serve/tokens.json
   maskrcnn web --review .serve/review --review-days 14
+  LABEL_STUDIO_API_KEY=... maskrcnn web --label-studio http://127.0.0.1:8090
   NGROK_AUTHTOKEN=... maskrcnn web --public
 
 Ctrl-C or SIGTERM stops it; requests in progress get five more seconds.

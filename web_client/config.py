@@ -130,6 +130,8 @@ SETTINGS = (
     Setting("REVIEW_LIMIT", _COUNT, 1_000_000_000, "Largest size of the review store in bytes; the oldest pictures "
             "make room for new ones, those that nobody flagged first."),
     Setting("REVIEW_DAYS", _COUNT, 30, "Days after which the review store deletes a picture."),
+    Setting("LABEL_STUDIO", _Checked("url", lambda text: text and _url(text)), "", "Address of a Label Studio that "
+            "asks for predictions at /label-studio; needs its key in the variable LABEL_STUDIO_API_KEY."),
     Setting("ACCESS_LOG", _Checked("file", str), "", "File to which one JSON line for each request is appended; - is "
             "stdout, and the page's address then goes to stderr."),
     # Must exceed TorchServe's job queue (32), so that a full queue surfaces as a 503 instead of waiting here.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from statistics import fmean, stdev
 from typing import Any
 
 import click
@@ -26,6 +27,8 @@ class OperatingPoint:
     """Of detections whose boxes overlap more than this, the best is kept, whatever their classes; None keeps all."""
     chosen_by: str | None = None
     """The rule that chose it; None: a default."""
+    uncertainty: dict[str, float] | None = None
+    """On val, see ``uncertainty``; None: not measured."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -43,6 +46,20 @@ class OperatingPoint:
         """The COCO results that are shown, in their order."""
         thresholds = [self.per_class.get(name, self.score_threshold) for name in classes]
         return [r for r in self.kept(results) if r["score"] >= thresholds[r["category_id"] - 1]]
+
+
+def uncertainty(shown: Sequence[Result]) -> dict[str, float] | None:
+    """1 − the mean score of a photo's detections: ``mean`` and ``std`` over the ``photos`` that have any.
+
+    By this `maskrcnn serve status` recognizes drift. None with fewer than five such photos.
+    """
+    scores: dict[int, list[float]] = {}
+    for result in shown:
+        scores.setdefault(result["image_id"], []).append(result["score"])
+    values = [1 - fmean(each) for each in scores.values()]
+    if len(values) < 5:
+        return None
+    return {"photos": len(values), "mean": round(fmean(values), 4), "std": round(stdev(values), 4)}
 
 
 def suppress(results: Sequence[Result], iou: float) -> list[Result]:

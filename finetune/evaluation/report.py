@@ -1,6 +1,7 @@
 """The report on one evaluation: figures as JSON and Markdown, plots, and the worst photos drawn."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from finetune.errors import UserError
 from finetune.evaluation.choose import BEST_F1, SCORES, Counts, Rule, choose, count
 from finetune.evaluation.coco_eval import evaluate_results, ground_truth, match
 from finetune.evaluation.inference import predict
-from finetune.evaluation.operating_point import OperatingPoint, read_point, save_point
+from finetune.evaluation.operating_point import OperatingPoint, read_point, save_point, uncertainty
 from finetune.evaluation.photo_scores import ImageScore, confusion, false_alarms, image_scores, totals
 from finetune.evaluation.plots import (
     draw_operating_point,
@@ -72,6 +73,7 @@ def evaluate_run(
         results, seconds = predict(model, records, config, warm_up=True, progress=True)
         if split == "val":
             point = choose(ground_truth(records, classes), results, classes, rule)
+            point = replace(point, uncertainty=uncertainty(point.shown(results, classes)))
         else:
             point = read_point(run) or OperatingPoint()
         report: Record = {

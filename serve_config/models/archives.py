@@ -27,11 +27,12 @@ SAFE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 
 @dataclass(frozen=True)
 class Archive:
-    """``classes`` is None for an archive that does not list its classes."""
+    """``classes`` is None for an archive that does not list its classes; ``uncertainty`` is that on val, if known."""
 
     path: Path
     version: str
     classes: list[str] | None
+    uncertainty: dict[str, float] | None = None
 
 
 def read_archive(path: Path) -> Archive:
@@ -45,6 +46,7 @@ def read_archive(path: Path) -> Archive:
             name, version = str(model["modelName"]), str(model["modelVersion"])
             card = json.loads(file.read("archive.json")) if "archive.json" in file.namelist() else {}
             classes = card.get("classes")
+            uncertainty = (card.get("operating_point") or {}).get("uncertainty")
         except (KeyError, TypeError, AttributeError, json.JSONDecodeError, UnicodeDecodeError) as error:
             raise ServeError(
                 f"{path} is a zip file but not a TorchServe archive (MAR-INF/MANIFEST.json is missing or malformed): "
@@ -56,7 +58,7 @@ def read_archive(path: Path) -> Archive:
         raise ServeError(
             f"{path} has the version {version!r}: export it with letters, digits, '.', '_' and '-' only"
         )
-    return Archive(path, version, classes)
+    return Archive(path, version, classes, uncertainty)
 
 
 def verify(path: Path) -> None:

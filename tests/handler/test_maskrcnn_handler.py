@@ -292,7 +292,7 @@ def test_metrics_reach_torchserve(
     assert {
         "maskrcnn_requests_total.Count:2|#version:toy,outcome:answered,reason:none",
         "maskrcnn_requests_total.Count:2|#version:toy,outcome:refused,reason:unsupported_media_type",
-        "maskrcnn_detections_total.Count:4|#version:toy",
+        "maskrcnn_objects.Count:2|#version:toy",
         "maskrcnn_batch_size.Count:4|#version:toy",
     } <= counted
     names = {line.partition(".")[0] for line in counted}

@@ -171,6 +171,13 @@ def test_the_predictor_is_asked_for_what_each_request_needs() -> None:
     ]
 
 
+def test_scores_for_the_metrics_do_not_depend_on_a_lower_threshold() -> None:
+    service = Service(FakePredictor(9), Settings(options=Options(score_threshold=0.8)))
+    usual, low = service.answer([form(), form(score_threshold="0.1")])
+    assert len(usual.scores) == usual.instances < low.instances == 9
+    assert low.scores == usual.scores
+
+
 def test_a_batch_without_a_good_request_never_reaches_the_network() -> None:
     predictor = FakePredictor()
     assert statuses(Service(predictor, Settings()).answer([JUNK, WRONG])) == [415, 400]

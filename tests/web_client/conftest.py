@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import json
+import os
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +17,25 @@ from waitress import wasyncore
 from tests.web_client.stub import Stub, running_stub
 from web_client.app import create_app
 from web_client.server.listener import address, create_server
+
+TOOLS = Path(__file__).with_name("annotation_tools.py")
+
+
+def ask_tools(name: str, **arguments: Any) -> Any:
+    """What ``annotation_tools`` answers in the Python that ANNOTATION_TOOLS names; skips the test without one."""
+    python = os.environ.get("ANNOTATION_TOOLS")
+    if not python:
+        pytest.skip("set ANNOTATION_TOOLS as tests/web_client/annotation_tools.py says")
+    done = subprocess.run(
+        [python, TOOLS],
+        input=json.dumps([name, arguments]),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "PYTHONPATH": str(TOOLS.parents[2])},
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
 
 
 def stub_config(stub: Stub, **more: Any) -> dict[str, Any]:

@@ -56,7 +56,7 @@ class Instance:
     Attributes:
         box: x1, y1, x2, y2 in pixels.
         area: of the mask, in pixels.
-        mask: (H, W) bool, of the whole picture; None with ``mask_format="none"``.
+        mask: (H, W) bool, of the whole picture; None unless ``mask_format`` is ``rle``.
     """
 
     id: int
@@ -105,15 +105,15 @@ class Client:
         Args:
             image: a path, or the file's bytes.
             version: a model version; default: the server's.
-            options: ``score_threshold``, ``max_detections``, ``classes`` (names or ids), ``mask_format`` (``rle`` or
-                ``none``).
+            options: ``score_threshold``, ``max_detections``, ``classes`` (names or ids), ``mask_format`` (``rle``;
+                ``none``; ``polygon`` gives no arrays, but the outlines in ``Prediction.document``).
 
         Raises:
             ClientError: refused, or not answered within ``patience``.
             OSError: the file cannot be read.
         """
-        if options.get("mask_format", "rle") not in ("rle", "none") or "output" in options:
-            raise ValueError("this client reads mask_format rle and none: use requests for the other formats")
+        if options.get("mask_format") == "png" or "output" in options:
+            raise ValueError("this client reads neither output nor mask_format png: use requests for them")
         data = image if isinstance(image, bytes) else Path(image).read_bytes()
         name = "image" if isinstance(image, bytes) else Path(image).name
         fields = {
@@ -195,18 +195,13 @@ def _prediction(document: Mapping[str, Any]) -> Prediction:
         Instance(
             **{name: entry[name] for name in ("id", "class_id", "class_name", "score", "area")},
             box=tuple(entry["box"]),
-            mask=decode_rle(entry["mask"]) if entry.get("mask") else None,
+            mask=decode_rle(entry["mask"]) if "counts" in (entry.get("mask") or {}) else None,
         )
         for entry in document["instances"]
     ]
-    image = document["image"]
+    version, image = document["model"]["version"], document["image"]
     return Prediction(
-        document["model"]["version"],
-        image["width"],
-        image["height"],
-        instances,
-        document["mask_fraction"],
-        document,
+        version, image["width"], image["height"], instances, document["mask_fraction"], document
     )
 
 

@@ -13,6 +13,7 @@ from limits.storage import MemoryStorage
 from limits.strategies import MovingWindowRateLimiter
 
 from web_client import config
+from web_client.api import label_studio
 from web_client.errors import ApiError, WebClientError
 from web_client.server.tokens import Token, TokenFile
 
@@ -35,7 +36,7 @@ def register(app: Flask) -> None:
     shared = limiter.shared_limit(
         _parsable_limit, scope="pictures", key_func=_caller, cost=_pictures, exempt_when=_unlimited
     )
-    for endpoint in ("api.predict", "page.result"):
+    for endpoint in {"api.predict", "page.result", "label_studio.predict"} & app.view_functions.keys():
         app.view_functions[endpoint] = shared(app.view_functions[endpoint])
     if not app.config["TOKEN_FILE"]:
         return
@@ -61,10 +62,15 @@ def register(app: Flask) -> None:
 
 
 def _secret() -> str:
-    """The request's token: in its Authorization header, or in the form of a browser without JavaScript; or ""."""
+    """The request's token: in its Authorization header, or in the form of a browser without JavaScript; or "".
+
+    Label Studio can only send it as the password of HTTP's basic authentication.
+    """
     scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
     if scheme.lower() == "bearer":
         return secret.strip()
+    if request.blueprint == "label_studio" and request.authorization:
+        return request.authorization.password or ""
     return request.form.get("token", "").strip() if request.endpoint == "page.result" else ""
 
 
@@ -98,4 +104,6 @@ def _caller() -> str:
 
 
 def _pictures() -> int:
+    if request.blueprint == "label_studio":
+        return max(1, len(label_studio.document()["tasks"]))
     return max(1, len(request.files.getlist("image")))

@@ -7,7 +7,7 @@ from pycocotools import mask as coco_mask
 from finetune.errors import UserError
 from finetune.evaluation.choose import SCORES, Rule, choose, count
 from finetune.evaluation.coco_eval import ground_truth, match
-from finetune.evaluation.operating_point import OperatingPoint, suppress
+from finetune.evaluation.operating_point import OperatingPoint, suppress, uncertainty
 from finetune.evaluation.photo_scores import confusion, false_alarms, image_scores, totals
 from handler.api.responses import select
 from handler.api.settings import parse_settings
@@ -90,6 +90,13 @@ def test_rules(rule, threshold):
     assert chosen.score_threshold == threshold
     assert (chosen.suppression_iou, chosen.per_class) == (None, {})
     assert OperatingPoint.from_json(chosen.to_json() | {"weights_sha256": "0"}) == chosen
+
+
+def test_uncertainty_is_over_photos_not_over_detections():
+    shown = [{"image_id": i, "score": 0.9} for i in (1, 2, 3, 4)] + [{"image_id": 5, "score": 0.6}]
+    assert uncertainty(shown) == {"photos": 5, "mean": 0.16, "std": 0.1342}
+    assert uncertainty([*shown, {"image_id": 5, "score": 0.2}])["mean"] == 0.2
+    assert uncertainty(shown[:4]) is None
 
 
 def test_what_cannot_be_reached_is_refused():

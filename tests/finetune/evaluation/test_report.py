@@ -23,6 +23,7 @@ from tests.toy_models import write_run
 BENCH = Path(__file__).parents[2] / "benchmarks/results/bench_predictor.json"
 CLASSES = ["ball", "box"]
 POINT = OperatingPoint(0.07, {"ball": 0.3}, 0.6, "best F1")
+VAL = {"photos": 7, "mean": 0.1, "std": 0.05}
 
 
 def evaluate(*words: str | Path) -> int:
@@ -111,9 +112,10 @@ def test_val_chooses_and_keeps_the_point_beside_the_weights(chosen, tmp_path, mo
     """Wherever the report goes, and with overrides that change no prediction. A random model finds nothing."""
     run, data = chosen
     monkeypatch.setattr(report, "choose", lambda *_: replace(POINT, score_threshold=0.2))
+    monkeypatch.setattr(report, "uncertainty", lambda _: VAL)
     elsewhere = ["--split", "val", "--output", tmp_path / "report", "--worst", 0, "MODEL.DEVICE", "cpu"]
     assert evaluate(run, "--data", data, *elsewhere) == 0
-    assert read_point(Run.open(run)) == replace(POINT, score_threshold=0.2)
+    assert read_point(Run.open(run)) == replace(POINT, score_threshold=0.2, uncertainty=VAL)
     assert "Chosen on the val split by best F1" in (tmp_path / "report/report.md").read_text()
     monkeypatch.setattr(report, "choose", lambda *_: OperatingPoint())
     assert evaluate(run, "--data", data, *elsewhere) == 0

@@ -38,28 +38,30 @@ def test_the_dashboard_shows_only_what_there_is_and_all_of_ours() -> None:
     assert len(places) == len(set(places))
 
 
-def answered(instances: int, *milliseconds: float) -> Answer:
+def answered(scores: tuple[float, ...], *milliseconds: float) -> Answer:
     timings = dict(zip(STAGES, milliseconds, strict=True))
-    return Answer(200, "application/json", b"", instances=instances, timings_ms=timings)
+    return Answer(200, "application/json", b"", scores=scores, timings_ms=timings)
 
 
 def test_a_batch_in_numbers() -> None:
     refused = Answer(400, "application/json", b"", "refused", "invalid_option")
-    answers = [answered(3, 4.0, 200.0, 2.0), refused, answered(0, 6.0, 200.0, 1.0), refused]
-    samples = {(s.name, *s.labels): s.value for s in batch_samples(answers, 0.25, "v")}
-    assert samples == {
+    answers = [answered((0.9, 0.7), 4.0, 200.0, 2.0), refused, answered((), 6.0, 200.0, 1.0), refused]
+    samples = [((s.name, *s.labels), s.value) for s in batch_samples(answers, 0.25, "v")]
+    assert [value for (name, *_), value in samples if name == "maskrcnn_objects"] == [2, 0]  # one per picture
+    assert dict(samples) == {
         ("maskrcnn_requests_total", "v", "answered", "none"): 2,
         ("maskrcnn_requests_total", "v", "refused", "invalid_option"): 2,
-        ("maskrcnn_detections_total", "v"): 3,
         ("maskrcnn_decode_milliseconds_total", "v"): 10.0,
         ("maskrcnn_inference_milliseconds_total", "v"): 200.0,  # the batch went through the network once
         ("maskrcnn_postprocess_milliseconds_total", "v"): 3.0,
         ("maskrcnn_batch_size", "v"): 4,
         ("maskrcnn_batch_seconds", "v"): 0.25,
+        ("maskrcnn_objects", "v"): 0,
+        ("maskrcnn_uncertainty", "v"): 0.2,
     }
 
 
 def test_labels_are_those_declared() -> None:
     counts = {metric.name: len(metric.dimensions) for metric in METRICS}
-    for sample in batch_samples([answered(1, 1, 1, 1)], 1, "v"):
+    for sample in batch_samples([answered((1.0,), 1, 1, 1)], 1, "v"):
         assert len(sample.labels) == counts[sample.name]

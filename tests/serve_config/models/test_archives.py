@@ -41,7 +41,8 @@ def store(tmp_path: Path) -> Path:
 def test_archive_tells_version_and_classes(tmp_path: Path) -> None:
     read = read_archive(archive(tmp_path / "a.mar", "resnet50_fpn.2", classes=["cat", "dog"]))
     assert (read.version, read.classes) == ("resnet50_fpn.2", ["cat", "dog"])
-    assert read_archive(archive(tmp_path / "b.mar")).classes is None
+    other = read_archive(archive(tmp_path / "b.mar"))
+    assert (other.classes, other.uncertainty) == (None, None)
 
 
 def damage(path: Path, kind: str) -> Path:

@@ -1,0 +1,189 @@
+"""Label Studio's ML backend (https://labelstud.io/guide/ml), where ``--label-studio`` names a Label Studio.
+
+It asks ``health`` and ``setup`` when it connects, and ``predict`` for pre-annotations. Each prediction is written as
+the project's labeling interface has it: as brushes or as polygons, whichever control comes first.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+from flask import Blueprint, Flask, Response, current_app, g, jsonify, request
+
+from web_client.api.routes import torchserve
+from web_client.backend.label_studio import LabelStudio
+from web_client.client import decode_rle
+from web_client.errors import ApiError, WebClientError, unexpected_answer
+
+log = logging.getLogger("web_client")
+blueprint = Blueprint("label_studio", __name__, url_prefix="/label-studio")
+
+SECONDS = 80
+"""For one batch. Label Studio gives up after 100 and then keeps nothing of it."""
+MAX_TASKS = 200  # in one batch; the answer is built in memory
+MAX_CONFIG = 100_000  # characters of a labeling interface
+BRUSH, POLYGON = "BrushLabels", "PolygonLabels"
+
+
+def register(app: Flask) -> None:
+    """Add the routes where ``LABEL_STUDIO`` is set.
+
+    Raises:
+        WebClientError: there is no key for it.
+    """
+    if not app.config["LABEL_STUDIO"]:
+        return
+    key = os.environ.get("LABEL_STUDIO_API_KEY", "").strip()
+    if not key:
+        raise WebClientError("set LABEL_STUDIO_API_KEY: Label Studio hands out its pictures only to users")
+    limits = app.config["MAX_BYTES"], app.config["MAX_PIXELS"]
+    app.extensions["label_studio"] = LabelStudio(app.config["LABEL_STUDIO"], key, *limits)
+    app.register_blueprint(blueprint)
+
+
+@dataclass(frozen=True)
+class Interface:
+    """The part of a project's labeling interface that predictions refer to."""
+
+    kind: str  # the control's tag, BrushLabels or PolygonLabels
+    control: str  # its name
+    image: str  # the name of its picture
+    key: str  # the picture's key in a task's data
+    labels: Mapping[str, str]  # class name in lower case → label
+
+    @classmethod
+    def read(cls, config: object) -> Interface:
+        """Read the XML; raises ApiError if it has no control for masks."""
+        try:
+            # expat lets entities grow a hundredfold, so the text must be short
+            root = ElementTree.fromstring(str(config)[:MAX_CONFIG])  # noqa: S314
+        except (ElementTree.ParseError, ValueError):
+            root = ElementTree.Element("View")
+        images = {tag.get("name"): tag.get("value", "").removeprefix("$") for tag in root.iter("Image")}
+        for tag in root.iter():
+            image = tag.get("toName", "")
+            if tag.tag in (BRUSH, POLYGON) and image in images:
+                names = [(label.get("value", ""), label.get("alias")) for label in tag.iter("Label")]
+                labels = {value.casefold(): alias or value for value, alias in names}
+                return cls(tag.tag, tag.get("name", ""), image, images[image], labels)
+        message = f"The labeling interface needs {BRUSH} or {POLYGON} for an Image."
+        raise ApiError(400, "invalid_option", message, "label_config")
+
+    def regions(self, prediction: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        """What Label Studio calls regions: one for each brush or outline."""
+        size = prediction["image"]
+        for instance in prediction["instances"]:
+            label = self.labels.get(instance["class_name"].casefold())
+            if label is None:
+                continue
+            for part, value in enumerate(_values(instance["mask"])):
+                yield {
+                    "id": f"{instance['id']}-{part}",
+                    "type": self.kind.lower(),
+                    "from_name": self.control,
+                    "to_name": self.image,
+                    "original_width": size["width"],
+                    "original_height": size["height"],
+                    "image_rotation": 0,
+                    "score": instance["score"],
+                    "value": value | {self.kind.lower(): [label]},
+                }
+
+
+def _values(mask: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """A mask of Contract 2 as one brush, or as one polygon for each outline."""
+    if "counts" in mask:
+        yield {"format": "rle", "rle": encode_brush(decode_rle(mask))}
+    height, width = mask["size"]
+    for outline in mask.get("polygons", []):
+        yield {"points": (np.reshape(outline, (-1, 2)) / (width, height) * 100).tolist(), "closed": True}
+
+
+def encode_brush(mask: np.ndarray) -> list[int]:
+    """A mask (H, W) bool as the bytes of a brush.
+
+    They are a stream of bits (https://github.com/thi-ng/umbrella, package rle-pack) over the values of RGBA pixels: 32
+    for the number of values, 5 for their width less one, four times 4 for the widths of run lengths less one; then per
+    run a 1, 2 for the width, the length less one, and the value.
+    """
+    pixels = mask.ravel()
+    edges = [0, *(4 * np.flatnonzero(pixels[1:] != pixels[:-1]) + 4).tolist(), 4 * pixels.size]
+    bits = [f"{4 * pixels.size:032b}", "00111", "0011", "0111", "1011", "1111"]
+    for start, stop in pairwise(edges):
+        for begin in range(start, stop, 1 << 16):
+            length = min(stop - begin, 1 << 16)
+            bits.append(f"111{length - 1:016b}" + ("1" * 8 if pixels[start // 4] else "0" * 8))
+    return np.packbits(np.frombuffer("".join(bits).encode(), np.uint8) - ord("0")).tolist()
+
+
+def document() -> dict[str, Any]:
+    """The request's JSON object, in which ``tasks`` is a list of objects; raises ApiError."""
+    content = request.get_json(silent=True)
+    if isinstance(content, dict):
+        tasks = content.setdefault("tasks", [])
+        if isinstance(tasks, list) and all(isinstance(each, dict) for each in tasks):
+            return content
+    raise ApiError(400, "invalid_option", "This is not what Label Studio sends to an ML backend.", "tasks")
+
+
+@blueprint.get("/")
+@blueprint.get("/health")
+def health() -> Response:
+    return jsonify({"status": "UP", "model_class": current_app.config["MODEL_NAME"]})
+
+
+@blueprint.post("/setup")
+def setup() -> Response:
+    """Check the labeling interface; ``{"model_version"}``, by which Label Studio knows what is not predicted yet."""
+    Interface.read(document().get("schema"))
+    default = next((each["version"] for each in torchserve().versions() if each["default"]), None)
+    if default is None:
+        raise ApiError(503, "no_model", "No model is loaded yet. Try again in a minute.", retry_after=60)
+    return jsonify({"model_version": default})
+
+
+@blueprint.post("/predict")
+def predict() -> Response:
+    """``{"results": […]}``, for each task a prediction or an error, which Label Studio logs."""
+    start = time.monotonic()
+    content = document()
+    interface = Interface.read(content.get("label_config"))
+    results = []
+    for number, task in enumerate(content["tasks"]):
+        try:
+            if number >= MAX_TASKS or time.monotonic() - start > SECONDS:
+                message = "The batch is too long. Retrieve the predictions again for the tasks without one."
+                raise ApiError(503, "model_busy", message)
+            results.append(_prediction(task, interface))
+        except ApiError as error:
+            log.warning("%s no prediction for Label Studio: %s", g.request_id, error.message)
+            results.append(error.as_dict())
+    return jsonify({"results": results})
+
+
+def _prediction(task: Mapping[str, Any], interface: Interface) -> dict[str, Any]:
+    """One task's prediction; ``score`` is the lowest of its objects, to sort the doubtful pictures first."""
+    studio: LabelStudio = current_app.extensions["label_studio"]
+    data = task.get("data")
+    picture = studio.picture(str(data.get(interface.key) if isinstance(data, dict) else ""))
+    options = {"mask_format": "polygon" if interface.kind == POLYGON else "rle"}
+    reply = torchserve().predict(picture, None, options, g.request_id)
+    try:
+        answer = reply.json()
+        regions = list(interface.regions(answer))
+        version, names = answer["model"]["version"], {each["class_name"] for each in answer["instances"]}
+    except (ValueError, LookupError, TypeError):
+        raise unexpected_answer() from None
+    if names and not interface.labels.keys() & {name.casefold() for name in names}:
+        message = f"The labeling interface has no label for what was found: {', '.join(sorted(names))}."
+        raise ApiError(400, "invalid_option", message, "label_config")
+    score = min((region["score"] for region in regions), default=None)
+    return {"model_version": version, "score": score, "result": regions}
