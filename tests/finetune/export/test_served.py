@@ -8,19 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
 
 from finetune.checkpoints.run import Run
 from finetune.data.dataset import load_split
 from finetune.data.synthetic import make_synthetic
 from finetune.errors import UserError
-from finetune.evaluation.inference import evaluate_model, predict
+from finetune.evaluation.inference import evaluate_model
 from finetune.export import archive as exporting
 from finetune.export import served as measuring
 from finetune.export.archive import Options, export
 from handler.service import Service
 from tests.conftest import REPOSITORY
-from tests.toy_models import photo, write_run
+from tests.toy_models import write_data_of, write_run
 
 
 @pytest.fixture(scope="module")
@@ -33,27 +32,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def data(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Photos whose objects are what the toy model finds in them, so that its AP is high; a val split and no test."""
-    root = tmp_path_factory.mktemp("data")
-    images = [{"id": 5 + i, "file_name": f"{i}.png", "width": 128, "height": 96} for i in range(2)]
-    for i, image in enumerate(images):
-        Image.fromarray(photo(96, 128, seed=i)).save(root / f"{i}.png")
-        image["annotations"] = []
-    card = {"name": "toy", "classes": ["balloon"], "source": "the model itself", "splits": {"val": 2}}
-    (root / "dataset.json").write_text(json.dumps(card))
-    document: dict[str, Any] = {
-        "images": images,
-        "annotations": [],
-        "categories": [{"id": 1, "name": "balloon"}],
-    }
-    (root / "val.json").write_text(json.dumps(document))
-    opened = Run.open(run)
-    results, _ = predict(opened.load_model(), load_split(root, "val"), opened.config)
-    for i, result in enumerate(results, start=1):
-        mask = result["segmentation"] | {"counts": result["segmentation"]["counts"].decode()}
-        document["annotations"].append(result | {"id": i, "segmentation": mask, "iscrowd": 0})
-    for split in ("train", "val"):
-        (root / f"{split}.json").write_text(json.dumps(document))
-    return root
+    return write_data_of(run, tmp_path_factory.mktemp("data"))
 
 
 def card_of(archive: Path) -> dict[str, Any]:
