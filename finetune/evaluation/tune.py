@@ -26,9 +26,10 @@ import psutil
 from tqdm import tqdm
 
 from finetune.checkpoints.run import Run
-from finetune.data.dataset import annotation_file, load_split, read_card
+from finetune.data.dataset import class_names, load_split, read_card
 from finetune.errors import UserError
 from finetune.evaluation.coco_eval import match, summarize
+from finetune.evaluation.operating_point import OperatingPoint, read_point
 from finetune.evaluation.plots import draw_front
 from finetune.export import archive
 from finetune.export.served import add_int8, load_truth, predict_staged, remove_int8
@@ -38,7 +39,6 @@ from finetune.training.machine import describe_machine
 PROPOSALS = (300, 100, 50)
 SHORT_SIDES = (7 / 8, 3 / 4, 5 / 8, 1 / 2)  # of the run's own, rounded to multiples of 32 pixels
 SECONDS = 10.0  # of timing, after a pass over all photos for the AP
-SCORE = 0.5  # the operating point: objects count as found from this score on, at a mask IoU of 0.5
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Measurement:
     threads: int
     ms: float  # a request from JPEG to JSON, inside a worker while all are busy: mean of the photos' lower quartiles
     ap: float  # of masks, 0..100
-    found: int  # objects
+    found: int  # objects, at the operating point and a mask IoU of 0.5
 
     def __str__(self) -> str:
         size = f"{self.setting.short_side} px, {self.setting.proposals} proposals"
@@ -74,17 +74,19 @@ class Measurement:
 
 
 class Bench:
-    """Measures a run's settings. ``tuned.json`` keeps those of the same weights, machine and photos."""
+    """Measures a run's settings. ``tuned.json`` keeps those of the same weights, machine, photos and point."""
 
     def __init__(self, run: Run, data: Path, work: Path) -> None:
         self.run, self.data, self.work = run, data, work
         self.records, self.truth = load_truth(run, data, "val")
-        self.file = archive.tuned_file(run)
+        self.point = read_point(run) or OperatingPoint()
+        self.file = run.beside("tuned.json")
         self.document: dict[str, Any] = {
             "weights_sha256": sha256_of(run.weights),
             "machine": describe_machine(run.config.MODEL.DEVICE),
             "data": read_card(data).get("name"),
-            "val_sha256": sha256_of(annotation_file(data, "val")),
+            "val_sha256": sha256_of(data / "val.json"),
+            "operating_point": self.point.to_json(),
         }
         earlier = read_json(self.file, cure="remove it, and tune again") if self.file.is_file() else {}
         same = isinstance(earlier, dict) and earlier.items() >= self.document.items()
@@ -93,8 +95,9 @@ class Bench:
     @cached_property
     def staged(self) -> Path:
         """The run as an archive; each measurement changes its configs."""
-        archive.stage(self.run, self.run.backbone, archive.Options(), self.work / "staged")
-        return self.work / "staged"
+        card, staged = {"operating_point": self.point.to_json()}, self.work / "staged"
+        archive.stage(self.run, self.run.backbone, archive.Options(), card, staged)
+        return staged
 
     def measure(self, setting: Setting) -> Measurement:
         """Measure a setting, unless that was done before."""
@@ -109,7 +112,7 @@ class Bench:
         with ThreadPoolExecutor(setting.workers) as pool:
             answers = list(pool.map(predict, range(setting.workers)))
         results = answers[0]["results"]
-        shown = [result for result in results if result["score"] >= SCORE]
+        shown = self.point.shown(results, class_names(self.data))
         rounds = np.concatenate([answer["milliseconds"] for answer in answers])  # (rounds, photos)
         measured = Measurement(
             setting,

@@ -75,7 +75,8 @@ def export(path: Path, options: Options = Options()) -> Path:
         raise UserError(
             f"{path} does not name its classes (no run.json): give the run folder, or what `publish` made of it"
         )
-    tuned = read_tuned(run)
+    tuned, point = read_tuned(run), read_point(run)
+    measured = {"operating_point": point and point.to_json(), "tuned": tuned}
     if tuned:
         run = Run.open(path, tuned["overrides"])
         options = replace(
@@ -94,7 +95,7 @@ def export(path: Path, options: Options = Options()) -> Path:
     try:
         options.output.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".export-", dir=options.output) as folder:
-            os.replace(_build(run, version, options, tuned, Path(folder)), target)
+            os.replace(_build(run, version, options, measured, Path(folder)), target)
     except OSError as error:
         raise UserError(
             f"{target} cannot be written ({reason_of(error)}): check the folder and the free space"
@@ -102,17 +103,12 @@ def export(path: Path, options: Options = Options()) -> Path:
     return target
 
 
-def tuned_file(run: Run) -> Path:
-    """``tuned.json``, which ``maskrcnn tune`` writes into a run folder, or beside a checkpoint under its name."""
-    return run.folder / (f"{run.name}.tuned.json" if run.path.is_file() else "tuned.json")
-
-
 def read_tuned(run: Run) -> dict[str, Any] | None:
     """What ``tune`` chose for a run: ``overrides``, ``precision``, ``workers`` and how it was found.
 
     None without such a file; None and a sentence on stderr if it does not hold for these weights and this config.
     """
-    path = tuned_file(run)
+    path = run.beside("tuned.json")
     if not path.is_file():
         return None
     document = read_json(path, cure="remove it, or tune again")
@@ -129,10 +125,10 @@ def read_tuned(run: Run) -> dict[str, Any] | None:
     return chosen
 
 
-def _build(run: Run, version: str, options: Options, tuned: dict[str, Any] | None, work: Path) -> Path:
+def _build(run: Run, version: str, options: Options, measured: dict[str, Any], work: Path) -> Path:
     """Stage, pack and try the archive in the temporary folder ``work``; return its path."""
     staged, unpacked = work / "staged", work / "unpacked"
-    card = stage(run, version, options, staged, tuned)
+    card = stage(run, version, options, measured, staged)
     if options.data:
         int8 = options.engine == "openvino" and not options.fp32
         card["served"] = measure_served(
@@ -152,15 +148,13 @@ def _build(run: Run, version: str, options: Options, tuned: dict[str, Any] | Non
     return archive
 
 
-def stage(
-    run: Run, version: str, options: Options, staged: Path, tuned: dict[str, Any] | None = None
-) -> dict[str, Any]:
-    """Write what an archive holds into the folder ``staged``, which must not exist; return its card."""
+def stage(run: Run, version: str, options: Options, measured: dict[str, Any], staged: Path) -> dict[str, Any]:
+    """Write what an archive holds into the new folder ``staged``; return its card, with what was ``measured``."""
     _copy_code(staged)
     write_config(run, staged)
     _write_weights(run, staged / "model.safetensors")
     _write_model_config(options, staged)
-    card = _card(run, version, staged) | {"tuned": tuned}
+    card = _card(run, version, staged) | measured
     write_json(staged / "archive.json", card)  # the tools of handler/build read it
     if options.engine == "openvino":
         announce("converting the network for OpenVINO")
@@ -226,7 +220,6 @@ def _write_model_config(options: Options, staged: Path) -> None:
 
 def _card(run: Run, version: str, staged: Path) -> dict[str, Any]:
     """The contents of ``archive.json``."""
-    point = read_point(run)
     return {
         "format": ARCHIVE_FORMAT,
         "name": MODEL_NAME,
@@ -236,7 +229,6 @@ def _card(run: Run, version: str, staged: Path) -> dict[str, Any]:
         "weights_sha256": sha256_of(staged / "model.safetensors"),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "evaluation": run.evaluation,
-        "operating_point": point and point.to_json(),
         "training": run.record,
     }
 
