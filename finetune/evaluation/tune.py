@@ -107,7 +107,7 @@ class Bench:
         self._configure(setting)
 
         def predict(worker: int) -> dict[str, Any]:
-            return predict_staged(self.staged, self.records, archive.TOOLS, str(SECONDS), name=str(worker))
+            return predict_staged(self.staged, self.records, str(SECONDS), name=str(worker))
 
         with ThreadPoolExecutor(setting.workers) as pool:
             answers = list(pool.map(predict, range(setting.workers)))
@@ -132,7 +132,7 @@ class Bench:
         write_json(self.staged / "model-config.yaml", {"handler": handler})  # JSON is YAML
         remove_int8(self.staged)  # with it, auto would be int8
         if setting.precision == "int8":
-            add_int8(self.staged, load_split(self.data, "train"), archive.TOOLS / "quantize.py", "fp32")
+            add_int8(self.staged, load_split(self.data, "train"), "fp32")
 
 
 def overrides(run: Run, setting: Setting) -> list[str]:

@@ -26,16 +26,15 @@ from PIL import Image
 from finetune.checkpoints.run import Run
 from finetune.errors import UserError
 from finetune.evaluation.operating_point import read_point
-from finetune.export.processes import announce, execute, run_scripts
+from finetune.export.processes import announce, execute, run_tool
 from finetune.export.served import measure_served, write_photos
 from finetune.files import read_json, reason_of, sha256_of, write_json
 
 MODEL_NAME = "maskrcnn"
 ARCHIVE_FORMAT = 1
 SOURCE = Path(__file__).resolve().parents[2]
-TOOLS = SOURCE / "handler" / "build"
-NOT_SERVED = {"handler/build", "handler/predict"}
-"""Packages that a server does not need, and so no archive carries."""
+NOT_SERVED = ("build", "predict", "__pycache__", "*.md", "*.yaml")
+"""What a server does not need of the code's folders, and so no archive carries."""
 
 STARTUP_TIMEOUT = 300
 """Seconds until a worker must be ready: loading, compiling and warming up take longer than TorchServe's 120 on a slow
@@ -131,9 +130,7 @@ def _build(run: Run, version: str, options: Options, measured: dict[str, Any], w
     card = stage(run, version, options, measured, staged)
     if options.data:
         int8 = options.engine == "openvino" and not options.fp32
-        card["served"] = measure_served(
-            run, staged, options.data, TOOLS, max_loss=options.max_loss, int8=int8
-        )
+        card["served"] = measure_served(run, staged, options.data, max_loss=options.max_loss, int8=int8)
         write_json(staged / "archive.json", card)
     announce("packing")
     archive = _pack(staged, version, work)
@@ -143,8 +140,8 @@ def _build(run: Run, version: str, options: Options, measured: dict[str, Any], w
     picture = work / "picture.png"
     Image.radial_gradient("L").save(picture)
     photos = write_photos(work / "photos.json", [{"image_id": 1, "file_name": str(picture.resolve())}])
-    script = [TOOLS / "predict_photos.py", unpacked, photos, work / "answer.json"]
-    run_scripts(unpacked, [script], "the trial of the archive")
+    what = "the trial of the archive"
+    run_tool(unpacked, "predict_photos.py", unpacked, photos, work / "answer.json", what=what)
     return archive
 
 
@@ -158,24 +155,14 @@ def stage(run: Run, version: str, options: Options, measured: dict[str, Any], st
     write_json(staged / "archive.json", card)  # the tools of handler/build read it
     if options.engine == "openvino":
         announce("converting the network for OpenVINO")
-        run_scripts(SOURCE, [[TOOLS / "convert.py", staged]], "the conversion for OpenVINO")
+        run_tool(SOURCE, "convert.py", staged, what="the conversion for OpenVINO")
     return card
 
 
 def _copy_code(staged: Path) -> None:
     """Copy the code that serves: ``handler`` and ``finetune.backbones``."""
-
-    def ignore(folder: str, names: list[str]) -> list[str]:
-        paths = {name: Path(folder) / name for name in names}
-        return [
-            name
-            for name, path in paths.items()
-            if name == "__pycache__"
-            or path.relative_to(SOURCE).as_posix() in NOT_SERVED
-            or (path.is_file() and path.suffix != ".py")
-        ]
-
     for package in ("handler", "finetune/backbones"):
+        ignore = shutil.ignore_patterns(*NOT_SERVED)
         shutil.copytree(SOURCE / package, staged / package, ignore=ignore)
     shutil.copy(SOURCE / "finetune" / "__init__.py", staged / "finetune" / "__init__.py")
 
@@ -207,10 +194,8 @@ def _write_model_config(options: Options, staged: Path) -> None:
     if options.workers:
         config |= {"minWorkers": options.workers, "maxWorkers": options.workers}
     if options.batch_size:
-        config |= {
-            "batchSize": options.batch_size,
-            "maxBatchDelay": 2,
-        }  # milliseconds: a lone request waits them out
+        # a lone request waits for so many milliseconds
+        config |= {"batchSize": options.batch_size, "maxBatchDelay": 2}
     if options.fp32:
         config["handler"] = {"precision": "fp32"}
     text = "# How TorchServe serves this archive; handler/README.md lists the keys and their defaults.\n"

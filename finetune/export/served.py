@@ -11,7 +11,7 @@ import click
 from finetune.checkpoints.run import Run
 from finetune.data.dataset import class_names, load_split
 from finetune.errors import UserError
-from finetune.export.processes import announce, run_scripts
+from finetune.export.processes import announce, run_tool
 from finetune.files import read_json, write_json
 
 if TYPE_CHECKING:
@@ -23,12 +23,11 @@ CALIBRATION_PHOTOS = 32
 """Each costs about a second. They only show which range of values each layer must hold."""
 
 
-def measure_served(run: Run, staged: Path, data: Path, tools: Path, *, max_loss: float, int8: bool) -> Record:
+def measure_served(run: Run, staged: Path, data: Path, *, max_loss: float, int8: bool) -> Record:
     """Compare the archive's mask AP with that of the trained model, on test or, without a test split, on val.
 
     Args:
         staged: the archive's folder; temporary files go beside it.
-        tools: ``handler/build``.
         max_loss: points of mask AP that may be lost.
         int8: add an 8-bit model, calibrated on train, if it loses no more and is faster here.
 
@@ -49,7 +48,7 @@ def measure_served(run: Run, staged: Path, data: Path, tools: Path, *, max_loss:
     trained_ap = training["segm"]["AP"]
 
     def measure() -> Record:
-        answered = predict_staged(staged, records, tools)
+        answered = predict_staged(staged, records)
         results = answered.pop("results")
         figures = {kind: summarize(match(truth, results, kind)[0]) for kind in KINDS}
         return {**answered, **figures, "segm_AP_loss": round(trained_ap - figures["segm"]["AP"], 2)}
@@ -63,7 +62,7 @@ def measure_served(run: Run, staged: Path, data: Path, tools: Path, *, max_loss:
             f"--max-loss {max_loss:g}: try --fp32, or allow more"
         )
     if int8:
-        served = try_int8(staged, served, load_split(data, "train"), tools / "quantize.py", measure, max_loss)
+        served = try_int8(staged, served, load_split(data, "train"), measure, max_loss)
     return {"split": split, "images": len(records), **served, "training": training}
 
 
@@ -71,7 +70,6 @@ def try_int8(
     staged: Path,
     served: Record,
     records: Sequence[Record],
-    quantize: Path,
     measure: Callable[[], Record],
     max_loss: float,
 ) -> Record:
@@ -84,7 +82,7 @@ def try_int8(
     try:
         if served["device"] != "cpu":
             raise UserError("this machine serves on its GPU (hide that with CUDA_VISIBLE_DEVICES=)")
-        count, milliseconds = add_int8(staged, records, quantize, served["precision"])
+        count, milliseconds = add_int8(staged, records, served["precision"])
         times = "a photo takes " + ", ".join(f"{ms:.0f} ms in {name}" for name, ms in milliseconds.items())
         # less would not be worth a larger archive and a slower start
         if milliseconds["int8"] > 0.9 * milliseconds[served["precision"]]:
@@ -100,15 +98,13 @@ def try_int8(
     return int8 | {"calibration": {"split": "train", "images": count}, "median_ms": milliseconds}
 
 
-def add_int8(
-    staged: Path, records: Sequence[Record], quantize: Path, precision: str
-) -> tuple[int, dict[str, float]]:
+def add_int8(staged: Path, records: Sequence[Record], precision: str) -> tuple[int, dict[str, float]]:
     """Add an 8-bit model; return how many of ``records`` calibrated it, and milliseconds of a photo by precision."""
     chosen = records[:: max(1, len(records) // CALIBRATION_PHOTOS)][:CALIBRATION_PHOTOS]
     announce(f"calibrating int8 on {len(chosen)} photos of train and trying it")
     photos, answer = write_photos(staged.parent / "photos.json", chosen), staged.parent / "times.json"
     # in a process of its own: OpenVINO has crashed on an 8-bit model
-    run_scripts(staged, [[quantize, staged, photos, precision, answer]], "its calibration")
+    run_tool(staged, "quantize.py", staged, photos, precision, answer, what="its calibration")
     return len(chosen), read_json(answer)
 
 
@@ -138,15 +134,12 @@ def load_truth(run: Run, data: Path, split: str) -> tuple[list[Record], COCO]:
     return records, truth
 
 
-def predict_staged(
-    staged: Path, records: Sequence[Record], tools: Path, *options: str, name: str = ""
-) -> Record:
+def predict_staged(staged: Path, records: Sequence[Record], *options: str, name: str = "") -> Record:
     """Run ``predict_photos.py``, with ``options``, on a staged archive; ``name`` tells simultaneous runs apart."""
     photos = write_photos(staged.parent / f"photos{name}.json", records)
     answer = staged.parent / f"answer{name}.json"
-    run_scripts(
-        staged, [[tools / "predict_photos.py", staged, photos, answer, *options]], "measuring the archive"
-    )
+    what = "measuring the archive"
+    run_tool(staged, "predict_photos.py", staged, photos, answer, *options, what=what)
     return read_json(answer)
 
 

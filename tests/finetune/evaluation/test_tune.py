@@ -17,6 +17,7 @@ from finetune.cli import finetune
 from finetune.data.synthetic import make_synthetic
 from finetune.errors import UserError
 from finetune.evaluation import tune as tuning
+from finetune.evaluation.operating_point import OperatingPoint, save_point
 from finetune.evaluation.tune import Measurement, Setting, choose, explore, pareto_front
 from finetune.export.archive import Options, export, read_tuned
 from tests.conftest import REPOSITORY
@@ -151,11 +152,14 @@ def test_export_applies_what_was_chosen(run: Path, tuned: Path, tmp_path: Path) 
     document["chosen"] |= {"overrides": SMALL.split(), "precision": "fp32", "workers": 3}
     folder = shutil.copytree(run, tmp_path / "toy")
     (folder / "tuned.json").write_text(json.dumps(document))
+    save_point(Run.open(folder), OperatingPoint(0.7, chosen_by="best F1"))
     archive = export(folder, Options(engine="torch", output=tmp_path))
     config, served = read(archive, "config.yaml"), read(archive, "model-config.yaml")
     assert (config["INPUT"]["MIN_SIZE_TEST"], config["MODEL"]["RPN"]["POST_NMS_TOPK_TEST"]) == (64, 50)
     assert (served["handler"], served["minWorkers"]) == ({"precision": "fp32"}, 3)
-    assert read(archive, "archive.json")["tuned"] == document["chosen"]
+    card = read(archive, "archive.json")
+    assert card["tuned"] == document["chosen"]
+    assert card["operating_point"]["score_threshold"] == 0.7  # tuning kept what is found at it
 
 
 @pytest.mark.parametrize(

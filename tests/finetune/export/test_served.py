@@ -127,17 +127,18 @@ def test_int8_is_kept_where_it_is_faster_and_loses_little(
     for name in ("trunk.xml", "trunk_int8.xml", "trunk_int8.bin"):
         (staged / "openvino" / name).touch()
 
-    def quantize(root: Path, scripts: list[list[Any]], what: str) -> None:
+    def quantize(root: Path, tool: str, *arguments: Any, what: str) -> None:
         if isinstance(times, UserError):
             raise times
-        _, _, photos, precision, answer = scripts[0]
+        assert tool == "quantize.py"
+        _, photos, precision, answer = arguments
         assert (len(json.loads(photos.read_text())), precision) == (32, "bf16")
         answer.write_text(json.dumps(times))
 
-    monkeypatch.setattr(measuring, "run_scripts", quantize)
+    monkeypatch.setattr(measuring, "run_tool", quantize)
     records = [{"image_id": i, "file_name": f"{i}.jpg"} for i in range(70)]
     measured = {"precision": "int8", "segm_AP_loss": loss, "segm": {"AP": 70.0}}
-    kept = measuring.try_int8(staged, served, records, Path("quantize.py"), lambda: measured, 1.0)
+    kept = measuring.try_int8(staged, served, records, lambda: measured, 1.0)
     files = {path.name for path in (staged / "openvino").iterdir()}
     assert said in capsys.readouterr().err
     if "becomes" in said:
