@@ -25,6 +25,7 @@ SECTIONS = {
         "train": "finetune.cli:train",
         "evaluate": "finetune.cli:evaluate",
         "compare": "finetune.cli:compare",
+        "tune": "finetune.cli:tune",
         "publish": "finetune.cli:publish",
         "export": "finetune.cli:export",
     },
@@ -67,6 +68,12 @@ class _LazyGroup(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
+
+    def get_help_option(self, ctx: click.Context) -> click.Option | None:
+        option = super().get_help_option(ctx)
+        if option:
+            option.hidden = True  # who reads the help has found it
+        return option
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command:
         if name not in COMMANDS:  # click suggests the nearest of `self.commands`, which is empty here

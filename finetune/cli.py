@@ -7,7 +7,7 @@ command runs, so ``--help`` answers at once.
 import click
 
 from finetune.data.cli import data
-from finetune.evaluation.cli import compare, evaluate
+from finetune.evaluation.cli import compare, evaluate, tune
 from finetune.export.cli import export, publish
 from finetune.training.cli import train
 
@@ -17,5 +17,5 @@ def finetune() -> None:
     """Fine-tune Mask R-CNN on your photos and package it for TorchServe."""
 
 
-for _command in (data, train, evaluate, compare, publish, export):
+for _command in (data, train, evaluate, compare, tune, publish, export):
     finetune.add_command(_command)

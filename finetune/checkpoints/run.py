@@ -149,10 +149,8 @@ class Run:
                 }
         return None
 
-    @property
-    def operating_point_file(self) -> Path:
-        """Where ``finetune.evaluation.operating_point`` keeps the point: in the run folder, or beside the file."""
-        name = "operating_point.json"
+    def beside(self, name: str) -> Path:
+        """Where a file about these weights is kept: in the run folder, or as STEM.name beside the checkpoint."""
         return self.folder / (name if self.path.is_dir() else f"{self.name}.{name}")
 
     def published(self, key: str) -> Any:

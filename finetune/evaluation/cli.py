@@ -1,4 +1,4 @@
-"""``maskrcnn evaluate`` and ``maskrcnn compare``."""
+"""``maskrcnn evaluate``, ``maskrcnn compare`` and ``maskrcnn tune``."""
 
 from __future__ import annotations
 
@@ -106,3 +106,38 @@ def compare(runs: tuple[Path, ...], split: str, bench: tuple[Path, ...], output:
     rows = compare_runs(runs, output, split=split, bench=bench)
     click.echo(tabulate(short_table_of(rows), headers="firstrow", disable_numparse=True))
     click.echo(output / "comparison.md")
+
+
+@click.command()
+@click.argument("path", type=PATH, metavar="RUN|CHECKPOINT")
+@click.option("--data", type=PATH, required=True, metavar="DIR", help="Measure on its val split.")
+@click.option(
+    "--tolerance", type=click.FloatRange(min=0), default=0.5, help="Mask AP that may be lost.  [default: 0.5]"
+)
+@click.option(
+    "--for",
+    "goal",
+    type=click.Choice(["latency", "throughput"]),
+    default="latency",
+    help="[default: latency]",
+)
+def tune(path: Path, data: Path, tolerance: float, goal: str) -> None:
+    """Find the fastest setting for this machine that keeps the AP.
+
+    Measures input size, proposals and precision, and with --for throughput the number of workers, by the code that
+    serves. The fastest setting that loses no more than --tolerance, and at most one found object, goes to tuned.json in
+    the run folder or beside the checkpoint; `maskrcnn export` applies it. A stopped tuning continues where it was;
+    remove tuned.json to measure anew.
+
+    \b
+    Examples:
+      maskrcnn tune runs/mobilenetv2_fpn --data data/balloon
+      maskrcnn tune runs/mobilenetv2_fpn --data data/balloon --for throughput --tolerance 1
+    """
+    from tabulate import tabulate
+
+    from finetune.evaluation import tune as tuning
+
+    table, file = tuning.tune(path, data, tolerance=tolerance, goal=goal)
+    click.echo(tabulate(table, headers="firstrow", disable_numparse=True))
+    click.echo(file)

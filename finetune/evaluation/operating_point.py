@@ -13,6 +13,7 @@ from finetune.checkpoints.run import Run
 from finetune.errors import UserError
 from finetune.files import read_json, write_json
 
+FILE = "operating_point.json"
 Result = dict[str, Any]
 
 
@@ -79,14 +80,14 @@ def suppress(results: Sequence[Result], iou: float) -> list[Result]:
 def save_point(run: Run, point: OperatingPoint) -> None:
     """Keep the point beside the weights that it was chosen for; a default one removes what was kept."""
     if point.chosen_by is None:
-        run.operating_point_file.unlink(missing_ok=True)
+        run.beside(FILE).unlink(missing_ok=True)
     else:
-        write_json(run.operating_point_file, point.to_json() | run.measured_with)
+        write_json(run.beside(FILE), point.to_json() | run.measured_with)
 
 
 def read_point(run: Run) -> OperatingPoint | None:
     """The point that was chosen for a run's weights and config, or None and a sentence on stderr why."""
-    path, command = run.operating_point_file, f"maskrcnn evaluate {run.path} --data DIR --split val"
+    path, command = run.beside(FILE), f"maskrcnn evaluate {run.path} --data DIR --split val"
     cure = f"`{' '.join([command, *run.overrides])}`"
     documents = []
     if path.is_file():

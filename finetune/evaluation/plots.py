@@ -158,6 +158,36 @@ def draw_comparison(rows: Sequence[dict[str, Any]], title: str, latency_label: s
     figure.savefig(path, format="png", dpi=120)
 
 
+def draw_front(
+    points: Sequence[tuple[float, float, str, str]],
+    front: Sequence[tuple[float, float]],
+    lowest: float,
+    title: str,
+    path: Path,
+) -> None:
+    """Draw mask AP against milliseconds a photo, with the Pareto front as steps.
+
+    Args:
+        points: milliseconds, AP, mark (chosen, as trained, front, or empty), label.
+        lowest: the AP below which nothing is chosen.
+    """
+    figure = Figure(figsize=(9, 5.5), layout="constrained")
+    axes = figure.subplots()
+    axes.step(*zip(*front, strict=True), where="post", color=BLUE, label="Pareto front")
+    axes.axhline(lowest, color=BLACK, linestyle=":", label="lowest AP allowed")
+    styles = {"chosen": ("*", VERMILION), "as trained": ("s", BLACK), "front": ("o", BLUE), "": ("o", "gray")}
+    for milliseconds, ap, mark, label in points:
+        shape, color = styles[mark]
+        axes.plot(milliseconds, ap, shape, color=color, markersize=14 if mark == "chosen" else 6)
+        text, place = f"{mark}: {label}" if mark else "", (milliseconds, ap)
+        axes.annotate(text, place, xytext=(6, -12), textcoords="offset points", color=color, fontsize=8)
+    axes.set(title=title, xlabel="ms a photo", ylabel="mask AP (%)")
+    axes.set_xlim(0, 1.4 * max(point[0] for point in points))
+    axes.legend(loc="lower right", frameon=False)
+    _tidy(axes)
+    write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=110))
+
+
 def draw_truth_and_prediction(
     record: dict[str, Any],
     first_annotation_id: int,

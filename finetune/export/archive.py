@@ -14,26 +14,27 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import click
 import yaml
 from PIL import Image
 
 from finetune.checkpoints.run import Run
 from finetune.errors import UserError
 from finetune.evaluation.operating_point import read_point
-from finetune.export.processes import announce, execute, run_scripts
+from finetune.export.processes import announce, execute, run_tool
 from finetune.export.served import measure_served, write_photos
-from finetune.files import reason_of, sha256_of, write_json
+from finetune.files import read_json, reason_of, sha256_of, write_json
 
 MODEL_NAME = "maskrcnn"
 ARCHIVE_FORMAT = 1
 SOURCE = Path(__file__).resolve().parents[2]
-NOT_SERVED = {"handler/build", "handler/predict"}
-"""Packages that a server does not need, and so no archive carries."""
+NOT_SERVED = ("build", "predict", "__pycache__", "*.md", "*.yaml")
+"""What a server does not need of the code's folders, and so no archive carries."""
 
 STARTUP_TIMEOUT = 300
 """Seconds until a worker must be ready: loading, compiling and warming up take longer than TorchServe's 120 on a slow
@@ -73,6 +74,17 @@ def export(path: Path, options: Options = Options()) -> Path:
         raise UserError(
             f"{path} does not name its classes (no run.json): give the run folder, or what `publish` made of it"
         )
+    tuned, point = read_tuned(run), read_point(run)
+    measured = {"operating_point": point and point.to_json(), "tuned": tuned}
+    if tuned:
+        run = Run.open(path, tuned["overrides"])
+        options = replace(
+            options,
+            fp32=options.fp32 or tuned["precision"] == "fp32",
+            workers=options.workers or tuned["workers"],
+        )
+        if tuned["precision"] == "int8" and not options.data:
+            click.echo("int8 needs photos to calibrate with: add --data DIR", err=True)
     version = run.backbone if options.version is None else options.version
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", version):
         raise UserError(
@@ -82,7 +94,7 @@ def export(path: Path, options: Options = Options()) -> Path:
     try:
         options.output.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".export-", dir=options.output) as folder:
-            os.replace(_build(run, run.classes, version, options, Path(folder)), target)
+            os.replace(_build(run, version, options, measured, Path(folder)), target)
     except OSError as error:
         raise UserError(
             f"{target} cannot be written ({reason_of(error)}): check the folder and the free space"
@@ -90,23 +102,35 @@ def export(path: Path, options: Options = Options()) -> Path:
     return target
 
 
-def _build(run: Run, classes: list[str], version: str, options: Options, work: Path) -> Path:
+def read_tuned(run: Run) -> dict[str, Any] | None:
+    """What ``tune`` chose for a run: ``overrides``, ``precision``, ``workers`` and how it was found.
+
+    None without such a file; None and a sentence on stderr if it does not hold for these weights and this config.
+    """
+    path = run.beside("tuned.json")
+    if not path.is_file():
+        return None
+    document = read_json(path, cure="remove it, or tune again")
+    try:
+        chosen, weights = document["chosen"], document["weights_sha256"]
+        summary = f"{chosen['summary']} ({path}, {chosen['where']})"
+    except (KeyError, TypeError):
+        raise UserError(f"{path} is not complete: run `maskrcnn tune` to its end, or remove it") from None
+    if run.overrides or weights != sha256_of(run.weights):
+        reason = "KEY VALUE pairs were given" if run.overrides else "it is about other weights"
+        click.echo(f"{path} is left out: {reason}", err=True)
+        return None
+    announce(f"as tuned: {summary}")
+    return chosen
+
+
+def _build(run: Run, version: str, options: Options, measured: dict[str, Any], work: Path) -> Path:
     """Stage, pack and try the archive in the temporary folder ``work``; return its path."""
-    staged, unpacked, tools = work / "staged", work / "unpacked", SOURCE / "handler" / "build"
-    _copy_code(staged)
-    _write_config(run, staged)
-    _write_weights(run, staged / "model.safetensors")
-    _write_model_config(options, staged)
-    card = _card(run, classes, version, staged)
-    write_json(staged / "archive.json", card)  # the tools read it
-    if options.engine == "openvino":
-        announce("converting the network for OpenVINO")
-        run_scripts(SOURCE, [[tools / "convert.py", staged]], "the conversion for OpenVINO")
+    staged, unpacked = work / "staged", work / "unpacked"
+    card = stage(run, version, options, measured, staged)
     if options.data:
         int8 = options.engine == "openvino" and not options.fp32
-        card["served"] = measure_served(
-            run, staged, options.data, tools, max_loss=options.max_loss, int8=int8
-        )
+        card["served"] = measure_served(run, staged, options.data, max_loss=options.max_loss, int8=int8)
         write_json(staged / "archive.json", card)
     announce("packing")
     archive = _pack(staged, version, work)
@@ -116,30 +140,34 @@ def _build(run: Run, classes: list[str], version: str, options: Options, work: P
     picture = work / "picture.png"
     Image.radial_gradient("L").save(picture)
     photos = write_photos(work / "photos.json", [{"image_id": 1, "file_name": str(picture.resolve())}])
-    script = [tools / "predict_photos.py", unpacked, photos, work / "answer.json"]
-    run_scripts(unpacked, [script], "the trial of the archive")
+    what = "the trial of the archive"
+    run_tool(unpacked, "predict_photos.py", unpacked, photos, work / "answer.json", what=what)
     return archive
+
+
+def stage(run: Run, version: str, options: Options, measured: dict[str, Any], staged: Path) -> dict[str, Any]:
+    """Write what an archive holds into the new folder ``staged``; return its card, with what was ``measured``."""
+    _copy_code(staged)
+    write_config(run, staged)
+    _write_weights(run, staged / "model.safetensors")
+    _write_model_config(options, staged)
+    card = _card(run, version, staged) | measured
+    write_json(staged / "archive.json", card)  # the tools of handler/build read it
+    if options.engine == "openvino":
+        announce("converting the network for OpenVINO")
+        run_tool(SOURCE, "convert.py", staged, what="the conversion for OpenVINO")
+    return card
 
 
 def _copy_code(staged: Path) -> None:
     """Copy the code that serves: ``handler`` and ``finetune.backbones``."""
-
-    def ignore(folder: str, names: list[str]) -> list[str]:
-        paths = {name: Path(folder) / name for name in names}
-        return [
-            name
-            for name, path in paths.items()
-            if name == "__pycache__"
-            or path.relative_to(SOURCE).as_posix() in NOT_SERVED
-            or (path.is_file() and path.suffix != ".py")
-        ]
-
     for package in ("handler", "finetune/backbones"):
+        ignore = shutil.ignore_patterns(*NOT_SERVED)
         shutil.copytree(SOURCE / package, staged / package, ignore=ignore)
     shutil.copy(SOURCE / "finetune" / "__init__.py", staged / "finetune" / "__init__.py")
 
 
-def _write_config(run: Run, staged: Path) -> None:
+def write_config(run: Run, staged: Path) -> None:
     """Write ``config.yaml``: the run's config without the ``FINETUNE`` node, which only training reads."""
     if run.overrides:
         config = yaml.safe_load(run.config.dump())
@@ -166,10 +194,8 @@ def _write_model_config(options: Options, staged: Path) -> None:
     if options.workers:
         config |= {"minWorkers": options.workers, "maxWorkers": options.workers}
     if options.batch_size:
-        config |= {
-            "batchSize": options.batch_size,
-            "maxBatchDelay": 2,
-        }  # milliseconds: a lone request waits them out
+        # a lone request waits for so many milliseconds
+        config |= {"batchSize": options.batch_size, "maxBatchDelay": 2}
     if options.fp32:
         config["handler"] = {"precision": "fp32"}
     text = "# How TorchServe serves this archive; handler/README.md lists the keys and their defaults.\n"
@@ -177,19 +203,17 @@ def _write_model_config(options: Options, staged: Path) -> None:
     (staged / "model-config.yaml").write_text(text, encoding="utf-8")
 
 
-def _card(run: Run, classes: list[str], version: str, staged: Path) -> dict[str, Any]:
+def _card(run: Run, version: str, staged: Path) -> dict[str, Any]:
     """The contents of ``archive.json``."""
-    point = read_point(run)
     return {
         "format": ARCHIVE_FORMAT,
         "name": MODEL_NAME,
         "version": version,
         "backbone": run.backbone,
-        "classes": classes,
+        "classes": run.classes,
         "weights_sha256": sha256_of(staged / "model.safetensors"),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "evaluation": run.evaluation,
-        "operating_point": point and point.to_json(),
         "training": run.record,
     }
 

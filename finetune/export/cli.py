@@ -32,16 +32,14 @@ Example:
     "--engine",
     type=click.Choice(["openvino", "torch"]),
     default="openvino",
-    show_default=True,
-    help="openvino adds the network for OpenVINO, which is faster on a CPU; torch makes a smaller archive.",
+    help="openvino (the default) is faster on a CPU; torch makes a smaller archive.",
 )
 @click.option("--data", type=PATH, metavar="DIR", help="Measure the archive on this data set; try int8.")
 @click.option(
     "--max-loss",
     type=click.FloatRange(min=0),
     default=1.0,
-    show_default=True,
-    help="With --data: the points of mask AP that serving may lose.",
+    help="Mask AP that --data allows to lose.  [default: 1]",
 )
 @click.option(
     "--fp32", is_flag=True, help="Serve in 32 bits; by default, as the server's CPU or GPU is fastest."
@@ -52,10 +50,11 @@ Example:
 def export(context: click.Context, run: Path, **options: Any) -> None:
     """Package a trained model as a TorchServe archive (.mar).
 
-    RUN is a run folder or a published checkpoint. The archive is tried on a picture before it is put into place. With
-    --data, it is measured on the test split (or val) and refused if its AP is lower than the trained model's; an 8-bit
-    model becomes the default on CPUs if it keeps the AP and is faster here. KEY VALUE pairs change the config to serve
-    with, such as the input size; the card then leaves out the evaluation, which was made with the old one.
+    RUN is a run folder or a published checkpoint; what `maskrcnn tune` chose for it is applied. The archive is tried on
+    a picture before it is put into place. With --data, it is measured on the test split (or val) and refused if its AP
+    is lower than the trained model's; an 8-bit model becomes the default on CPUs if it keeps the AP and is faster here.
+    KEY VALUE pairs change the config to serve with, such as the input size, instead of what was tuned. With another
+    config, the card leaves out the evaluation, which was made with the old one.
     """
     from finetune.export import archive
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import subprocess
 import sys
@@ -13,33 +12,29 @@ import click
 
 from finetune.errors import UserError
 
-Script = Sequence[str | Path]
-"""The path of a Python file, then its arguments."""
+TOOLS = Path(__file__).resolve().parents[2] / "handler" / "build"
 
-_RUN_SCRIPTS = """
-import json, runpy, sys
-root, scripts = sys.argv[1], json.loads(sys.argv[2])
-sys.path.insert(0, root)
-for script, *arguments in scripts:
-    sys.argv[1:] = arguments
-    runpy.run_path(script, run_name="__main__")
+_RUN_TOOL = """
+import runpy, sys
+sys.path.insert(0, sys.argv.pop(1))
+runpy.run_path(sys.argv.pop(1), run_name="__main__")
 """
 
 
-def run_scripts(root: Path, scripts: Sequence[Script], what: str) -> None:
-    """Run Python scripts one after another in one new interpreter.
+def run_tool(root: Path, name: str, *arguments: str | Path, what: str) -> None:
+    """Run a Python file of ``handler/build`` in a new interpreter.
 
     Args:
-        root: the one folder that they import from, besides the installed packages.
+        root: the one folder that it imports from, besides the installed packages.
         what: the step that an error message names.
 
     Raises:
-        UserError: a script failed, or the interpreter crashed.
+        UserError: it failed, or the interpreter crashed.
     """
     words = [
-        [str(word.resolve()) if isinstance(word, Path) else word for word in script] for script in scripts
+        str(word.resolve()) if isinstance(word, Path) else word for word in (root, TOOLS / name, *arguments)
     ]
-    execute([sys.executable, "-I", "-B", "-c", _RUN_SCRIPTS, str(root.resolve()), json.dumps(words)], what)
+    execute([sys.executable, "-I", "-B", "-c", _RUN_TOOL, *words], what)
 
 
 def execute(command: Sequence[str], what: str, env: dict[str, str] | None = None) -> None:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from finetune.checkpoints.run import Run
 from finetune.data.dataset import class_names, load_split
 from finetune.errors import UserError
-from finetune.export.processes import announce, run_scripts
+from finetune.export.processes import announce, run_tool
 from finetune.files import read_json, write_json
+
+if TYPE_CHECKING:
+    from pycocotools.coco import COCO
 
 Record = dict[str, Any]
 
@@ -20,12 +23,11 @@ CALIBRATION_PHOTOS = 32
 """Each costs about a second. They only show which range of values each layer must hold."""
 
 
-def measure_served(run: Run, staged: Path, data: Path, tools: Path, *, max_loss: float, int8: bool) -> Record:
+def measure_served(run: Run, staged: Path, data: Path, *, max_loss: float, int8: bool) -> Record:
     """Compare the archive's mask AP with that of the trained model, on test or, without a test split, on val.
 
     Args:
         staged: the archive's folder; temporary files go beside it.
-        tools: ``handler/build``.
         max_loss: points of mask AP that may be lost.
         int8: add an 8-bit model, calibrated on train, if it loses no more and is faster here.
 
@@ -36,28 +38,17 @@ def measure_served(run: Run, staged: Path, data: Path, tools: Path, *, max_loss:
     Raises:
         UserError: the data set does not fit the run, more is lost than ``max_loss``, or a step failed.
     """
-    from finetune.evaluation.coco_eval import KINDS, ground_truth, match, summarize
+    from finetune.evaluation.coco_eval import KINDS, match, summarize
     from finetune.evaluation.inference import evaluate_model
 
-    if run.classes != (classes := class_names(data)):
-        raise UserError(
-            f"{run.path} was trained on the classes {', '.join(run.classes or [])}, but {data} has "
-            f"{', '.join(classes)}: give --data with the same classes"
-        )
     split = "test" if (data / "test.json").is_file() else "val"
-    records = load_split(data, split)
+    records, truth = load_truth(run, data, split)
     announce(f"measuring the trained model and the archive on the {len(records)} photos of {split}")
-    training = evaluate_model(run.load_model(), records, classes, run.config)
+    training = evaluate_model(run.load_model(), records, class_names(data), run.config)
     trained_ap = training["segm"]["AP"]
-    if trained_ap is None:
-        raise UserError(f"the split {split} of {data} has no objects to measure on: give another --data")
-    truth = ground_truth(records, classes)
 
     def measure() -> Record:
-        photos, answer = write_photos(staged.parent / "photos.json", records), staged.parent / "answer.json"
-        script = tools / "predict_photos.py"
-        run_scripts(staged, [[script, staged, photos, answer]], "measuring the archive")
-        answered = read_json(answer)
+        answered = predict_staged(staged, records)
         results = answered.pop("results")
         figures = {kind: summarize(match(truth, results, kind)[0]) for kind in KINDS}
         return {**answered, **figures, "segm_AP_loss": round(trained_ap - figures["segm"]["AP"], 2)}
@@ -71,7 +62,7 @@ def measure_served(run: Run, staged: Path, data: Path, tools: Path, *, max_loss:
             f"--max-loss {max_loss:g}: try --fp32, or allow more"
         )
     if int8:
-        served = try_int8(staged, served, load_split(data, "train"), tools / "quantize.py", measure, max_loss)
+        served = try_int8(staged, served, load_split(data, "train"), measure, max_loss)
     return {"split": split, "images": len(records), **served, "training": training}
 
 
@@ -79,7 +70,6 @@ def try_int8(
     staged: Path,
     served: Record,
     records: Sequence[Record],
-    quantize: Path,
     measure: Callable[[], Record],
     max_loss: float,
 ) -> Record:
@@ -92,12 +82,7 @@ def try_int8(
     try:
         if served["device"] != "cpu":
             raise UserError("this machine serves on its GPU (hide that with CUDA_VISIBLE_DEVICES=)")
-        chosen = records[:: max(1, len(records) // CALIBRATION_PHOTOS)][:CALIBRATION_PHOTOS]
-        announce(f"calibrating int8 on {len(chosen)} photos of train and trying it")
-        photos, answer = write_photos(staged.parent / "photos.json", chosen), staged.parent / "times.json"
-        # in a process of its own: OpenVINO has crashed on an 8-bit model
-        run_scripts(staged, [[quantize, staged, photos, served["precision"], answer]], "its calibration")
-        milliseconds = read_json(answer)
+        count, milliseconds = add_int8(staged, records, served["precision"])
         times = "a photo takes " + ", ".join(f"{ms:.0f} ms in {name}" for name, ms in milliseconds.items())
         # less would not be worth a larger archive and a slower start
         if milliseconds["int8"] > 0.9 * milliseconds[served["precision"]]:
@@ -106,12 +91,56 @@ def try_int8(
         if not int8["segm_AP_loss"] <= max_loss:
             raise UserError(f"it loses {int8['segm_AP_loss']:g} points of mask AP, more than {max_loss:g}")
     except UserError as error:
-        for file in (staged / "openvino").glob("trunk_int8.*"):
-            file.unlink()
+        remove_int8(staged)
         click.echo(f"int8 is left out: {error.message}", err=True)
         return served
     click.echo(f"int8 becomes the CPU's default: {times}; mask AP {int8['segm']['AP']:.1f}", err=True)
-    return int8 | {"calibration": {"split": "train", "images": len(chosen)}, "median_ms": milliseconds}
+    return int8 | {"calibration": {"split": "train", "images": count}, "median_ms": milliseconds}
+
+
+def add_int8(staged: Path, records: Sequence[Record], precision: str) -> tuple[int, dict[str, float]]:
+    """Add an 8-bit model; return how many of ``records`` calibrated it, and milliseconds of a photo by precision."""
+    chosen = records[:: max(1, len(records) // CALIBRATION_PHOTOS)][:CALIBRATION_PHOTOS]
+    announce(f"calibrating int8 on {len(chosen)} photos of train and trying it")
+    photos, answer = write_photos(staged.parent / "photos.json", chosen), staged.parent / "times.json"
+    # in a process of its own: OpenVINO has crashed on an 8-bit model
+    run_tool(staged, "quantize.py", staged, photos, precision, answer, what="its calibration")
+    return len(chosen), read_json(answer)
+
+
+def remove_int8(staged: Path) -> None:
+    """Remove the 8-bit model, if there is one."""
+    for file in (staged / "openvino").glob("trunk_int8.*"):
+        file.unlink()
+
+
+def load_truth(run: Run, data: Path, split: str) -> tuple[list[Record], COCO]:
+    """A split's photos and objects.
+
+    Raises:
+        UserError: the data set has other classes than the run, or the split no objects.
+    """
+    from finetune.evaluation.coco_eval import ground_truth
+
+    if run.classes != (classes := class_names(data)):
+        raise UserError(
+            f"{run.path} was trained on the classes {', '.join(run.classes or [])}, but {data} has "
+            f"{', '.join(classes)}: give --data with the same classes"
+        )
+    records = load_split(data, split)
+    truth = ground_truth(records, classes)
+    if all(annotation["iscrowd"] for annotation in truth.anns.values()):
+        raise UserError(f"the split {split} of {data} has no objects to measure on: give another --data")
+    return records, truth
+
+
+def predict_staged(staged: Path, records: Sequence[Record], *options: str, name: str = "") -> Record:
+    """Run ``predict_photos.py``, with ``options``, on a staged archive; ``name`` tells simultaneous runs apart."""
+    photos = write_photos(staged.parent / f"photos{name}.json", records)
+    answer = staged.parent / f"answer{name}.json"
+    what = "measuring the archive"
+    run_tool(staged, "predict_photos.py", staged, photos, answer, *options, what=what)
+    return read_json(answer)
 
 
 def write_photos(path: Path, records: Sequence[Record]) -> Path:

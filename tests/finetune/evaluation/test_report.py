@@ -170,12 +170,12 @@ def test_a_point_that_does_not_hold_is_left_out_with_a_sentence(chosen, capsys):
     assert read_point(Run.open(run.path)) is None
     assert "from score 0.5 on; choose with `maskrcnn evaluate" in capsys.readouterr().err
 
-    document = json.loads(run.operating_point_file.read_text())
-    run.operating_point_file.write_text(json.dumps(document | {"weights_sha256": "0"}))
+    document = json.loads(run.beside("operating_point.json").read_text())
+    run.beside("operating_point.json").write_text(json.dumps(document | {"weights_sha256": "0"}))
     assert read_point(run) is None
     assert "chosen for other weights" in capsys.readouterr().err
 
-    run.operating_point_file.write_text("[]")
+    run.beside("operating_point.json").write_text("[]")
     with pytest.raises(UserError, match="cannot be read as an operating point: choose again"):
         read_point(run)
 
@@ -264,7 +264,7 @@ def test_compare_takes_the_benchmarks_latency(evaluated):
     rows = json.loads(BENCH.read_text())["rows"]
     medians = {r["contestant"]: r["median_ms"] for r in rows if r["backbone"] == "mobilenetv2_fpn"}
     row = row_of(evaluated, "test", read_bench([BENCH]))
-    assert row["latency_ms"] == medians["ours openvino-bf16"] == min(medians.values())
+    assert row["latency_ms"] == min(medians.values())
     assert row["latency_machine"] == "AMD EPYC, 2 cores, short side 800"
     assert row_of(evaluated, "test", {"machine": "none", "latency_ms": {}})["latency_ms"] is None
 

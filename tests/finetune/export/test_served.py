@@ -8,19 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
 
 from finetune.checkpoints.run import Run
 from finetune.data.dataset import load_split
 from finetune.data.synthetic import make_synthetic
 from finetune.errors import UserError
-from finetune.evaluation.inference import evaluate_model, predict
+from finetune.evaluation.inference import evaluate_model
 from finetune.export import archive as exporting
 from finetune.export import served as measuring
 from finetune.export.archive import Options, export
 from handler.service import Service
 from tests.conftest import REPOSITORY
-from tests.toy_models import photo, write_run
+from tests.toy_models import write_data_of, write_run
 
 
 @pytest.fixture(scope="module")
@@ -33,27 +32,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def data(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Photos whose objects are what the toy model finds in them, so that its AP is high; a val split and no test."""
-    root = tmp_path_factory.mktemp("data")
-    images = [{"id": 5 + i, "file_name": f"{i}.png", "width": 128, "height": 96} for i in range(2)]
-    for i, image in enumerate(images):
-        Image.fromarray(photo(96, 128, seed=i)).save(root / f"{i}.png")
-        image["annotations"] = []
-    card = {"name": "toy", "classes": ["balloon"], "source": "the model itself", "splits": {"val": 2}}
-    (root / "dataset.json").write_text(json.dumps(card))
-    document: dict[str, Any] = {
-        "images": images,
-        "annotations": [],
-        "categories": [{"id": 1, "name": "balloon"}],
-    }
-    (root / "val.json").write_text(json.dumps(document))
-    opened = Run.open(run)
-    results, _ = predict(opened.load_model(), load_split(root, "val"), opened.config)
-    for i, result in enumerate(results, start=1):
-        mask = result["segmentation"] | {"counts": result["segmentation"]["counts"].decode()}
-        document["annotations"].append(result | {"id": i, "segmentation": mask, "iscrowd": 0})
-    for split in ("train", "val"):
-        (root / f"{split}.json").write_text(json.dumps(document))
-    return root
+    return write_data_of(run, tmp_path_factory.mktemp("data"))
 
 
 def card_of(archive: Path) -> dict[str, Any]:
@@ -148,17 +127,18 @@ def test_int8_is_kept_where_it_is_faster_and_loses_little(
     for name in ("trunk.xml", "trunk_int8.xml", "trunk_int8.bin"):
         (staged / "openvino" / name).touch()
 
-    def quantize(root: Path, scripts: list[list[Any]], what: str) -> None:
+    def quantize(root: Path, tool: str, *arguments: Any, what: str) -> None:
         if isinstance(times, UserError):
             raise times
-        _, _, photos, precision, answer = scripts[0]
+        assert tool == "quantize.py"
+        _, photos, precision, answer = arguments
         assert (len(json.loads(photos.read_text())), precision) == (32, "bf16")
         answer.write_text(json.dumps(times))
 
-    monkeypatch.setattr(measuring, "run_scripts", quantize)
+    monkeypatch.setattr(measuring, "run_tool", quantize)
     records = [{"image_id": i, "file_name": f"{i}.jpg"} for i in range(70)]
     measured = {"precision": "int8", "segm_AP_loss": loss, "segm": {"AP": 70.0}}
-    kept = measuring.try_int8(staged, served, records, Path("quantize.py"), lambda: measured, 1.0)
+    kept = measuring.try_int8(staged, served, records, lambda: measured, 1.0)
     files = {path.name for path in (staged / "openvino").iterdir()}
     assert said in capsys.readouterr().err
     if "becomes" in said:
