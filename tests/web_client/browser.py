@@ -86,9 +86,11 @@ def page(chromium: Browser, base_url: str) -> Iterator[Page]:
 def send(page: Page, *files: Path, by: str | None = None) -> dict[str, Any]:
     """Choose files, wait until the last is drawn, and return the reply to the first."""
     selector = by or ("#file" if page.locator("#upload").is_visible() else "#add")
-    with page.expect_response("**/api/v1/predict") as waiting:
+    with page.expect_request("**/api/v1/predict") as asked:  # answers may come in another order
         page.set_input_files(selector, [str(path) for path in files])
-    reply: dict[str, Any] = waiting.value.json()
+    response = asked.value.response()
+    assert response is not None
+    reply: dict[str, Any] = response.json()
     settled(page)
     return reply
 
