@@ -89,17 +89,19 @@ def read_point(run: Run) -> OperatingPoint | None:
     """The point that was chosen for a run's weights and config, or None and a sentence on stderr why."""
     path, command = run.beside(FILE), f"maskrcnn evaluate {run.path} --data DIR --split val"
     cure = f"`{' '.join([command, *run.overrides])}`"
-    documents = []
+    documents = {}
     if path.is_file():
-        documents.append(read_json(path, cure=f"choose again with {cure}"))
+        documents[path] = read_json(path, cure=f"choose again with {cure}")
     if published := run.published("operating_point"):
-        documents.append(published | run.measured_with | {"changed_config": {}})
-    try:
-        for document in documents:
+        documents[run.path] = published | run.measured_with | {"changed_config": {}}
+    for file, document in documents.items():
+        try:
             if run.holds(document):
                 return OperatingPoint.from_json(document)
-    except (KeyError, TypeError, AttributeError):
-        raise UserError(f"{path} cannot be read as an operating point: choose again with {cure}") from None
+        except (KeyError, TypeError, AttributeError):
+            raise UserError(
+                f"{file} cannot be read as an operating point: choose again with {cure}"
+            ) from None
     reason = "leaves its operating point out, which was chosen for other weights or another config"
     if not documents:
         reason = "has no operating point"

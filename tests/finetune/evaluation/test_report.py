@@ -184,6 +184,13 @@ def test_a_point_that_does_not_hold_is_left_out_with_a_sentence(chosen, capsys):
     assert "has no operating point: detections are shown from score 0.5 on" in capsys.readouterr().err
 
 
+def test_a_damaged_point_inside_a_checkpoint_names_the_checkpoint(trained, monkeypatch):
+    run = Run.open(trained / "model_best.safetensors")
+    monkeypatch.setattr(run, "published", lambda key: {"score_threshold": 0.7})
+    with pytest.raises(UserError, match=r"model_best\.safetensors cannot be read as an operating point"):
+        read_point(run)
+
+
 def test_a_checkpoint_file_and_its_table(trained, data, tmp_path, capsys):
     output = tmp_path / "report"
     weights = trained / "model_best.safetensors"
