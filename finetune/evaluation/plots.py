@@ -31,7 +31,6 @@ PANEL = 720  # longest side of a drawn photo, pixels
 BAND = 34  # height of the caption above it
 LOSSES = {
     "total_loss": "total",
-    "loss_hint": "distillation",
     "loss_cls": "box class",
     "loss_box_reg": "box position",
     "loss_mask": "mask",

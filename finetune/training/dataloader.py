@@ -15,7 +15,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-import psutil
 import torch
 from detectron2.config import CfgNode
 from detectron2.data.detection_utils import read_image
@@ -26,6 +25,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from finetune.errors import UserError
 from finetune.training.augment import Sample, copy_paste, jitter_color, large_scale_jitter
+from finetune.training.machine import usable_cores
+from finetune.training.optim import device_type
 
 Record = dict[str, Any]
 
@@ -78,9 +79,7 @@ class TrainingBatches(Dataset):
         if self.negative_share != -1:
             self.negatives, self.epoch = without_objects(records, self.epoch, self.negative_share)
         names = [Path(records[index]["file_name"]).name for index in self.negatives]
-        odds = np.array(
-            [1 + cfg.FINETUNE.HARD_NEGATIVES * (false_scores or {}).get(name, 0) for name in names]
-        )
+        odds = np.array([1 + hardness * (false_scores or {}).get(name, 0) for name in names])
         self.negative_odds = odds / odds.sum()
         self.seed = cfg.SEED
         self.batch_size = cfg.SOLVER.IMS_PER_BATCH
@@ -195,7 +194,7 @@ def training_loader(
     """
     ranks = {"rank": comm.get_rank(), "world_size": comm.get_world_size()}
     batches = TrainingBatches(records, cfg, false_scores=false_scores, **ranks)
-    on_gpu = torch.device(cfg.MODEL.DEVICE).type == "cuda"
+    on_gpu = device_type(cfg) == "cuda"
     workers = cfg.DATALOADER.NUM_WORKERS
     if workers < 0:
         share = usable_cores() // comm.get_local_size()
@@ -209,12 +208,6 @@ def training_loader(
         persistent_workers=workers > 0,
         pin_memory=on_gpu,
     )
-
-
-def usable_cores() -> int:
-    """The cores that this process may run on."""
-    process = psutil.Process()
-    return len(process.cpu_affinity()) if hasattr(process, "cpu_affinity") else psutil.cpu_count() or 1
 
 
 def _start_worker(worker: int) -> None:

@@ -8,6 +8,7 @@ from functools import cache
 from importlib import import_module
 from pathlib import Path
 
+import psutil
 import torch
 
 
@@ -16,6 +17,12 @@ def describe_machine(device: str) -> str:
     if device.startswith("cuda"):
         return f"{torch.cuda.device_count()} × {torch.cuda.get_device_name(device)}"
     return f"{_cpu_info('model name') or platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+
+
+def usable_cores() -> int:
+    """The cores that this process may run on."""
+    process = psutil.Process()
+    return len(process.cpu_affinity()) if hasattr(process, "cpu_affinity") else psutil.cpu_count() or 1
 
 
 def package_versions() -> dict[str, str]:
