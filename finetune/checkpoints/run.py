@@ -186,6 +186,14 @@ class Run:
             return json.loads(self._metadata["classes"])
         return self.record.get("classes")
 
+    def check_classes(self, data: Path, classes: Sequence[str]) -> None:
+        """Refuse a data set whose ``classes`` are not those of the run, in the same order; raises ``UserError``."""
+        if self.classes != classes:
+            raise UserError(
+                f"{self.path} was trained on the classes {', '.join(self.classes or [])}, but {data} has "
+                f"{', '.join(classes)}: give a data set with the same classes"
+            )
+
     @property
     def backbone(self) -> str:
         """Our name of the config's backbone."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pycocotools.coco import COCO
 
 from finetune.checkpoints.run import Run
 from finetune.data.dataset import class_names, load_split, read_card
@@ -60,32 +61,27 @@ def evaluate_run(
     classes, records = class_names(data), load_split(data, split)
     run = Run.open(path, overrides)
     config = run.config  # read before the folder is made: an override may be wrong
-    if run.classes is not None and run.classes != classes:
-        raise UserError(
-            f"{path} was trained on the classes {', '.join(run.classes)}, but {data} has {', '.join(classes)}: "
-            "evaluate it on data with the same classes"
-        )
+    if run.classes is not None:
+        run.check_classes(data, classes)
     empty = negative_records(negatives) if negatives else []
     target = output or (path if path.is_dir() else Path("runs") / run.name) / "evaluation" / split
     check_replaceable(target, "report.json")
     with new_folder(target) as folder:
         model = run.load_model()
         results, seconds = predict(model, records, config, warm_up=True, progress=True)
-        if split == "val":
-            point = choose(ground_truth(records, classes), results, classes, rule)
-            point = replace(point, uncertainty=uncertainty(point.shown(results, classes)))
-        else:
-            point = read_point(run) or OperatingPoint()
+        truth = ground_truth(records, classes)
+        chosen = _choose_point(truth, results, classes, rule) if split == "val" else read_point(run)
+        point = chosen or OperatingPoint()
         report: Record = {
             "name": run.name,
             "backbone": run.backbone,
             "data": {"name": read_card(data).get("name"), "split": split, "classes": classes},
             **_circumstances(run, seconds),
         }
-        report |= _measure(report, records, results, point, worst, folder)
+        report |= _measure(report, records, truth, results, point, worst, folder)
         if negatives:
-            seen = point.shown(predict(model, empty, config, progress=True)[0], classes)
-            alarms = false_alarms(seen, [record["image_id"] for record in empty])
+            found, _ = predict(model, empty, config, progress=True)
+            alarms = false_alarms(point.shown(found, classes), [record["image_id"] for record in empty])
             report["false_alarms"][f"the photos of {negatives.resolve().name}"] = alarms
         write_json(folder / "report.json", report)
         (folder / "report.md").write_text(markdown(report), encoding="utf-8")
@@ -94,9 +90,16 @@ def evaluate_run(
     return report, target
 
 
+def _choose_point(truth: COCO, results: list[Record], classes: list[str], rule: Rule) -> OperatingPoint:
+    """Choose the operating point, and measure what is shown at it for `maskrcnn serve status`."""
+    point = choose(truth, results, classes, rule)
+    return replace(point, uncertainty=uncertainty(point.shown(results, classes)))
+
+
 def _measure(
     report: Record,
     records: list[Record],
+    truth: COCO,
     results: list[Record],
     point: OperatingPoint,
     worst: int,
@@ -105,7 +108,6 @@ def _measure(
     """The figures of a report; its plots and the worst photos are drawn into ``folder``."""
     classes = report["data"]["classes"]
     figures, curves = evaluate_results(records, results, classes)
-    truth = ground_truth(records, classes)
     shown = point.shown(results, classes)
     scores = image_scores(match(truth, shown, "segm")[1], [record["image_id"] for record in records])
     empty = [record["image_id"] for record in records if not record["annotations"]]

@@ -82,7 +82,7 @@ class Bench:
         self.point = read_point(run) or OperatingPoint()
         self.file = run.beside("tuned.json")
         self.document: dict[str, Any] = {
-            "weights_sha256": sha256_of(run.weights),
+            "weights_sha256": run.measured_with["weights_sha256"],
             "machine": describe_machine(run.config.MODEL.DEVICE),
             "data": read_card(data).get("name"),
             "val_sha256": sha256_of(data / "val.json"),

@@ -116,7 +116,7 @@ def read_tuned(run: Run) -> dict[str, Any] | None:
         summary = f"{chosen['summary']} ({path}, {chosen['where']})"
     except (KeyError, TypeError):
         raise UserError(f"{path} is not complete: run `maskrcnn tune` to its end, or remove it") from None
-    if run.overrides or weights != sha256_of(run.weights):
+    if run.overrides or weights != run.measured_with["weights_sha256"]:
         reason = "KEY VALUE pairs were given" if run.overrides else "it is about other weights"
         click.echo(f"{path} is left out: {reason}", err=True)
         return None

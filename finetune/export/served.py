@@ -122,11 +122,8 @@ def load_truth(run: Run, data: Path, split: str) -> tuple[list[Record], COCO]:
     """
     from finetune.evaluation.coco_eval import ground_truth
 
-    if run.classes != (classes := class_names(data)):
-        raise UserError(
-            f"{run.path} was trained on the classes {', '.join(run.classes or [])}, but {data} has "
-            f"{', '.join(classes)}: give --data with the same classes"
-        )
+    classes = class_names(data)
+    run.check_classes(data, classes)
     records = load_split(data, split)
     truth = ground_truth(records, classes)
     if all(annotation["iscrowd"] for annotation in truth.anns.values()):
