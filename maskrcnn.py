@@ -72,7 +72,7 @@ class _LazyGroup(click.Group):
     def get_help_option(self, ctx: click.Context) -> click.Option | None:
         option = super().get_help_option(ctx)
         if option:
-            option.hidden = True  # who reads the help has found it
+            option.hidden = True  # anyone reading the help has found it
         return option
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command:

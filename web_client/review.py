@@ -45,7 +45,7 @@ LOCK = ".review.lock"
 
 
 def register(app: Flask) -> None:
-    """Open the store where ``REVIEW`` names a folder, and let each request look whether something has expired.
+    """Open the store where ``REVIEW`` names a folder, and check at each request for expired pictures.
 
     Raises:
         WebClientError: the store cannot be used.

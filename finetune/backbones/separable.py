@@ -1,7 +1,7 @@
 """A leaner pyramid: depthwise-separable 3×3 convolutions, as in the detectors of MobileNetV2 (SSDLite, section 6.2).
 
 At the finest level the pyramid's and the RPN head's dense 3×3 convolutions cost several times what MobileNetV2 itself
-does. A 3×3 filter per channel followed by a 1×1 convolution needs a ninth of the multiplications.
+does. A 3×3 filter per channel followed by a 1×1 convolution needs about a ninth of the multiplications.
 """
 
 from typing import Any

@@ -75,7 +75,7 @@ def count(per_class: Sequence[Matches]) -> Counts:
 def best_threshold(counts: Counts, rule: Rule) -> tuple[float, tuple[float, float]] | None:
     """The best threshold by ``rule``, the middle one of several that are equally good; None if none is allowed.
 
-    The second part of the answer ranks it among those of other suppressions.
+    The second value ranks it against the best thresholds under other suppressions.
     """
     if rule.min_precision is not None:
         allowed, value = counts.precision >= rule.min_precision, counts.recall

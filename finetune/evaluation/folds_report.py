@@ -22,7 +22,8 @@ def report_on_folds(run: Path, data: Path, folds: int) -> tuple[Record, Path]:
     """Measure the photos of all folds together, and write ``RUN/evaluation/folds``.
 
     Args:
-        run: the folder of the cross-validation, whose folds are finished. data: its data set.
+        run: the folder of the cross-validation, whose folds are finished.
+        data: its data set.
 
     Returns:
         The report, as in ``report.json``, and its folder.

@@ -52,7 +52,7 @@ class OperatingPoint:
 def uncertainty(shown: Sequence[Result]) -> dict[str, float] | None:
     """1 − the mean score of a photo's detections: ``mean`` and ``std`` over the ``photos`` that have any.
 
-    By this `maskrcnn serve status` recognizes drift. None with fewer than five such photos.
+    `maskrcnn serve status` compares it with what is served, to detect drift. None with fewer than five such photos.
     """
     scores: dict[int, list[float]] = {}
     for result in shown:

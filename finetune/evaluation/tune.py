@@ -74,7 +74,7 @@ class Measurement:
 
 
 class Bench:
-    """Measures a run's settings. ``tuned.json`` keeps those of the same weights, machine, photos and point."""
+    """Measures a run's settings. ``tuned.json`` keeps the results, for the same weights, machine, photos and point."""
 
     def __init__(self, run: Run, data: Path, work: Path) -> None:
         self.run, self.data, self.work = run, data, work
@@ -144,14 +144,14 @@ def overrides(run: Run, setting: Setting) -> list[str]:
 
 
 def choose(measured: Sequence[Measurement], goal: str, tolerance: float) -> Measurement:
-    """The fastest that loses at most ``tolerance`` points of AP and one found object against the first."""
+    """The fastest that loses at most ``tolerance`` points of AP and one found object, compared with the first."""
     own = measured[0]
     kept = [m for m in measured if own.ap - m.ap <= tolerance and own.found - m.found <= 1]
     return min([own, *kept], key=lambda m: m.cost(goal))  # a tolerance of NaN leaves the first
 
 
 def pareto_front(measured: Sequence[Measurement], goal: str) -> list[Measurement]:
-    """Those than which none is both faster and better, the fastest first."""
+    """The settings that no other beats in both speed and AP, the fastest first."""
     front: list[Measurement] = []
     for one in sorted(measured, key=lambda m: (m.cost(goal), -m.ap)):
         if not front or one.ap > front[-1].ap:

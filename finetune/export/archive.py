@@ -194,7 +194,7 @@ def _write_model_config(options: Options, staged: Path) -> None:
     if options.workers:
         config |= {"minWorkers": options.workers, "maxWorkers": options.workers}
     if options.batch_size:
-        # a lone request waits for so many milliseconds
+        # a request that comes alone waits this many milliseconds for others
         config |= {"batchSize": options.batch_size, "maxBatchDelay": 2}
     if options.fp32:
         config["handler"] = {"precision": "fp32"}

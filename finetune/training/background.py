@@ -23,5 +23,5 @@ class Background:
             self._running.result()
 
     def close(self) -> None:
-        """Let the running call finish; what it raises is lost, as another error is on its way."""
+        """Let the running call finish. Its error is dropped: this is called while another one is being raised."""
         self._thread.shutdown()

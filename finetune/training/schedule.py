@@ -30,7 +30,7 @@ WARM_UP, TIMED_STEPS, TIMED_PHOTOS = 2, 10, 3
 # shares of the time
 MEASURING = 0.04  # the most to time steps, and again to time photos
 EVALUATING = 0.25  # the most for evaluations: a large val split gets fewer of them
-RESERVE = 0.2  # a step takes 1.2 times as long once the mask head has more proposals to learn from
+RESERVE = 0.2  # steps take longer once the mask head has more proposals to learn from
 
 
 def fit_to_time(job: Job, state: State, learn: Learn, false_scores: dict[str, float], started: float) -> None:

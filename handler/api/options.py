@@ -37,9 +37,8 @@ class Options:
         """What the answer needs. JSON has each mask's area, even without the mask; COCO results do not."""
         masks = (self.output, self.mask_format) != ("coco", "none")
         lowest = min([self.score_threshold, *self.class_thresholds.values()])
-        if (
-            self.class_thresholds or self.suppression_iou is not None
-        ):  # the selection needs to see all of them
+        # both select among all instances, so none may be dropped before
+        if self.class_thresholds or self.suppression_iou is not None:
             return Wanted(lowest, MAX_DETECTIONS, None, masks)
         return Wanted(lowest, self.max_detections, self.classes, masks)
 

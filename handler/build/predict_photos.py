@@ -2,7 +2,7 @@
 
 ``maskrcnn export`` and ``tune`` run this with the archive's own code alone, to try an archive and to measure it.
 ``PHOTOS`` is a JSON file with a list of ``{"id": …, "file_name": …}``; ``ANSWER`` is the JSON file to write. With a
-fourth argument, requests are timed for so many seconds.
+fourth argument, requests are timed for that many seconds.
 """
 
 from __future__ import annotations

@@ -34,9 +34,8 @@ def survivors(boxes: torch.Tensor, threshold: float) -> torch.Tensor:
     of boxes in which each suppresses the next, about ten.
     """
 
-    def common_side(
-        axis: int,
-    ) -> torch.Tensor:  # (G, K, K); in place, as these are the largest tensors of a batch
+    def common_side(axis: int) -> torch.Tensor:
+        """(G, K, K); computed in place, as these are the largest tensors of a batch."""
         first, last = boxes[..., axis], boxes[..., axis + 2]
         inner = torch.minimum(last[:, :, None], last[:, None])
         return inner.sub_(torch.maximum(first[:, :, None], first[:, None])).clamp_(min=0)

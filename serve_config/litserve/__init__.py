@@ -7,13 +7,11 @@
                 queue, metrics
 
 The frontend answers TorchServe's inference, management and metrics routes, in TorchServe's shapes. So the page, every
-``maskrcnn serve`` command and every client work unchanged, and a swap is what it is there: the new version starts
+``maskrcnn serve`` command and every client work unchanged, and a swap works as it does there: the new version starts
 beside the old, is probed, becomes the default, and the old one ends once it has answered everything.
 """
 
 # what the frontend and a version's worker have in common
 DESCRIBE = "x-describe"  # header of a request for the model's description
-SAMPLES = (
-    "x-samples"  # header of an answer, with the metrics of its batch: a JSON list of name, value and labels
-)
+SAMPLES = "x-samples"  # header of an answer: the metrics of its batch, a JSON list of name, value and labels
 WORKERS = "workers.json"  # file in the archive's folder: the process ids of the workers

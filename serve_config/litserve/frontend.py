@@ -119,7 +119,7 @@ class Frontend:
 
     async def predict(self, request: Request) -> Response:
         """Pass a prediction to its version, and count it."""
-        self._named(request)  # before 20 MB are read in vain
+        self._named(request)  # fail before reading 20 MB
         body = await self._body(request)
         version = self._named(request)
         given, own = request.headers.get("X-Request-ID", ""), str(uuid.uuid4())
@@ -157,7 +157,7 @@ class Frontend:
         return bytes(body)
 
     async def list(self, _request: Request) -> Response:
-        """The model, if a version is registered; it has no name but one."""
+        """The one model, if any version is registered."""
         return JSONResponse({"models": [{"modelName": MODEL}] if self.default else []})
 
     async def describe(self, request: Request) -> Response:

@@ -40,7 +40,7 @@ class WorkerDied(Exception):
 
 @dataclass(frozen=True)
 class Limits:
-    """What holds where an archive's model-config.yaml says nothing; times in seconds."""
+    """Defaults for what an archive's model-config.yaml leaves out; times in seconds."""
 
     queue_size: int
     workers: int
@@ -92,7 +92,7 @@ class Version:
         self.batch_size = int(config.get("batchSize") or 1)
         self.response_timeout = int(config.get("responseTimeout") or limits.response_timeout)
         self.startup_timeout = int(config.get("startupTimeout") or limits.startup_timeout)
-        self.socket = folder / "s"  # short: a Unix socket's path may have 107 bytes
+        self.socket = folder / "s"  # short: the path of a Unix socket is limited to 107 bytes
         self.at_once = self.workers * self.batch_size
         self.active = 0
         self.ready = asyncio.Event()
@@ -127,7 +127,7 @@ class Version:
             server_log.error(
                 "no answer within %d s: starting the worker again", self.response_timeout, extra=self._who()
             )
-            self.ready.clear()  # who comes now waits for the next process
+            self.ready.clear()  # new requests wait for the next process
             self._kill()
             raise WorkerDied from error
         except (OSError, http.client.HTTPException) as error:
@@ -143,7 +143,7 @@ class Version:
         self.closing = True
         self._supervisor.cancel()
         self._kill()
-        self.ready.set()  # those who still wait are told
+        self.ready.set()  # wakes the requests that still wait; they fail
         with contextlib.suppress(asyncio.CancelledError):
             await self._supervisor
         self._threads.shutdown(wait=False)

@@ -49,7 +49,7 @@ class LabelStudio:
         return check_picture(bytes(data), "picture", self.max_bytes, self.max_pixels)
 
     def _authorization(self) -> str:
-        """A personal access token only buys one that lives for minutes."""
+        """The header's value. A personal access token is exchanged for an access token, which lives for minutes."""
         if self._key.count(".") != 2:
             return f"Token {self._key}"
         with self._request("POST", "/api/token/refresh/", json={"refresh": self._key}) as response:

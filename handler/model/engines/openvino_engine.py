@@ -58,7 +58,7 @@ def from_torch(module: nn.Module, shape: Sequence[int]) -> Any:
 class OpenVinoEngine:
     """Runs the network on the CPU: the trunk from an archive's intermediate representation, made by ``handler/build``.
 
-    The heads are converted when they are loaded, in half a second: the archive need not carry their weights twice.
+    The heads are converted when they are loaded, so the archive need not carry their weights twice.
 
     Args:
         path: the representation's ``.xml``.
