@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from flask import Flask
@@ -12,7 +11,6 @@ from web_client import config, errors, review
 from web_client.api import label_studio
 from web_client.api import routes as api
 from web_client.api.uploads import MemoryRequest
-from web_client.backend.keys import KeyFile
 from web_client.backend.torchserve import TorchServe
 from web_client.page import routes as page
 from web_client.server import access, middleware
@@ -24,28 +22,20 @@ def create_app(settings: Mapping[str, Any] | None = None) -> Flask:
     """The web client as a WSGI application.
 
     Args:
-        settings: values for ``config.SETTINGS`` by name, over those of the environment.
+        settings: values for ``config.OPTIONS`` by name, over those of the environment.
 
     Raises:
-        click.BadParameter: a setting's value is not valid.
+        click.UsageError: a setting's value is not valid.
         WebClientError: the token file or the review store cannot be trusted, the access log cannot be written, or
             the key for Label Studio is missing.
     """
     app = Flask(__name__, static_folder="page/static", template_folder="page/templates")
     app.request_class = MemoryRequest
-    app.config.from_mapping(config.from_environment())
-    app.config.from_mapping(config.checked(settings or {}))
+    app.config.from_mapping(config.read(settings or {}))
     app.config["MAX_CONTENT_LENGTH"] = app.config["MAX_BYTES"] + FORM_BYTES
     app.config["MAX_FORM_PARTS"] = 20
 
-    app.extensions["torchserve"] = TorchServe(
-        app.config["INFERENCE_URL"],
-        app.config["MANAGEMENT_URL"],
-        KeyFile(Path(app.config["KEY_FILE"])),
-        model=app.config["MODEL_NAME"],
-        timeout=app.config["TIMEOUT"],
-        connections=app.config["THREADS"],
-    )
+    app.extensions["torchserve"] = TorchServe(app.config)
     middleware.register(app)
     review.register(app)
     errors.register(app)

@@ -1,9 +1,7 @@
 """Errors for visitors, in one shape over every route, and errors for the operator.
 
-    ApiError                     a request without a prediction, and why
-    WebClientError               a command that cannot go on (click prints it; exit status 1)
-    ├── ListenError              the address or port cannot be used
-    └── TunnelError              no public address
+    ApiError          a request without a prediction, and why
+    WebClientError    a command that cannot go on (click prints it; exit status 1)
 
 A visitor gets ``{"error": {"code", "message", "field"}}`` (Contract 2), or the page with the same message where the
 form was sent without JavaScript.
@@ -22,14 +20,6 @@ log = logging.getLogger("web_client")
 
 class WebClientError(click.ClickException):
     """What the operator must know, in one sentence that names the cure."""
-
-
-class ListenError(WebClientError):
-    """The server cannot listen on the address and port that it was given."""
-
-
-class TunnelError(WebClientError):
-    """The public tunnel did not open."""
 
 
 class ApiError(Exception):
@@ -57,13 +47,8 @@ class ApiError(Exception):
         return {"error": {"code": self.code, "message": self.message, "field": self.field}}
 
 
-def megabytes(count: int) -> str:
-    """``16000000`` → ``"16 MB"``."""
-    return f"{count / 1e6:.3g} MB"
-
-
 def too_many_bytes(limit: int) -> ApiError:
-    message = f"This picture is larger than {megabytes(limit)}. Make it smaller and send it again."
+    message = f"This picture is larger than {limit / 1e6:.3g} MB. Make it smaller and send it again."
     return ApiError(413, "image_too_large", message, "image")
 
 
@@ -72,27 +57,22 @@ def unexpected_answer() -> ApiError:
     return ApiError(502, "odd_answer", message, retry_after=60)
 
 
-def internal_error(status: int = 500) -> ApiError:
-    return ApiError(status, "internal", "Something went wrong on our side, not with your picture. Try again.")
-
-
 _HTTP_ERRORS = {
     400: ("bad_request", "The server could not read this request. Reload the page and try again."),
     404: ("not_found", "There is nothing at this address. Go to / for the page."),
     405: ("method_not_allowed", "This address does not accept this HTTP method."),
     415: ("unsupported_media_type", "Send the picture as a form (multipart/form-data)."),
     429: ("too_many_requests", "Too many pictures in a short time. Wait a minute, then try again."),
+    500: ("internal", "Something went wrong on our side, not with your picture. Try again."),
 }
 
 
-def from_http(status: int, max_bytes: int, name: str = "error", description: str = "Refused.") -> ApiError:
+def from_http(status: int, max_bytes: int, name: str = "internal") -> ApiError:
     """The error for an HTTP status that Werkzeug, Flask-Limiter or waitress chose."""
     if status == 413:
         return too_many_bytes(max_bytes)
-    if status in _HTTP_ERRORS:
-        code, message = _HTTP_ERRORS[status]
-        return ApiError(status, code, message, retry_after=60 if status == 429 else None)
-    return ApiError(status, name.lower().replace(" ", "_"), description)
+    code, message = _HTTP_ERRORS.get(status, (name.lower().replace(" ", "_"), "This request was refused."))
+    return ApiError(status, code, message, retry_after=60 if status == 429 else None)
 
 
 def respond(error: ApiError) -> Response:
@@ -114,10 +94,7 @@ def register(app: Flask) -> None:
 
     @app.errorhandler(HTTPException)
     def http_error(error: HTTPException) -> Response:
-        known = from_http(
-            error.code or 500, app.config["MAX_BYTES"], error.name, error.description or "Refused."
-        )
-        response = respond(known)
+        response = respond(from_http(error.code or 500, app.config["MAX_BYTES"], error.name))
         if allow := error.get_response().headers.get("Allow"):
             response.headers["Allow"] = allow
         return response
@@ -125,4 +102,4 @@ def register(app: Flask) -> None:
     @app.errorhandler(Exception)
     def unexpected(error: Exception) -> Response:
         log.exception("unexpected error")
-        return respond(internal_error())
+        return respond(from_http(500, app.config["MAX_BYTES"]))

@@ -29,7 +29,7 @@ DEFAULT_PORTS = {
 MEBIBYTE = 1024 * 1024
 
 # The chain of timeouts, in seconds. Each waits longer than the one inside it, so that the inner one reports first:
-#   browser 160 > page 140 (both in web_client/config.py) > worker 120 (here)
+#   page 140 (web_client/config.py) > worker 120 (here); the browser has no limit
 RESPONSE_TIMEOUT = 120  # a worker that takes longer is restarted, and its request gets a 500
 QUEUE_SIZE = 32  # requests that may wait per version; web_client/config.py's THREADS must exceed it
 ANSWER_TIMEOUT = 140  # how long our own commands wait for a prediction, as long as the page

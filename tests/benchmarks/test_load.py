@@ -43,7 +43,7 @@ def test_good_load_has_no_failures() -> None:
 def test_the_page_can_fill_the_queue_of_torchserve() -> None:
     """Otherwise a burst would wait in the web server, without a limit and without a 503."""
     batch = 8  # the largest that the README recommends
-    assert config.from_environment({})["THREADS"] >= Settings().job_queue_size + batch
+    assert config.read({})["THREADS"] >= Settings().job_queue_size + batch
 
 
 def measured(megabytes: float, files: float) -> list[dict[str, Any]]:

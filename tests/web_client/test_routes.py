@@ -20,7 +20,6 @@ import web_client.config
 from tests.web_client.stub import Stub, balloon_picture
 from web_client.app import create_app
 from web_client.backend.torchserve import DESCRIBE_SECONDS
-from web_client.config import BROWSER_EXTRA
 from web_client.page.routes import SAMPLES
 
 STATIC = Path(web_client.__file__).parent / "page" / "static"
@@ -157,12 +156,8 @@ def test_no_page_waits_for_a_torchserve_that_hangs(config: dict[str, Any]) -> No
         assert time.monotonic() - start < DESCRIBE_SECONDS  # the old page waited as long, each time
 
 
-def test_each_timeout_outlasts_the_one_inside_it(config: dict[str, Any], client: FlaskClient) -> None:
-    page = web_client.config.from_environment({})["TIMEOUT"]
-    assert page > 120  # TorchServe's response timeout
-    html = create_app(config | {"TIMEOUT": page}).test_client().get("/").text
-    browser = re.search(r'data-timeout-ms="(\d+)"', html)
-    assert browser
-    assert int(browser[1]) == 1000 * (page + BROWSER_EXTRA) > 1000 * page
-    for path in (STATIC / "js").glob("*.js"):  # the scripts have no limit of their own
+def test_the_timeout_outlasts_torchserves() -> None:
+    """And the scripts have none: the visitor sees the innermost message, and can cancel."""
+    assert web_client.config.read({})["TIMEOUT"] > 120  # TorchServe's response timeout
+    for path in (STATIC / "js").glob("*.js"):
         assert not re.search(r"timeout\w* ?= ?\d|timeout\(\d", path.read_text(), re.I), path

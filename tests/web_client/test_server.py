@@ -1,4 +1,4 @@
-"""The process: waitress, the command, the tunnel; and that pictures and keys stay in memory."""
+"""The process: waitress and the command; and that pictures and keys stay in memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import socket
 import subprocess
 import sys
 import time
-import types
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -29,9 +28,7 @@ from tests.web_client.test_errors import assert_error_shape
 from web_client import config
 from web_client.app import create_app
 from web_client.cli import web
-from web_client.errors import TunnelError
 from web_client.server import listener
-from web_client.server.listener import open_tunnel
 from web_client.server.tokens import TokenFile
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -168,33 +165,21 @@ def test_a_crowd_of_unfinished_uploads_is_refused_before_the_memory_is_full(
         assert requests.post(url + "/api/predict", files=form, timeout=5).status_code == 200
 
 
-def help_text() -> str:
-    return " ".join(CliRunner().invoke(web, ["--help"], terminal_width=300).output.split())
-
-
-def test_every_setting_has_an_option_a_variable_and_a_row_in_the_manual() -> None:
+@pytest.mark.parametrize("option", config.OPTIONS, ids=lambda option: option.name)
+def test_every_setting_has_a_row_in_the_manual(option: click.Option) -> None:
     manual = (ROOT / "web_client" / "README.md").read_text()
-    text = help_text()
-    for setting in config.SETTINGS:
-        assert f"{setting.flag} " in text
-        assert setting.help in text
-        assert setting.env in text
-        assert config_row(setting) in manual
-    options = {option for param in web.params for option in param.opts}
-    assert options == {setting.flag for setting in config.SETTINGS} | {"--public"}
-
-
-def config_row(setting: config.Setting) -> str:
-    default = f"`{setting.default}`" if setting.default != "" else "none"
-    return f"| `{setting.flag}` | `{setting.env}` | {default} | {setting.help} |"
+    default = f"`{option.default}`" if option.default != "" else "none"
+    assert f"| `{option.opts[0]}` | `{option.envvar}` | {default} | {option.help} |" in manual
 
 
 def test_options_come_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WEB_CLIENT_MAX_BYTES", "123")
     assert create_app().config["MAX_BYTES"] == 123
-    assert create_app({"MAX_BYTES": "7"}).config["MAX_BYTES"] == 7
+    assert create_app({"MAX_BYTES": 7}).config["MAX_BYTES"] == 7
     monkeypatch.setenv("WEB_CLIENT_MAX_BYTES", "")  # as if it were not set
     assert create_app().config["MAX_BYTES"] == 20_000_000
+    with pytest.raises(click.NoSuchOption):
+        create_app({"MAX_BITES": 7})
 
 
 UNREADABLE = [
@@ -259,19 +244,10 @@ def test_the_process_serves_until_it_is_stopped(
     """Also as a shell's background job, which starts with SIGINT ignored. With the access log on stdout, nothing else
     is written there."""
     flags = f"{more} --port 0 --inference-url {config['INFERENCE_URL']} --management-url {config['MANAGEMENT_URL']}"
-    environment = {key: value for key, value in os.environ.items() if key != "NGROK_AUTHTOKEN"}
-    command = [
-        sys.executable,
-        "-m",
-        "web_client",
-        *flags.split(),
-        "--key-file",
-        config["KEY_FILE"],
-        "--public",
-    ]
+    command = [sys.executable, "-m", "web_client", *flags.split(), "--key-file", config["KEY_FILE"]]
     former = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=-1, stderr=-1, text=True)
+        process = subprocess.Popen(command, cwd=ROOT, stdout=-1, stderr=-1, text=True)
     finally:
         signal.signal(signal.SIGINT, former)
     with process:
@@ -285,42 +261,8 @@ def test_the_process_serves_until_it_is_stopped(
     assert process.returncode == status
     if more:
         assert [json.loads(line)["path"] for line in output.splitlines()] == ["/api/predict"]
-    else:
-        assert "NGROK_AUTHTOKEN is not set" in errors
+    assert "Tokens: off" in errors
     assert "Traceback" not in errors
-
-
-class TestTunnel:
-    def test_without_a_token(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.delenv("NGROK_AUTHTOKEN", raising=False)
-        with pytest.raises(TunnelError, match="NGROK_AUTHTOKEN is not set"):
-            open_tunnel(5000)
-
-    def test_with_a_token(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("NGROK_AUTHTOKEN", "t")
-        closed: list[str] = []
-        listener = types.SimpleNamespace(url=lambda: "https://example.ngrok.app")
-
-        def forward(port: int, authtoken_from_env: bool) -> Any:
-            assert (port, authtoken_from_env) == (5000, True)
-            return listener
-
-        fake = types.SimpleNamespace(forward=forward, disconnect=closed.append)
-        monkeypatch.setitem(sys.modules, "ngrok", fake)  # type: ignore[arg-type]
-        url, close = open_tunnel(5000)
-        close()
-        assert url == "https://example.ngrok.app"
-        assert closed == [url]
-
-    def test_that_does_not_open(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("NGROK_AUTHTOKEN", "t")
-
-        def forward(*args: Any, **kwargs: Any) -> Any:
-            raise RuntimeError("failed to connect session\nmore")
-
-        monkeypatch.setitem(sys.modules, "ngrok", types.SimpleNamespace(forward=forward))  # type: ignore[arg-type]
-        with pytest.raises(TunnelError, match=r"did not open a tunnel \(failed to connect session\)"):
-            open_tunnel(5000)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import threading
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,14 +15,11 @@ log = logging.getLogger("web_client")
 class KeyFile:
     """The keys in ``key_file.json``: ``inference`` and ``management`` (60 minutes), ``API`` (renews both).
 
-    Read again whenever the file changes. While it is missing (TorchServe is not up yet) there are no keys.
+    The file is small and read at each request. While it is missing (TorchServe is not up yet) there are no keys.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lock = threading.Lock()
-        self._stamp: tuple[int, int, int] | None = None
-        self._content: dict[str, Any] = {}
 
     def key(self, kind: str) -> str | None:
         """The key of that kind, or None."""
@@ -38,28 +34,13 @@ class KeyFile:
             return False
         return until.replace(tzinfo=UTC) <= datetime.now(UTC)
 
-    def _entry(self, kind: str) -> dict[str, str]:
-        entry = self._read().get(kind)
-        return entry if isinstance(entry, dict) else {}
-
-    def _read(self) -> dict[str, Any]:
-        with self._lock:
+    def _entry(self, kind: str) -> dict[str, Any]:
+        for wait in (0.05, 0):
             try:
-                stat = self.path.stat()
-                stamp = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
-                if stamp != self._stamp:
-                    self._content = self._load()
-                    self._stamp = stamp
-            except (OSError, ValueError) as error:
-                if self._stamp is not None or not isinstance(error, FileNotFoundError):
-                    log.warning("cannot read TorchServe's key file: %s", type(error).__name__)
-                self._stamp, self._content = None, {}
-            return self._content
-
-    def _load(self) -> dict[str, Any]:
-        try:
-            content = json.loads(self.path.read_text())
-        except ValueError:
-            time.sleep(0.05)  # TorchServe may be writing it
-            content = json.loads(self.path.read_text())
-        return content if isinstance(content, dict) else {}
+                entry = json.loads(self.path.read_text())[kind]
+                return entry if isinstance(entry, dict) else {}
+            except (OSError, LookupError, TypeError):
+                break
+            except ValueError:
+                time.sleep(wait)  # TorchServe may be writing it
+        return {}

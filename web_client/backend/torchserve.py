@@ -12,6 +12,7 @@ import logging
 import threading
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -32,30 +33,23 @@ class TorchServe:
     """One per app; its methods may be called from several threads at once.
 
     Args:
-        timeout: seconds for a whole prediction, second attempts included.
-        connections: connections to keep open.
+        settings: ``INFERENCE_URL``, ``MANAGEMENT_URL``, ``KEY_FILE``, ``MODEL_NAME``, ``TIMEOUT`` (seconds for a whole
+            prediction, second attempts included) and ``THREADS`` (connections to keep open).
     """
 
-    def __init__(
-        self,
-        inference_url: str,
-        management_url: str,
-        keys: KeyFile,
-        *,
-        model: str,
-        timeout: float,
-        connections: int,
-    ) -> None:
-        self.urls = {"inference": inference_url.rstrip("/"), "management": management_url.rstrip("/")}
-        self.keys = keys
-        self.model = quote(model, safe="")
-        self.timeout = timeout
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        self.urls = {
+            kind: settings[f"{kind.upper()}_URL"].rstrip("/") for kind in ("inference", "management")
+        }
+        self.keys = KeyFile(Path(settings["KEY_FILE"]))
+        self.model = quote(settings["MODEL_NAME"], safe="")
+        self.timeout = settings["TIMEOUT"]
         self._cards: dict[tuple[str, str, str], dict[str, Any]] = {}
         self._renewing = threading.Lock()
         self._session = requests.Session()
         self._session.trust_env = False  # no proxy between two local servers
         for scheme in ("http://", "https://"):
-            self._session.mount(scheme, HTTPAdapter(pool_maxsize=connections))
+            self._session.mount(scheme, HTTPAdapter(pool_maxsize=settings["THREADS"]))
 
     def predict(
         self, picture: Picture, version: str | None, options: Mapping[str, str], request_id: str
@@ -66,23 +60,18 @@ class TorchServe:
         TorchServe restarts the worker. One that died late probably ran into TorchServe's own time limit, and
         would again.
         """
+        path = f"/predictions/{self.model}" + (f"/{quote(version, safe='')}" if version else "")
+        sent: dict[str, Any] = {
+            "files": {"image": (picture.name, picture.data, "application/octet-stream")},
+            "data": dict(options),
+            "headers": {"X-Request-ID": request_id},
+        }
         start = time.monotonic()
-
-        def send() -> requests.Response:
-            return self._call(
-                "inference",
-                "POST",
-                f"/predictions/{self.model}" + (f"/{quote(version, safe='')}" if version else ""),
-                seconds=self.timeout - (time.monotonic() - start),
-                files={"image": (picture.name, picture.data, "application/octet-stream")},
-                data=dict(options),
-                headers={"X-Request-ID": request_id},
-            )
-
-        response = send()
-        if _worker_died(response) and time.monotonic() - start < self.timeout / 2:
+        response = self._call("inference", "POST", path, seconds=self.timeout, **sent)
+        left = self.timeout - (time.monotonic() - start)
+        if _worker_died(response) and left > self.timeout / 2:
             log.warning("%s the worker died with this request; sending it once more", request_id)
-            response = send()
+            response = self._call("inference", "POST", path, seconds=left, **sent)
         if response.status_code != 200:
             raise api_error(response, version)
         return response
@@ -137,10 +126,9 @@ class TorchServe:
         if response.status_code != 200:
             raise api_error(response, None)
         try:
-            described = response.json()
-        except ValueError:
+            return list(response.json())
+        except (ValueError, TypeError):
             raise unexpected_answer() from None
-        return described if isinstance(described, list) else []
 
     def _call(self, kind: str, method: str, path: str, **kwargs: Any) -> requests.Response:
         """Send a request with the key of that kind, and again if the key was stale. Raises ApiError."""
@@ -152,7 +140,7 @@ class TorchServe:
             self._renew(kind, key)
             response = self._send(kind, method, path, self.keys.key(kind), **kwargs)
             if _key_refused(response):
-                log.error("TorchServe refuses the %s key in the key file, and it could not be renewed", kind)
+                log.error("TorchServe refuses the %s key of %s, and it was not renewed", kind, self.keys.path)
                 message = "The service has lost access to the model. Your picture is fine; tell the operator."
                 raise ApiError(503, "service_key", message)
         return response
@@ -161,8 +149,8 @@ class TorchServe:
         self, kind: str, method: str, path: str, key: str | None, seconds: float, **kwargs: Any
     ) -> requests.Response:
         """Send one request, and again after a broken connection; after a timeout the server is still at work."""
-        headers = {**kwargs.pop("headers", {}), **({"Authorization": f"Bearer {key}"} if key else {})}
-        kwargs |= {"headers": headers, "timeout": (CONNECT_SECONDS, max(seconds, 0.001))}
+        headers = kwargs.pop("headers", {}) | ({"Authorization": f"Bearer {key}"} if key else {})
+        kwargs |= {"headers": headers, "timeout": (CONNECT_SECONDS, seconds)}
         for attempt in (1, 2):
             try:
                 return self._session.request(method, self.urls[kind] + path, allow_redirects=False, **kwargs)
@@ -186,11 +174,7 @@ class TorchServe:
                 return
             log.info("renewing TorchServe's %s key", kind)
             # The response has no body: the new key is in the key file.
-            response = self._send(
-                "management", "GET", "/token", api_key, DESCRIBE_SECONDS, params={"type": kind}
-            )
-            if response.status_code != 200:
-                log.warning("TorchServe did not renew the %s key: %s", kind, response.status_code)
+            self._send("management", "GET", "/token", api_key, DESCRIBE_SECONDS, params={"type": kind})
 
 
 # TorchServe's own errors: status → status, code, message, field, retry_after

@@ -15,7 +15,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -38,15 +37,22 @@ class ClientError(Exception):
         status: the HTTP status; 0 if there was no answer.
         code: the server's name for the error, such as ``image_too_large``.
         field: the form field at fault, if any.
+        retry_after: seconds after which another try makes sense, if it does.
     """
 
     def __init__(
-        self, message: str, status: int = 0, code: str = "unreachable", field: str | None = None
+        self,
+        message: str,
+        status: int = 0,
+        code: str = "unreachable",
+        field: str | None = None,
+        retry_after: float | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
         self.code = code
         self.field = field
+        self.retry_after = retry_after
 
 
 @dataclass(frozen=True)
@@ -96,8 +102,8 @@ class Client:
         self.url = url.rstrip("/")
         self.timeout = timeout
         self.patience = patience
+        self._session = requests.Session()
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
-        self._local = threading.local()  # requests.Session is not safe for several threads
 
     def predict(self, image: str | Path | bytes, *, version: str | None = None, **options: Any) -> Prediction:
         """Find the objects in one picture.
@@ -144,46 +150,35 @@ class Client:
         """The JSON of the answer; waits and tries again where the server says that this helps."""
         deadline = time.monotonic() + self.patience
         while True:
-            error, wait = self._try(method, path, kwargs)
-            if isinstance(error, requests.Response):
-                return error.json()
-            if wait is None or time.monotonic() + wait > deadline:
-                raise error
-            time.sleep(wait)
+            try:
+                return self._once(method, path, kwargs)
+            except ClientError as error:
+                if error.retry_after is None or time.monotonic() + error.retry_after > deadline:
+                    raise
+                time.sleep(error.retry_after)
 
-    def _try(
-        self, method: str, path: str, kwargs: dict[str, Any]
-    ) -> tuple[requests.Response | ClientError, float | None]:
-        """A 200; or the error, and the seconds after which another try makes sense."""
+    def _once(self, method: str, path: str, kwargs: dict[str, Any]) -> Any:
+        server = f"the server at {self.url}"
         try:
-            response = self._session().request(
+            response = self._session.request(
                 method, self.url + API + path, headers=self._headers, timeout=self.timeout, **kwargs
             )
         except requests.ConnectionError:
-            return ClientError(f"the server at {self.url} cannot be reached"), DEFAULT_WAIT
+            raise ClientError(f"{server} cannot be reached", retry_after=DEFAULT_WAIT) from None
         except requests.Timeout:
-            return ClientError(f"the server at {self.url} did not answer within {self.timeout:g} s"), None
-        if response.status_code == 200 and response.headers["Content-Type"].startswith("application/json"):
-            return response, None
+            raise ClientError(f"{server} did not answer within {self.timeout:g} s") from None
+        status = response.status_code
         try:
-            body = response.json()["error"]
-            error = ClientError(body["message"], response.status_code, body["code"], body["field"])
+            body = response.json()
+            if status == 200:
+                return body
+            error = body["error"]
+            refusal = error["message"], status, error["code"], error["field"]
         except (ValueError, KeyError, TypeError):
-            error = ClientError(
-                f"the server at {self.url} does not speak version 1 of this API",
-                response.status_code,
-                "not_this_api",
-            )
-            return error, None
-        if response.status_code not in RETRIED:
-            return error, None
-        return error, float(response.headers.get("Retry-After", DEFAULT_WAIT))
-
-    def _session(self) -> requests.Session:
-        if not hasattr(self._local, "session"):
-            self._local.session = requests.Session()
-        session: requests.Session = self._local.session
-        return session
+            message = f"{server} does not speak version 1 of this API"
+            raise ClientError(message, status, "not_this_api") from None
+        wait = float(response.headers.get("Retry-After", DEFAULT_WAIT)) if status in RETRIED else None
+        raise ClientError(*refusal, wait)
 
 
 def _field(value: Any) -> str:

@@ -13,7 +13,6 @@ from markupsafe import Markup, escape
 
 from web_client.api.routes import requested_version, torchserve, uploaded_pictures
 from web_client.api.uploads import Picture, check_picture
-from web_client.config import BROWSER_EXTRA
 from web_client.errors import ApiError, unexpected_answer
 
 blueprint = Blueprint("page", __name__)
@@ -34,7 +33,6 @@ def page_values() -> dict[str, object]:
         "start_threshold": START_THRESHOLD,
         "modules": MODULES,
         "tokens": bool(current_app.config["TOKEN_FILE"]),
-        "browser_timeout_ms": round(1000 * (current_app.config["TIMEOUT"] + BROWSER_EXTRA)),
     }
 
 

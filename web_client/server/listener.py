@@ -1,14 +1,9 @@
-"""How the app is reached: waitress, and on request a public ngrok tunnel.
-
-waitress is configured so that no upload touches the disk and its own errors have the app's error shape.
-"""
+"""waitress, configured so that no upload touches the disk and its own errors have the app's error shape."""
 
 from __future__ import annotations
 
 import json
-import os
 import socket
-from collections.abc import Callable
 from typing import Any
 
 import waitress
@@ -19,7 +14,7 @@ from waitress.task import ErrorTask
 from waitress.utilities import Error
 
 from web_client.app import FORM_BYTES
-from web_client.errors import ApiError, ListenError, TunnelError, from_http, internal_error
+from web_client.errors import ApiError, WebClientError, from_http
 from web_client.server.middleware import HEADERS
 
 WAITING_BYTES = 256_000_000  # budget for all uploads in memory
@@ -31,7 +26,12 @@ class JsonErrorTask(ErrorTask):
 
     def execute(self) -> None:
         error = self.request.error
-        shown = _waitress_error(error.code, self.channel.server.max_picture_bytes)
+        if isinstance(error, _TooMuchAtOnce):
+            message = "Too many pictures are being uploaded at once. Try again in a minute."
+            shown = ApiError(error.code, "too_busy", message, retry_after=60)
+        else:
+            status = error.code if error.code in (413, 500) else 400
+            shown = from_http(status, self.channel.server.max_picture_bytes)
         body = json.dumps(shown.as_dict()).encode()
         self.status = f"{error.code} {error.reason}"
         self.response_headers.extend([("Content-Type", "application/json"), *HEADERS.items()])
@@ -79,18 +79,8 @@ class _Channel(HTTPChannel):
         return sum(upload.body_bytes_received for upload in uploads)
 
 
-def _waitress_error(status: int, max_bytes: int) -> ApiError:
-    """The error to show for one that waitress found."""
-    if status == _TooMuchAtOnce.code:
-        message = "Too many pictures are being uploaded at once. Try again in a minute."
-        return ApiError(503, "too_busy", message, retry_after=60)
-    if status >= 500:
-        return internal_error(status)
-    return from_http(status if status == 413 else 400, max_bytes)
-
-
 def create_server(app: Flask) -> Any:
-    """A waitress server that listens; ``server.run()`` serves. Raises ListenError."""
+    """A waitress server that listens; ``server.run()`` serves. Raises WebClientError."""
     host, port = app.config["HOST"], app.config["PORT"]
     # Read a picture that is somewhat too large to its end: a browser that is cut off in the middle of an upload
     # shows a broken connection instead of our message.
@@ -119,9 +109,8 @@ def create_server(app: Flask) -> Any:
     except OSError as error:
         for unbound in list(sockets.values()):  # waitress leaves the socket open that it could not bind
             unbound.close()
-        raise ListenError(
-            f"Cannot listen on {host}:{port} ({error}); choose another --host or --port."
-        ) from None
+        message = f"Cannot listen on {host}:{port} ({error}); choose another --host or --port."
+        raise WebClientError(message) from None
     for listener in sockets.values():
         if hasattr(listener, "channel_class"):
             listener.channel_class = _Channel
@@ -134,30 +123,3 @@ def address(server: Any) -> tuple[str, int]:
     """The host and port that the server listens on (the first, if the name has several addresses)."""
     listen = getattr(server, "effective_listen", None)
     return listen[0] if listen else (server.effective_host, server.effective_port)
-
-
-def open_tunnel(port: int) -> tuple[str, Callable[[], None]]:
-    """Forward a public https address to this machine's ``port`` with ngrok.
-
-    Returns:
-        The address, and a function that closes the tunnel.
-
-    Raises:
-        TunnelError: no token, no ``ngrok`` package, or ngrok's own failure.
-    """
-    if not os.environ.get("NGROK_AUTHTOKEN"):
-        raise TunnelError(
-            "the page is not public: NGROK_AUTHTOKEN is not set. Get a token at https://dashboard.ngrok.com "
-            "and export it."
-        )
-    try:
-        import ngrok
-    except ImportError:
-        raise TunnelError("the page is not public: run pip install ngrok first.") from None
-    try:
-        listener = ngrok.forward(port, authtoken_from_env=True)
-    except Exception as error:  # ngrok raises plain RuntimeErrors and ValueErrors
-        reason = str(error).strip().partition("\n")[0]
-        raise TunnelError(f"the page is not public: ngrok did not open a tunnel ({reason}).") from None
-    url = listener.url()
-    return url, lambda: ngrok.disconnect(url)

@@ -14,11 +14,14 @@ import logging
 import os
 import re
 import secrets
+import tempfile
 import threading
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+
+import click
 
 from web_client.config import rate_limit
 from web_client.errors import WebClientError
@@ -116,7 +119,7 @@ class TokenFile:
                         )
                     self._by_digest = _parse(json.loads(self.path.read_text(encoding="utf-8")))
                     self._stamp = stamp
-            except (OSError, ValueError, KeyError, TypeError) as error:
+            except (OSError, ValueError, KeyError, TypeError, click.BadParameter) as error:
                 self._stamp = None
                 cause = error.strerror if isinstance(error, OSError) else "it is damaged"
                 raise WebClientError(
@@ -126,22 +129,16 @@ class TokenFile:
 
     def _write(self, tokens: list[Token]) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        try:
-            with open(
-                os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8"
-            ) as file:
-                json.dump({"tokens": [asdict(token) for token in tokens]}, file, indent=2)
-                file.write("\n")
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(self.path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=self.path.parent)  # with mode 0600
+        with open(handle, "w", encoding="utf-8") as file:
+            json.dump({"tokens": [asdict(token) for token in tokens]}, file, indent=2)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, self.path)
 
 
 def _parse(content: dict[str, Any]) -> dict[str, Token]:
-    """The tokens by digest; raises ValueError, KeyError or TypeError for anything that ``add`` does not write."""
+    """The tokens by digest; raises an error for anything that ``add`` does not write."""
     tokens = [Token(**entry) for entry in content["tokens"]]
     for token in tokens:
         if not (NAME.fullmatch(token.name) and re.fullmatch(r"[0-9a-f]{64}", token.sha256)):
