@@ -77,30 +77,6 @@ class TestWaiting:
         settled(page)
         assert page.locator(".progress").is_hidden()
 
-    def test_upload_progress(self, page: Page) -> None:
-        """Over a slow line: the browser reports the progress, so it is slowed down there."""
-        session = page.context.new_cdp_session(page)
-        line = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": 60_000}
-        session.send("Network.emulateNetworkConditions", line)
-        script = """() => new Promise((done) => {
-            const seen = [];
-            const timer = setInterval(() => {
-                const box = document.querySelector(".progress");
-                const bar = box?.querySelector("progress");
-                if (bar && !bar.hidden) seen.push(bar.value);
-                if (box?.hidden) { clearInterval(timer); done(seen); }
-            }, 30);
-        })"""
-        page.evaluate(f"void (window.measured = ({script})())")
-        with page.expect_response("**/api/v1/predict"):
-            page.set_input_files(
-                "#file", {"name": "noise.png", "mimeType": "image/png", "buffer": noisy(200)}
-            )
-        settled(page)
-        seen = page.evaluate("window.measured")
-        assert len({round(value, 1) for value in seen}) >= 3
-        assert seen == sorted(seen)
-
     def test_cancel_and_try_again(self, page: Page, stub: Stub, picture: Path) -> None:
         stub.delay = 2.0
         page.set_input_files("#file", str(picture))

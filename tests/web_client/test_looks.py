@@ -36,8 +36,8 @@ def empty(page: Page) -> None:
 def work(page: Page) -> None:
     sample(page, "wall")
     send(page, FOLDER / "window.webp", FOLDER / "street.webp")
-    page.locator("#objects input").nth(2).uncheck()
-    page.locator("#objects button").nth(1).click()
+    page.locator("#objects [type=checkbox]").nth(2).uncheck()
+    page.locator(".class-name").nth(1).focus()
     page.check("#flag")
     frames(page)
 

@@ -1,13 +1,12 @@
 // The page: its pictures and settings, the controls, and what is redrawn when something changes.
-import { nameOf, showNumbers, showSidebar, watchEditor } from "./sidebar.js";
+import { nameOf, reveal, showNumbers, showSidebar } from "./sidebar.js";
 import { LONG_SIDE, openPicture, prepareUpload, watchSources } from "./upload.js";
 import { fillModels, findModels } from "./models.js";
 import { Viewer } from "./viewer.js";
-import { busy, cancel, newRequest, sendForReview, start } from "./client.js";
+import { busy, cancel, newRequest, rememberToken, sendForReview, start } from "./client.js";
 import { canUndo, correct, forget, undo } from "./corrections.js";
 import { showThumbnails } from "./thumbnails.js";
 import { showDownloads, watchDownloads } from "./download.js";
-import { rememberToken } from "./token.js";
 import { $, make, objects, announce, announceError } from "./dom.js";
 
 document.documentElement.classList.add("js");
@@ -24,9 +23,18 @@ let sending = new Promise((done) => (modelsKnown = done)); // new pictures are s
 
 const actions = {
   hover: (instance) => highlight((hovered = instance)),
-  pin: (instance) => highlight((settings.pinned = settings.pinned === instance ? null : instance)),
+  pin(instance) {
+    highlight((settings.pinned = settings.pinned === instance ? null : instance));
+    if (settings.pinned) reveal(instance);
+  },
   strike(instance) {
     correct(current, instance, "struck", !instance.struck, `${nameOf(instance)} ${instance.struck ? "kept" : "struck out"}`);
+    corrected();
+  },
+  /** An empty name leaves the class as it was. */
+  classify(instance, name) {
+    if (!name || name === instance.class_name) return;
+    correct(current, instance, "class_name", name, `${nameOf(instance)} is now ${name}`);
     corrected();
   },
   cancel: (request) => cancel(request, changed),
@@ -38,12 +46,6 @@ const actions = {
 function highlight() {
   settings.highlight = hovered ?? settings.pinned;
   draw();
-}
-
-/** An empty name leaves the class as it was. */
-function classify(instance, name) {
-  if (name && name !== instance.class_name) correct(current, instance, "class_name", name, `${nameOf(instance)} is now ${name}`);
-  corrected();
 }
 
 function corrected() {
@@ -59,9 +61,9 @@ function undoLast() {
   corrected();
 }
 
-/** A picture's request for the model chosen for it. */
-function requestOf(picture) {
-  return picture && (picture.requests.get(picture.version) ?? newRequest(picture, picture.version));
+/** A picture's request for one of its models; the one chosen for it by default. */
+function requestOf(picture, version = picture.version) {
+  return picture.requests.get(version) ?? newRequest(picture, version);
 }
 
 async function addPictures(files) {
@@ -109,10 +111,9 @@ async function send(picture, version) {
   picture.requests.set(version, request);
   changed(request);
   try {
-    request.sent = await prepareUpload(picture.file, picture, $("scale").checked, limitsOf(version));
+    request.sent = await prepareUpload(picture.file, picture, $("scale").checked, modelOf(version)?.limits ?? {});
   } catch (error) {
-    Object.assign(request, { phase: "failed", error: error.message });
-    changed(request);
+    changed(Object.assign(request, { phase: "failed", error: error.message }));
     return;
   }
   // a newer request may have replaced it, or the user canceled it
@@ -120,17 +121,15 @@ async function send(picture, version) {
 }
 
 function changed(request) {
-  if (request.picture.requests.get(request.version) !== request) return; // a newer one has replaced it
-  if (request.phase !== request.announced) {
-    request.announced = request.phase;
-    if (request.phase === "done") {
-      const { length } = request.prediction.visible(settings.threshold);
-      announce(`${request.picture.name}: ${length} ${objects(length)} found`);
-    }
-    if (request.phase === "thinking") announce(`Looking for objects in ${request.picture.name}`);
-    if (request.phase === "failed") announceError(`${request.picture.name}: ${request.error}`);
-    if (request.code === "unknown_version") findModels(useModels); // the models have changed
+  const { picture, version, phase, prediction, error } = request;
+  if (picture.requests.get(version) !== request) return; // a newer one has replaced it
+  if (phase === "done") {
+    const { length } = prediction.visible(settings.threshold);
+    announce(`${picture.name}: ${length} ${objects(length)} found`);
   }
+  if (phase === "working") announce(`Looking for objects in ${picture.name}`);
+  if (phase === "failed") announceError(`${picture.name}: ${error}`);
+  if (request.code === "unknown_version") findModels(useModels); // the models have changed
   show();
 }
 
@@ -155,25 +154,23 @@ function show() {
   $("upload").hidden = Boolean(current);
   $("workspace").hidden = !current;
   if (!current) {
-    while (viewers.length) viewers.pop().close();
     $("thumbnails").replaceChildren();
     return;
   }
-  const model = models.find(({ version }) => version === current.version) ?? models.find((entry) => entry.default);
+  const model = modelOf(current.version) ?? models.find((entry) => entry.default);
   if (model && !thresholdMoved) $("threshold").value = settings.threshold = model.score_threshold;
   const request = requestOf(current);
-  const requests = [request];
-  if ($("compare").checked && current.other) requests.push(current.requests.get(current.other) ?? newRequest(current, current.other));
-  while (viewers.length > requests.length) viewers.pop().close();
-  while (viewers.length < requests.length) {
+  const shown = $("compare").checked && current.other ? [request, requestOf(current, current.other)] : [request];
+  while (viewers.length > shown.length) viewers.pop().element.remove();
+  while (viewers.length < shown.length) {
     viewers.push(new Viewer(actions));
     $("viewers").append(viewers.at(-1).element);
   }
-  $("viewers").classList.toggle("two", requests.length === 2);
+  $("viewers").classList.toggle("two", shown.length === 2);
   fillModels(models, current.version, current.other);
-  viewers.forEach((viewer, index) => viewer.show(requests[index]));
+  viewers.forEach((viewer, index) => viewer.show(shown[index]));
   showSidebar(request, settings, actions);
-  $("classes").replaceChildren(...classesOf(current.version).map((value) => make("option", { value })));
+  $("classes").replaceChildren(...classesOf(current).map((value) => make("option", { value })));
   $("undo").disabled = !canUndo();
   $("flag").checked = current.flagged;
   if ($("review")) {
@@ -196,28 +193,15 @@ function draw() {
   });
 }
 
-const another = (version) => models.find((model) => model.version !== version)?.version ?? null;
-const classesOf = (version) => models.find((model) => model.version === version)?.classes ?? [];
-const limitsOf = (version) => models.find((model) => model.version === version)?.limits ?? {};
+const modelOf = (version) => models.find((model) => model.version === version);
+const classesOf = (picture) => modelOf(picture.version)?.classes ?? [];
 
+/** Show a second model beside the first: the one given, or any other one. */
 function compareWith(version) {
-  current.other = version;
-  if ($("compare").checked && version && !current.requests.has(version)) send(current, version);
+  current.other = version ?? models.find((model) => model.version !== current.version)?.version ?? null;
+  if ($("compare").checked && current.other && !current.requests.has(current.other)) send(current, current.other);
   show();
 }
-
-watchSources(addPictures);
-watchEditor(classify);
-watchDownloads({
-  request: () => requestOf(current),
-  requests: () => pictures.map(requestOf).filter((request) => request.prediction),
-  classes: () => [...new Set(pictures.flatMap((picture) => classesOf(picture.version)))],
-  settings,
-  complain,
-});
-rememberToken(() => findModels(useModels));
-findModels(useModels);
-document.addEventListener("visibilitychange", () => document.hidden || findModels(useModels));
 
 function useModels(found) {
   models = found;
@@ -225,13 +209,25 @@ function useModels(found) {
   show();
 }
 
+watchSources(addPictures);
+watchDownloads({
+  request: () => requestOf(current),
+  requests: () => pictures.map((picture) => requestOf(picture)).filter((request) => request.prediction),
+  classes: () => [...new Set(pictures.flatMap(classesOf))],
+  settings,
+  complain,
+});
+rememberToken(() => findModels(useModels));
+findModels(useModels);
+document.addEventListener("visibilitychange", () => document.hidden || findModels(useModels));
+
 for (const name of ["threshold", "opacity", "wipe"]) {
   $(name).addEventListener("input", () => {
     settings[name] = Number($(name).value);
+    thresholdMoved ||= name === "threshold";
     draw();
   });
 }
-$("threshold").addEventListener("input", () => (thresholdMoved = true), { once: true });
 $("threshold").addEventListener("change", show); // update the thumbnails' counts when the slider rests
 for (const radio of document.getElementsByName("view")) {
   radio.addEventListener("change", () => {
@@ -247,9 +243,8 @@ $("flag").addEventListener("change", () => {
   show();
 });
 $("review")?.addEventListener("click", async () => {
-  const request = requestOf(current);
   try {
-    await sendForReview(request);
+    await sendForReview(requestOf(current));
     announce("Sent for review.");
     show();
   } catch (error) {
@@ -257,7 +252,7 @@ $("review")?.addEventListener("click", async () => {
   }
 });
 document.addEventListener("keydown", (event) => {
-  if (!current || event.target.matches("input:not([type=checkbox]), select, textarea")) return;
+  if (!current || event.target.matches("input:not([type=checkbox]), select")) return;
   const undoes = (event.ctrlKey || event.metaKey) && !event.shiftKey && event.key.toLowerCase() === "z";
   const listed = requestOf(current).prediction?.instances ?? []; // not what the second model found
   const strikes = ["Delete", "Backspace"].includes(event.key) && listed.includes(settings.highlight);
@@ -270,14 +265,14 @@ $("version").addEventListener("change", () => {
   current.version = $("version").value;
   if (current.other === current.version) current.other = null;
   if (!current.requests.has(current.version)) send(current, current.version);
-  if ($("compare").checked && !current.other) compareWith(another(current.version));
+  if (!current.other) compareWith(null);
   select(current);
 });
-$("compare").addEventListener("change", () => compareWith(current.other ?? another(current.version)));
+$("compare").addEventListener("change", () => compareWith(current.other));
 $("other").addEventListener("change", () => compareWith($("other").value));
 $("scale").addEventListener("change", () => {
   if (current?.version && Math.max(current.width, current.height) > LONG_SIDE) send(current, current.version);
 });
 setInterval(() => {
-  for (const viewer of viewers) if (busy(viewer.request)) viewer.progress.tick();
+  for (const { request, progress } of viewers) if (busy(request)) progress.show(request);
 }, 100);

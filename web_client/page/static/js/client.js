@@ -1,21 +1,47 @@
-// Prediction requests. Each keeps its own response, so a late one cannot end up with another picture.
+// The public API: its token, and prediction requests. Each keeps its own reply, so a late one cannot end up with
+// another picture.
+import { $ } from "./dom.js";
 import { Prediction } from "./prediction.js";
-import { authorization } from "./token.js";
 
 const PARALLEL = 2; // the model works on one at a time anyway
 const LOW_THRESHOLD = "0.05"; // ask for nearly everything: the slider then filters in the browser
+const TOKEN = "token";
 
 const waiting = [];
 let active = 0;
 
-/** A picture for one model version (null: no model is known yet). sent: {blob, width, height}. phase: waiting, uploading, thinking, done, failed, canceled. */
-export function newRequest(picture, version) {
-  return { picture, version, phase: "waiting", progress: 0, started: 0, elapsed: 0, sent: null, reply: null, prediction: null, error: null, xhr: null };
+/** Keep the visitor's token, where the server asks for one, while the tab is open; changed() is called after it is typed. */
+export function rememberToken(changed) {
+  const field = $("token");
+  if (!field) return;
+  field.value = sessionStorage.getItem(TOKEN) ?? "";
+  field.addEventListener("change", () => {
+    sessionStorage.setItem(TOKEN, field.value.trim());
+    changed();
+  });
 }
 
-export const busy = ({ phase }) => ["waiting", "uploading", "thinking"].includes(phase);
+/** The JSON of a reply. Throws an Error with a message for people, and the server's code. */
+export async function call(path, options = {}) {
+  const token = $("token")?.value.trim();
+  const headers = token ? { Authorization: `Bearer ${token}` } : {};
+  const response = await fetch(`/api/v1/${path}`, { ...options, headers }).catch(() => {
+    throw new Error("The page's server cannot be reached. Check the connection, then try again.");
+  });
+  const reply = await response.json().catch(() => null);
+  if (response.ok && reply) return reply;
+  const { message = "The server failed without giving a reason. Try again.", code } = reply?.error ?? {};
+  throw Object.assign(new Error(message), { code });
+}
 
-/** Queue a request; changed(request) is called whenever its phase or progress changes. */
+/** A picture for one model version (null: no model is known yet). sent: {blob, width, height}. phase: waiting, working, done, failed, canceled. */
+export function newRequest(picture, version) {
+  return { picture, version, phase: "waiting", started: 0, elapsed: 0, sent: null, reply: null, prediction: null, error: null, controller: new AbortController() };
+}
+
+export const busy = ({ phase }) => phase === "waiting" || phase === "working";
+
+/** Queue a request; changed(request) is called whenever its phase changes. */
 export function start(request, changed) {
   waiting.push([request, changed]);
   next();
@@ -24,7 +50,7 @@ export function start(request, changed) {
 export function cancel(request, changed) {
   if (!busy(request)) return;
   request.phase = "canceled";
-  request.xhr?.abort();
+  request.controller.abort();
   changed(request);
 }
 
@@ -35,79 +61,34 @@ function next() {
     active++;
     predict(request, changed).finally(() => {
       active--;
-      changed(request);
       next();
     });
   }
 }
 
-/** A form for /api/v1/predict. */
-function form({ picture, version, sent }, fields) {
-  const form = new FormData();
-  for (const [name, value] of Object.entries({ version, ...fields })) form.append(name, value);
-  form.append("image", sent.blob, picture.name);
-  return form;
+async function predict(request, changed) {
+  Object.assign(request, { phase: "working", started: performance.now() });
+  changed(request);
+  let outcome;
+  try {
+    const reply = await post(request, {});
+    outcome = { phase: "done", reply, prediction: new Prediction(reply), elapsed: performance.now() - request.started };
+  } catch (error) {
+    outcome = { phase: "failed", error: error.message, code: error.code };
+  }
+  if (request.phase === "canceled") return;
+  changed(Object.assign(request, outcome));
 }
 
 /** Let the server keep a picture for review. Throws an Error with a message for people. */
 export async function sendForReview(request) {
-  const body = form(request, { score_threshold: LOW_THRESHOLD, review: "wrong" });
-  const response = await fetch("/api/v1/predict", { method: "POST", body, headers: authorization() });
-  if (!response.ok) throw new Error((await response.json()).error.message);
+  await post(request, { review: "wrong" });
   request.reviewed = true;
 }
 
-async function predict(request, changed) {
-  const enter = (phase) => {
-    request.phase = phase;
-    changed(request);
-  };
-  request.started = performance.now();
-  enter("uploading");
-  try {
-    const { status, text } = await post(request, enter);
-    if (request.phase === "canceled") return;
-    request.elapsed = performance.now() - request.started;
-    const reply = parse(text);
-    if (status !== 200) {
-      request.code = reply?.error?.code;
-      throw new Error(reply?.error?.message ?? "The server failed without giving a reason. Try again.");
-    }
-    if (!reply?.instances) throw new Error("The model sent an unexpected answer. Try again.");
-    request.reply = reply;
-    request.prediction = new Prediction(reply);
-    request.phase = "done";
-  } catch (error) {
-    if (request.phase === "canceled") return;
-    request.error = error.message;
-    request.phase = "failed";
-  }
-}
-
-// XMLHttpRequest, because fetch reports no upload progress.
-function post(request, enter) {
-  return new Promise((done, failed) => {
-    const xhr = (request.xhr = new XMLHttpRequest());
-    xhr.open("POST", "/api/v1/predict");
-    for (const [name, value] of Object.entries(authorization())) xhr.setRequestHeader(name, value);
-    xhr.upload.onprogress = (event) => {
-      request.progress = event.lengthComputable ? event.loaded / event.total : 0;
-      if (request.phase === "uploading") enter("uploading");
-    };
-    xhr.upload.onload = () => {
-      if (request.phase === "uploading") enter("thinking");
-    };
-    xhr.onload = () => done({ status: xhr.status, text: xhr.responseText });
-    xhr.onabort = () => done({ status: 0, text: "" });
-    xhr.onerror = () => failed(new Error("The page's server cannot be reached. Check the connection, then try again."));
-    xhr.send(form(request, { score_threshold: LOW_THRESHOLD }));
-  });
-}
-
-function parse(text) {
-  try {
-    return JSON.parse(text);
-  } catch {
-    return null;
-  }
+function post({ picture, version, sent, controller }, fields) {
+  const body = new FormData();
+  for (const [name, value] of Object.entries({ version, score_threshold: LOW_THRESHOLD, ...fields })) body.append(name, value);
+  body.append("image", sent.blob, picture.name);
+  return call("predict", { method: "POST", body, signal: controller.signal });
 }

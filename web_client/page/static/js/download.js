@@ -1,6 +1,6 @@
 // Files to download: images at the size of the photo, data at the size that was sent to the model.
 import { canvas, lineWidth, paint, photoLayers, sprite } from "./render.js";
-import { $, announce } from "./dom.js";
+import { $, announce, make } from "./dom.js";
 import { zip } from "./zip.js";
 
 const stem = (request) => request.picture.name.replace(/\.[^.]*$/, "") || "picture";
@@ -36,16 +36,14 @@ function sizes(prediction, picture) {
 
 async function makeFile(kind, { request, requests, classes, settings }) {
   if (kind === "dataset") return { name: "dataset.zip", blob: await dataset(requests(), classes(), settings) };
-  const make = { overlay: view, splash: view, cutouts }[kind];
-  const [ending, blob] = await make(request(), settings, kind);
+  const maker = kind === "cutouts" ? cutouts : view;
+  const [ending, blob] = await maker(request(), settings, kind);
   return { name: `${stem(request())}_${ending}`, blob };
 }
 
 /** Let the browser save a file. */
 function save({ name, blob }) {
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(blob);
-  link.download = name;
+  const link = make("a", { href: URL.createObjectURL(blob), download: name });
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 60000);
 }
@@ -62,8 +60,7 @@ async function fullSize(request) {
 async function view(request, { threshold, opacity }, kind) {
   const { photo, spriteOf } = await fullSize(request);
   const drawn = canvas(photo.width, photo.height);
-  const layers = photoLayers(photo, photo.width, photo.height);
-  paint(drawn.getContext("2d"), layers, request.prediction.visible(threshold), spriteOf, { view: kind, opacity });
+  paint(drawn.getContext("2d"), photoLayers(photo), request.prediction.visible(threshold), spriteOf, { view: kind, opacity });
   return [`${kind}.png`, await png(drawn)];
 }
 

@@ -1,6 +1,6 @@
 // The model versions that are ready, and the two lists to choose from.
+import { call } from "./client.js";
 import { $, make } from "./dom.js";
-import { authorization } from "./token.js";
 
 const RETRY_MS = 5000;
 
@@ -11,32 +11,29 @@ let pending = false;
 export async function findModels(found) {
   if (pending) return;
   clearTimeout(timer);
-  const status = $("service-status");
   if ($("token") && !$("token").value) {
-    status.textContent = "Enter your token to begin.";
+    showStatus("Enter your token to begin.", "");
     return;
   }
   pending = true;
   try {
-    const response = await fetch("/api/v1/models", { headers: authorization() });
-    const { models, error } = await response.json();
-    if (response.status === 401) {
-      status.textContent = "This token is not valid.";
-      status.dataset.state = "bad";
-      return; // trying again with the same token would only count as another failure
-    }
-    if (!response.ok) throw new Error(error.message);
+    const { models } = await call("models");
     if (!models.length) throw new Error("No model is ready yet. This page keeps checking.");
-    status.textContent = models.length === 1 ? `${models[0].version} is ready` : `${models.length} models are ready`;
-    status.dataset.state = "good";
+    showStatus(models.length === 1 ? `${models[0].version} is ready` : `${models.length} models are ready`, "good");
     found(models);
   } catch (error) {
-    status.textContent = error instanceof TypeError ? "The page's server cannot be reached." : error.message;
-    status.dataset.state = "bad";
-    timer = setTimeout(findModels, RETRY_MS, found);
+    const refused = error.code === "token_required";
+    showStatus(refused ? "This token is not valid." : error.message, "bad");
+    // another try with the same token would only count as another failure
+    if (!refused) timer = setTimeout(findModels, RETRY_MS, found);
   } finally {
     pending = false;
   }
+}
+
+function showStatus(text, state) {
+  $("service-status").textContent = text;
+  $("service-status").dataset.state = state;
 }
 
 function label({ version, backbone, segm_AP: ap }) {

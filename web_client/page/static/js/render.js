@@ -64,19 +64,15 @@ function tint(context, color) {
   context.fillRect(0, 0, context.canvas.width, context.canvas.height);
 }
 
-/** The picture at a size, in color and in gray (by luminosity; every browser supports the blend mode). */
-export function photoLayers(picture, width, height) {
-  const photo = canvas(width, height);
-  const context = photo.getContext("2d");
-  context.imageSmoothingQuality = "high";
-  context.drawImage(picture, 0, 0, photo.width, photo.height);
-  const gray = canvas(width, height);
-  const grayContext = gray.getContext("2d");
-  grayContext.drawImage(photo, 0, 0);
-  grayContext.globalCompositeOperation = "saturation";
-  grayContext.fillStyle = "#808080";
-  grayContext.fillRect(0, 0, gray.width, gray.height);
-  return { photo, gray, scratch: canvas(width, height) };
+/** A picture (canvas or bitmap) in color and in gray (by luminosity; every browser supports the blend mode). */
+export function photoLayers(photo) {
+  const gray = canvas(photo.width, photo.height);
+  const context = gray.getContext("2d");
+  context.drawImage(photo, 0, 0);
+  context.globalCompositeOperation = "saturation";
+  context.fillStyle = "#808080";
+  context.fillRect(0, 0, gray.width, gray.height);
+  return { photo, gray, scratch: canvas(photo.width, photo.height) };
 }
 
 /**

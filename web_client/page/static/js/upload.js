@@ -3,15 +3,15 @@ import { $, megabytes } from "./dom.js";
 import { canvas } from "./render.js";
 
 export const LONG_SIDE = 2048; // of a scaled photo: masks come back at this size, whatever the input size of the model
-const PREVIEW_SIDE = 2560;
+const PREVIEW_SIDE = 1200; // drawn while a slider moves, also without a GPU; a small picture is enlarged up to twice
 
 /** Call add(files) for pictures from any source. */
 export function watchSources(add) {
+  const take = (files) => files.length && add([...files]);
   for (const id of ["file", "camera", "add"]) {
-    $(id).addEventListener("change", (event) => {
-      const files = [...event.target.files];
-      event.target.value = ""; // allows choosing the same file again
-      if (files.length) add(files);
+    $(id).addEventListener("change", ({ target }) => {
+      take(target.files);
+      target.value = ""; // allows choosing the same file again
     });
   }
   for (const button of document.querySelectorAll("[data-sample]")) {
@@ -22,25 +22,17 @@ export function watchSources(add) {
     });
   }
   $("upload").addEventListener("submit", (event) => event.preventDefault());
-  document.addEventListener("paste", (event) => {
-    const files = [...(event.clipboardData?.files ?? [])];
-    if (files.length) add(files);
+  document.addEventListener("paste", (event) => take(event.clipboardData.files));
+  const dragging = (value) => document.body.classList.toggle("dragging", value);
+  document.addEventListener("dragover", (event) => {
+    event.preventDefault();
+    dragging(event.dataTransfer.types.includes("Files"));
   });
-  let depth = 0; // dragenter and dragleave fire for every element on the way
-  const carriesFiles = (event) => [...(event.dataTransfer?.types ?? [])].includes("Files");
-  document.addEventListener("dragenter", (event) => {
-    if (carriesFiles(event) && ++depth) document.body.classList.add("dragging");
-  });
-  document.addEventListener("dragleave", (event) => {
-    if (carriesFiles(event) && --depth <= 0) document.body.classList.remove("dragging");
-  });
-  document.addEventListener("dragover", (event) => event.preventDefault());
+  document.addEventListener("dragleave", (event) => event.relatedTarget ?? dragging(false)); // null: it left the window
   document.addEventListener("drop", (event) => {
     event.preventDefault();
-    depth = 0;
-    document.body.classList.remove("dragging");
-    const files = [...(event.dataTransfer?.files ?? [])];
-    if (files.length) add(files);
+    dragging(false);
+    take(event.dataTransfer.files);
   });
 }
 
@@ -55,7 +47,7 @@ export async function openPicture(file) {
     throw new Error(`${name} is not a picture that this browser can open. Choose a JPEG, PNG or WebP.`);
   }
   const { width, height } = bitmap;
-  const preview = resized(bitmap, PREVIEW_SIDE);
+  const preview = resized(bitmap, PREVIEW_SIDE, 2);
   bitmap.close();
   return { preview, width, height };
 }
@@ -79,8 +71,8 @@ export async function prepareUpload(file, { width, height }, mayScale, { max_ima
   return { blob: file, width, height };
 }
 
-function resized(bitmap, side) {
-  const scale = Math.min(1, side / Math.max(bitmap.width, bitmap.height));
+function resized(bitmap, side, most = 1) {
+  const scale = Math.min(most, side / Math.max(bitmap.width, bitmap.height));
   const made = canvas(bitmap.width * scale, bitmap.height * scale);
   const context = made.getContext("2d");
   context.imageSmoothingQuality = "high";

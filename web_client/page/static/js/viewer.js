@@ -3,8 +3,6 @@ import { lineWidth, paint, photoLayers, sprite } from "./render.js";
 import { progressBox } from "./progress.js";
 import { make, objects, percent, pixels, seconds } from "./dom.js";
 
-const beside = matchMedia("(min-width: 62rem)"); // the sidebar stands beside the picture (workspace.css)
-
 export class Viewer {
   /** @param actions {hover(instance), pin(instance), cancel(request), retry(request), remove(picture)} */
   constructor(actions) {
@@ -16,61 +14,29 @@ export class Viewer {
     this.caption = make("figcaption", { className: "caption" });
     this.element = make("figure", { className: "viewer" }, this.frame, this.caption);
     this.sprites = new Map();
-    this.observer = new ResizeObserver(() => this.layout());
-    this.observer.observe(this.frame);
-    this.listen();
-  }
-
-  listen() {
     this.canvas.addEventListener("pointermove", (event) => this.point(event));
     this.canvas.addEventListener("pointerleave", () => this.point(null));
     this.canvas.addEventListener("click", (event) => {
       this.point(event);
-      this.actions.pin(this.under(event));
+      actions.pin(this.under(event));
     });
   }
 
-  close() {
-    this.observer.disconnect();
-    this.element.remove();
-  }
-
+  /** Show a request. The canvas has the size of the preview; the style sheet fits it into the frame. */
   show(request) {
-    if (this.request !== request || this.prediction !== request.prediction) {
-      this.request = request;
-      this.prediction = request.prediction;
-      this.tooltip.hidden = true;
-      this.layers = null;
-      this.sprites.clear();
-    }
     this.progress.show(request);
-    this.layout();
-  }
-
-  /** Fit the canvas into its frame; drop what was drawn for another size. */
-  layout() {
-    const preview = this.request?.picture.preview;
-    if (!preview) return;
-    const style = getComputedStyle(this.frame);
-    const roomX = this.frame.clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight);
-    const roomY = beside.matches ? this.frame.clientHeight - parseFloat(style.paddingTop) - parseFloat(style.paddingBottom) : 0.68 * innerHeight;
-    const fit = Math.min(roomX / preview.width, roomY / preview.height, 2);
-    if (!(fit > 0)) return;
-    const width = Math.round(preview.width * fit), height = Math.round(preview.height * fit);
-    const dots = Math.min(devicePixelRatio || 1, 2);
-    const { canvas } = this;
-    canvas.style.width = `${width}px`;
-    canvas.style.height = `${height}px`;
-    if (!this.layers || canvas.width !== Math.round(width * dots) || canvas.height !== Math.round(height * dots)) {
-      canvas.width = Math.round(width * dots);
-      canvas.height = Math.round(height * dots);
-      this.layers = photoLayers(preview, canvas.width, canvas.height);
-      this.sprites.clear();
+    if (this.request === request && this.prediction === request.prediction) return;
+    const { preview } = request.picture;
+    if (this.request?.picture !== request.picture) {
+      Object.assign(this.canvas, { width: preview.width, height: preview.height });
+      this.layers = photoLayers(preview);
     }
-    if (this.settings) this.draw(this.settings);
+    this.request = request;
+    this.prediction = request.prediction;
+    this.tooltip.hidden = true;
+    this.sprites.clear();
   }
 
-  /** An instance's sprite at screen size. */
   spriteOf = (instance) => {
     const { width, height } = this.canvas;
     if (!this.sprites.has(instance)) {
@@ -82,10 +48,8 @@ export class Viewer {
   /** @param settings {view, opacity, threshold, wipe, highlight} */
   draw(settings) {
     this.settings = settings;
-    if (!this.layers) return;
     const { canvas, layers, prediction } = this;
     const context = canvas.getContext("2d");
-    context.globalAlpha = 1;
     const visible = prediction ? prediction.visible(settings.threshold) : [];
     paint(context, layers, visible, this.spriteOf, prediction ? settings : { ...settings, view: "original" });
     const split = prediction ? Math.round(settings.wipe * canvas.width) : 0;
@@ -99,30 +63,27 @@ export class Viewer {
 
   describe(visible, { threshold }) {
     const { request, prediction } = this;
+    const { name } = request.picture;
     const found = prediction ? `${visible.length} ${objects(visible.length)}, ${percent(prediction.covered(threshold))} masked` : "";
-    this.canvas.setAttribute("aria-label", `${request.picture.name}${found && `: ${found}`}`);
-    const parts = [make("b", { textContent: request.picture.name }), make("span", { textContent: request.reply?.model?.version ?? request.version })];
-    if (found) parts.push(make("span", { textContent: found }));
     const inference = request.reply?.timings_ms?.inference;
-    if (inference !== undefined) parts.push(make("span", { textContent: `${seconds(inference)} inference` }));
-    this.caption.replaceChildren(...parts);
+    const parts = [request.reply?.model?.version ?? request.version, found, inference !== undefined && `${seconds(inference)} inference`];
+    this.canvas.setAttribute("aria-label", `${name}${found && `: ${found}`}`);
+    this.caption.replaceChildren(make("b", { textContent: name }), ...parts.filter(Boolean).map((textContent) => make("span", { textContent })));
   }
 
   under(event) {
     if (!event || !this.prediction) return null;
     const box = this.canvas.getBoundingClientRect();
     const x = (event.clientX - box.left) / box.width, y = (event.clientY - box.top) / box.height;
-    return this.prediction.at(x * this.prediction.width, y * this.prediction.height, this.settings.threshold);
+    return this.prediction.at(x * this.prediction.width, y * this.prediction.height, this.settings?.threshold);
   }
 
   point(event) {
     const instance = this.under(event);
     this.tooltip.hidden = !instance;
     if (instance) {
-      this.tooltip.replaceChildren(
-        make("b", { textContent: instance.class_name }),
-        `score ${instance.score.toFixed(2)} · ${pixels(instance.area)}`,
-      );
+      const text = `score ${instance.score.toFixed(2)} · ${pixels(instance.area)}`;
+      this.tooltip.replaceChildren(make("b", { textContent: instance.class_name }), text);
       const box = this.frame.getBoundingClientRect();
       const x = Math.min(event.clientX - box.left + 14, box.width - this.tooltip.offsetWidth - 4);
       const y = Math.min(event.clientY - box.top + 16, box.height - this.tooltip.offsetHeight - 4);
