@@ -14,17 +14,12 @@ from pathlib import Path
 from typing import Any
 
 
-def label_studio(config: str, predictions: list[dict[str, Any]]) -> dict[str, Any]:
-    """What its validation finds wrong, and its decoded brushes: {"errors", "brushes": [RGBA values, …]}."""
-    from label_studio_sdk.converter.brush import decode_rle
+def label_studio(config: str, predictions: list[dict[str, Any]]) -> list[list[str]]:
+    """What its validation finds wrong with each prediction."""
     from label_studio_sdk.label_interface import LabelInterface
 
     interface = LabelInterface(config)
-    values = [region["value"] for each in predictions for region in each["result"]]
-    return {
-        "errors": [interface.validate_prediction(each, return_errors=True) for each in predictions],
-        "brushes": [decode_rle(value["rle"]).tolist() for value in values if "rle" in value],
-    }
+    return [interface.validate_prediction(each, return_errors=True) for each in predictions]
 
 
 def cvat(url: str, file: str, picture: str, polygons: bool, threshold: float | None) -> list[dict[str, Any]]:

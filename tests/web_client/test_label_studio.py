@@ -14,13 +14,11 @@ import numpy as np
 import pytest
 from flask.testing import FlaskClient
 
-from finetune.data.formats.brush_rle import decode_brush
 from tests.web_client.conftest import ask_tools
 from tests.web_client.stub import Stub, balloon_picture, find_balloons
 from tests.web_client.test_errors import assert_error_shape
 from web_client.api import label_studio
 from web_client.app import create_app
-from web_client.client import decode_rle
 from web_client.errors import WebClientError
 from web_client.server.tokens import TokenFile
 
@@ -28,7 +26,7 @@ PHOTO = balloon_picture(300, 200, [(80, 100, 40), (200, 100, 30)])
 UPLOAD = "/data/upload/1/0123abcd-photo.png"
 CONFIG = """<View><Image name="img" value="$photo"/>
   <{0} name="tag" toName="img"><Label value="Balloon"/><Label value="cup"/></{0}></View>"""
-BRUSHES, POLYGONS = CONFIG.format("BrushLabels"), CONFIG.format("PolygonLabels")
+INTERFACE = CONFIG.format("PolygonLabels")
 
 
 class Studio(ThreadingHTTPServer):
@@ -93,7 +91,7 @@ def client(settings: dict[str, Any]) -> FlaskClient:
     return create_app(settings).test_client()
 
 
-def predict(client: FlaskClient, *addresses: object, config: str = BRUSHES) -> list[dict[str, Any]]:
+def predict(client: FlaskClient, *addresses: object, config: str = INTERFACE) -> list[dict[str, Any]]:
     tasks = [{"id": i, "data": {"photo": address}} for i, address in enumerate(addresses)]
     response = client.post("/label-studio/predict", json={"tasks": tasks, "label_config": config})
     assert response.status_code == 200
@@ -104,47 +102,28 @@ def predict(client: FlaskClient, *addresses: object, config: str = BRUSHES) -> l
 def test_connecting(client: FlaskClient) -> None:
     for path in ("/label-studio/", "/label-studio/health"):
         assert client.get(path).get_json()["status"] == "UP"
-    body = {"project": "1.2", "schema": BRUSHES, "hostname": "http://elsewhere", "access_token": "x"}
+    body = {"project": "1.2", "schema": INTERFACE, "hostname": "http://elsewhere", "access_token": "x"}
     assert client.post("/label-studio/setup", json=body).get_json() == {"model_version": "mobilenetv2_fpn"}
 
 
-def test_brushes_are_the_masks(client: FlaskClient, studio: Studio) -> None:
+def test_outlines_are_polygons_in_percent(client: FlaskClient, studio: Studio) -> None:
     (prediction,) = predict(client, UPLOAD)
     _, instances = find_balloons(PHOTO)
     assert prediction["model_version"] == "mobilenetv2_fpn"
     assert prediction["score"] == instances[-1]["score"]
     assert len(prediction["result"]) == len(instances) == 2
     for region, instance in zip(prediction["result"], instances, strict=True):
-        assert (region["type"], region["from_name"], region["to_name"]) == ("brushlabels", "tag", "img")
+        assert (region["type"], region["from_name"], region["to_name"]) == ("polygonlabels", "tag", "img")
         assert (region["original_width"], region["original_height"]) == (300, 200)
-        assert region["value"]["brushlabels"] == ["Balloon"]
-        assert (decode_brush(region["value"]["rle"], 300, 200) == decode_rle(instance["mask"])).all()
-    assert studio.seen == [(UPLOAD, "Token legacy")]
-
-
-def test_runs_longer_than_their_field_and_masks_at_the_corners() -> None:
-    for mask in (np.zeros((300, 400), bool), np.ones((300, 400), bool), np.eye(7, dtype=bool)):
-        height, width = mask.shape
-        assert (decode_brush(label_studio.encode_brush(mask), width, height) == mask).all()
-
-
-def test_polygons_are_in_percent(client: FlaskClient) -> None:
-    (prediction,) = predict(client, UPLOAD, config=POLYGONS)
-    for region, instance in zip(prediction["result"], find_balloons(PHOTO)[1], strict=True):
         assert region["value"]["polygonlabels"] == ["Balloon"]
         points = np.array(region["value"]["points"]) * (3, 2)
         assert [*points.min(0), *points.max(0)] == pytest.approx(instance["box"])
+    assert studio.seen == [(UPLOAD, "Token legacy")]
 
 
-@pytest.mark.parametrize("interface", [BRUSHES, POLYGONS], ids=["brushes", "polygons"])
-def test_label_studios_own_package_reads_it(client: FlaskClient, interface: str) -> None:
-    predictions = predict(client, UPLOAD, config=interface)
-    read = ask_tools("label_studio", config=interface, predictions=predictions)
-    assert read["errors"] == [[]]
-    masks = [np.reshape(values, (200, 300, 4))[..., 3] > 0 for values in read["brushes"]]
-    assert len(masks) == (2 if interface is BRUSHES else 0)
-    for mask, instance in zip(masks, find_balloons(PHOTO)[1], strict=False):
-        assert (mask == decode_rle(instance["mask"])).all()
+def test_label_studios_own_package_reads_it(client: FlaskClient) -> None:
+    predictions = predict(client, UPLOAD)
+    assert ask_tools("label_studio", config=INTERFACE, predictions=predictions) == [[]]
 
 
 @pytest.mark.parametrize(
@@ -228,13 +207,13 @@ def test_a_batch_ends_before_label_studio_gives_up(
     ("path", "body"),
     [
         ("setup", {"schema": "<View/>"}),
-        ("setup", {"schema": CONFIG.format("RectangleLabels")}),
+        ("setup", {"schema": CONFIG.format("BrushLabels")}),
         ("setup", {"schema": "<View"}),
-        ("setup", {"schema": f"<!--{'x' * 100_000}-->{BRUSHES}"}),
+        ("setup", {"schema": f"<!--{'x' * 100_000}-->{INTERFACE}"}),
         ("setup", {"schema": "<View>\ud800</View>"}),
         ("setup", []),
-        ("predict", {"tasks": [1], "label_config": BRUSHES}),
-        ("predict", {"tasks": {}, "label_config": BRUSHES}),
+        ("predict", {"tasks": [1], "label_config": INTERFACE}),
+        ("predict", {"tasks": {}, "label_config": INTERFACE}),
         ("predict", {"tasks": []}),
     ],
 )
@@ -246,10 +225,10 @@ def test_what_is_not_label_studios_is_refused(client: FlaskClient, path: str, bo
 
 def test_labels_that_the_project_lacks(client: FlaskClient) -> None:
     """Label Studio refuses a whole batch for one label that it does not know."""
-    (refused,) = predict(client, UPLOAD, config=BRUSHES.replace("Balloon", "mug"))
+    (refused,) = predict(client, UPLOAD, config=INTERFACE.replace("Balloon", "mug"))
     assert "no label for what was found: balloon" in refused["error"]["message"]
-    (aliased,) = predict(client, UPLOAD, config=BRUSHES.replace('"Balloon"', '"balloon" alias="b"'))
-    assert aliased["result"][0]["value"]["brushlabels"] == ["b"]
+    (aliased,) = predict(client, UPLOAD, config=INTERFACE.replace('"Balloon"', '"balloon" alias="b"'))
+    assert aliased["result"][0]["value"]["polygonlabels"] == ["b"]
 
 
 def test_it_is_off_by_default_and_needs_a_key(
@@ -278,6 +257,6 @@ def test_a_token_is_the_password(settings: dict[str, Any], tmp_path: Path) -> No
 
 def test_each_task_counts_as_a_picture(settings: dict[str, Any]) -> None:
     client = create_app(settings | {"RATE_LIMIT": "3 per minute"}).test_client()
-    body = {"tasks": [{"data": {}}] * 2, "label_config": BRUSHES}
+    body = {"tasks": [{"data": {}}] * 2, "label_config": INTERFACE}
     statuses = [client.post("/label-studio/predict", json=body).status_code for _ in range(2)]
     assert statuses == [200, 429]

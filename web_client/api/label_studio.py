@@ -1,7 +1,7 @@
 """Label Studio's ML backend (https://labelstud.io/guide/ml), where ``--label-studio`` names a Label Studio.
 
-It asks ``health`` and ``setup`` when it connects, and ``predict`` for pre-annotations. Each prediction is written as
-the project's labeling interface has it: as brushes or as polygons, whichever control comes first.
+It asks ``health`` and ``setup`` when it connects, and ``predict`` for pre-annotations, which are polygons: unlike
+brushes, their outlines can be corrected point by point.
 """
 
 from __future__ import annotations
@@ -11,16 +11,13 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 from xml.etree import ElementTree
 
-import numpy as np
 from flask import Blueprint, Flask, Response, current_app, g, jsonify, request
 
 from web_client.api.routes import torchserve
 from web_client.backend.label_studio import LabelStudio
-from web_client.client import decode_rle
 from web_client.errors import ApiError, WebClientError, unexpected_answer
 
 log = logging.getLogger("web_client")
@@ -30,7 +27,6 @@ SECONDS = 80
 """For one batch. Label Studio gives up after 100 and then keeps nothing of it."""
 MAX_TASKS = 200  # in one batch; the answer is built in memory
 MAX_CONFIG = 100_000  # characters of a labeling interface
-BRUSH, POLYGON = "BrushLabels", "PolygonLabels"
 
 
 def register(app: Flask) -> None:
@@ -44,8 +40,7 @@ def register(app: Flask) -> None:
     key = os.environ.get("LABEL_STUDIO_API_KEY", "").strip()
     if not key:
         raise WebClientError("set LABEL_STUDIO_API_KEY: Label Studio hands out its pictures only to users")
-    limits = app.config["MAX_BYTES"], app.config["MAX_PIXELS"]
-    app.extensions["label_studio"] = LabelStudio(app.config["LABEL_STUDIO"], key, *limits)
+    app.extensions["label_studio"] = LabelStudio(app.config["LABEL_STUDIO"], key, app.config["MAX_BYTES"])
     app.register_blueprint(blueprint)
 
 
@@ -53,75 +48,52 @@ def register(app: Flask) -> None:
 class Interface:
     """The part of a project's labeling interface that predictions refer to."""
 
-    kind: str  # the control's tag, BrushLabels or PolygonLabels
-    control: str  # its name
+    control: str  # the name of its PolygonLabels
     image: str  # the name of its picture
     key: str  # the picture's key in a task's data
     labels: Mapping[str, str]  # class name in lower case → label
 
     @classmethod
     def read(cls, config: object) -> Interface:
-        """Read the XML; raises ApiError if it has no control for masks."""
+        """Read the XML; raises ApiError if it has no PolygonLabels for a picture."""
         try:
             # expat lets entities grow a hundredfold, so the text must be short
             root = ElementTree.fromstring(str(config)[:MAX_CONFIG])  # noqa: S314
         except (ElementTree.ParseError, ValueError):
             root = ElementTree.Element("View")
         images = {tag.get("name"): tag.get("value", "").removeprefix("$") for tag in root.iter("Image")}
-        for tag in root.iter():
+        for tag in root.iter("PolygonLabels"):
             image = tag.get("toName", "")
-            if tag.tag in (BRUSH, POLYGON) and image in images:
+            if image in images:
                 names = [(label.get("value", ""), label.get("alias")) for label in tag.iter("Label")]
                 labels = {value.casefold(): alias or value for value, alias in names}
-                return cls(tag.tag, tag.get("name", ""), image, images[image], labels)
-        message = f"The labeling interface needs {BRUSH} or {POLYGON} for an Image."
+                return cls(tag.get("name", ""), image, images[image], labels)
+        message = "The labeling interface needs PolygonLabels for an Image."
         raise ApiError(400, "invalid_option", message, "label_config")
 
     def regions(self, prediction: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-        """What Label Studio calls regions: one for each brush or outline."""
-        size = prediction["image"]
+        """What Label Studio calls regions: one for each outline; points are in percent of the picture."""
+        width, height = prediction["image"]["width"], prediction["image"]["height"]
         for instance in prediction["instances"]:
             label = self.labels.get(instance["class_name"].casefold())
             if label is None:
                 continue
-            for part, value in enumerate(_values(instance["mask"])):
+            for part, outline in enumerate(instance["mask"]["polygons"]):
+                points = [
+                    [100 * x / width, 100 * y / height]
+                    for x, y in zip(outline[::2], outline[1::2], strict=True)
+                ]
                 yield {
                     "id": f"{instance['id']}-{part}",
-                    "type": self.kind.lower(),
+                    "type": "polygonlabels",
                     "from_name": self.control,
                     "to_name": self.image,
-                    "original_width": size["width"],
-                    "original_height": size["height"],
+                    "original_width": width,
+                    "original_height": height,
                     "image_rotation": 0,
                     "score": instance["score"],
-                    "value": value | {self.kind.lower(): [label]},
+                    "value": {"points": points, "closed": True, "polygonlabels": [label]},
                 }
-
-
-def _values(mask: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """A mask of Contract 2 as one brush, or as one polygon for each outline."""
-    if "counts" in mask:
-        yield {"format": "rle", "rle": encode_brush(decode_rle(mask))}
-    height, width = mask["size"]
-    for outline in mask.get("polygons", []):
-        yield {"points": (np.reshape(outline, (-1, 2)) / (width, height) * 100).tolist(), "closed": True}
-
-
-def encode_brush(mask: np.ndarray) -> list[int]:
-    """A mask (H, W) bool as the bytes of a brush.
-
-    They are a stream of bits (https://github.com/thi-ng/umbrella, package rle-pack) over the values of RGBA pixels: 32
-    for the number of values, 5 for their width less one, four times 4 for the widths of run lengths less one; then per
-    run a 1, 2 for the width, the length less one, and the value.
-    """
-    pixels = mask.ravel()
-    edges = [0, *(4 * np.flatnonzero(pixels[1:] != pixels[:-1]) + 4).tolist(), 4 * pixels.size]
-    bits = [f"{4 * pixels.size:032b}", "00111", "0011", "0111", "1011", "1111"]
-    for start, stop in pairwise(edges):
-        for begin in range(start, stop, 1 << 16):
-            length = min(stop - begin, 1 << 16)
-            bits.append(f"111{length - 1:016b}" + ("1" * 8 if pixels[start // 4] else "0" * 8))
-    return np.packbits(np.frombuffer("".join(bits).encode(), np.uint8) - ord("0")).tolist()
 
 
 def document() -> dict[str, Any]:
@@ -174,8 +146,7 @@ def _prediction(task: Mapping[str, Any], interface: Interface) -> dict[str, Any]
     studio: LabelStudio = current_app.extensions["label_studio"]
     data = task.get("data")
     picture = studio.picture(str(data.get(interface.key) if isinstance(data, dict) else ""))
-    options = {"mask_format": "polygon" if interface.kind == POLYGON else "rle"}
-    reply = torchserve().predict(picture, None, options, g.request_id)
+    reply = torchserve().predict(picture, None, {"mask_format": "polygon"}, g.request_id)
     try:
         answer = reply.json()
         regions = list(interface.regions(answer))

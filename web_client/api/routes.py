@@ -17,7 +17,7 @@ import yaml
 from flask import Blueprint, Response, current_app, g, jsonify, render_template, request
 
 from web_client import review
-from web_client.api.uploads import MAX_PICTURES, Picture, read_pictures
+from web_client.api.uploads import MAX_PICTURES, Picture, uploaded_pictures
 from web_client.backend.torchserve import TorchServe
 from web_client.errors import ApiError, unexpected_answer
 
@@ -32,11 +32,6 @@ def torchserve() -> TorchServe:
     """The app's TorchServe client."""
     client: TorchServe = current_app.extensions["torchserve"]
     return client
-
-
-def uploaded_pictures(most: int) -> list[Picture]:
-    """The current request's pictures, within the app's limits."""
-    return read_pictures(request, current_app.config["MAX_BYTES"], current_app.config["MAX_PIXELS"], most)
 
 
 def requested_version() -> str | None:

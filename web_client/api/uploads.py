@@ -6,7 +6,7 @@ import io
 from dataclasses import dataclass
 from pathlib import PurePath
 
-from flask import Request
+from flask import Request, current_app, request
 from PIL import Image
 
 from web_client.errors import ApiError, too_many_bytes
@@ -32,9 +32,12 @@ class Picture:
     media_type: str
 
 
-def read_pictures(request: Request, max_bytes: int, max_pixels: int, most: int) -> list[Picture]:
-    """The ``image`` fields of a multipart request, at least one; raises ApiError if one is missing, empty, too large
-    or not a picture."""
+def uploaded_pictures(most: int) -> list[Picture]:
+    """The ``image`` fields of the current request, at least one.
+
+    Raises:
+        ApiError: one is missing, empty, too large or not a picture, or they are more than ``most``.
+    """
     files = request.files.getlist("image")
     if not files and request.mimetype != "multipart/form-data":
         message = "Send the picture as a form (multipart/form-data), in a field named image."
@@ -44,38 +47,34 @@ def read_pictures(request: Request, max_bytes: int, max_pixels: int, most: int) 
     if not chosen:
         raise ApiError(400, "missing_image", "No picture came with this request. Choose one first.", "image")
     if len(chosen) > most:
-        message = (
-            f"At most {most} picture{'s' * (most > 1)} can be sent at once, and these are {len(chosen)}."
-        )
+        message = f"Pictures in this request: {len(chosen)}. At most {most} can be sent at once."
         raise ApiError(400, "too_many_pictures", message, "image")
-    return [
-        check_picture(data, PurePath(name or "").name or "picture", max_bytes, max_pixels)
-        for name, data in chosen
-    ]
+    return [check_picture(data, PurePath(name or "").name or "picture") for name, data in chosen]
 
 
-def check_picture(data: bytes, name: str, max_bytes: int, max_pixels: int) -> Picture:
-    """Check the size and the header; only the model decodes pixels."""
+def check_picture(data: bytes, name: str) -> Picture:
+    """Check size and header against the app's limits; only the model decodes pixels."""
     if not data:
         raise ApiError(400, "empty_image", "This file is empty (0 bytes). Choose another one.", "image")
-    if len(data) > max_bytes:
-        raise too_many_bytes(max_bytes)
+    if len(data) > current_app.config["MAX_BYTES"]:
+        raise too_many_bytes(current_app.config["MAX_BYTES"])
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            width, height = image.size
-            media_type = Image.MIME[str(image.format)]
+            (width, height), kind = image.size, str(image.format)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise _too_many_pixels(max_pixels) from None
+        raise _too_many_pixels("far too many") from None
     except Exception:
         # Pillow's readers raise many kinds of errors on broken headers.
         message = "This file is not a picture that we can read. Choose a JPEG, PNG, WebP, GIF, BMP or TIFF."
         raise ApiError(415, "unsupported_media_type", message, "image") from None
-    if width * height > max_pixels:
-        raise _too_many_pixels(max_pixels, width, height)
-    return Picture(data, name, media_type)
+    if width * height > current_app.config["MAX_PIXELS"]:
+        raise _too_many_pixels(f"{width} × {height}")
+    return Picture(data, name, Image.MIME[kind])
 
 
-def _too_many_pixels(limit: int, width: int = 0, height: int = 0) -> ApiError:
-    has = f"This picture has {width} × {height} pixels" if width else "This picture has far too many pixels"
-    message = f"{has}; the limit is {limit / 1e6:g} million. Make it smaller and send it again."
+def _too_many_pixels(has: str) -> ApiError:
+    limit = current_app.config["MAX_PIXELS"] / 1e6
+    message = (
+        f"This picture has {has} pixels; the limit is {limit:g} million. Make it smaller and send it again."
+    )
     return ApiError(422, "too_many_pixels", message, "image")

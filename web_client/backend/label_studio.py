@@ -20,13 +20,12 @@ class LabelStudio:
         url: its address. A task that names another one is refused, and redirects are not followed, so the key goes
             nowhere else.
         key: a personal access token, which is a JWT, or a legacy token.
-        max_bytes, max_pixels: limits of a picture.
+        max_bytes: of a picture.
     """
 
-    def __init__(self, url: str, key: str, max_bytes: int, max_pixels: int) -> None:
+    def __init__(self, url: str, key: str, max_bytes: int) -> None:
         self.url = url.rstrip("/")
         self.max_bytes = max_bytes
-        self.max_pixels = max_pixels
         self._key = key
         self._session = requests.Session()
         self._session.trust_env = False  # .netrc would replace the key
@@ -46,7 +45,7 @@ class LabelStudio:
         except requests.RequestException as error:
             kind = type(error).__name__
             raise _missing(502, f"Label Studio at {self.url} does not answer ({kind}).") from None
-        return check_picture(bytes(data), "picture", self.max_bytes, self.max_pixels)
+        return check_picture(bytes(data), "picture")
 
     def _authorization(self) -> str:
         """The header's value. A personal access token is exchanged for an access token, which lives for minutes."""

@@ -11,8 +11,8 @@ from urllib.parse import quote
 from flask import Blueprint, Response, abort, current_app, g, jsonify, render_template, request
 from markupsafe import Markup, escape
 
-from web_client.api.routes import requested_version, torchserve, uploaded_pictures
-from web_client.api.uploads import Picture, check_picture
+from web_client.api.routes import requested_version, torchserve
+from web_client.api.uploads import Picture, check_picture, uploaded_pictures
 from web_client.errors import ApiError, unexpected_answer
 
 blueprint = Blueprint("page", __name__)
@@ -60,9 +60,8 @@ def result() -> str:
     except (ValueError, LookupError, TypeError):
         raise unexpected_answer() from None
     file_name = PurePath(picture.name).stem + "_overlay.svg"
-    return render_template(
-        "result.html", reply=reply, overlay=overlay, file_name=file_name, threshold=threshold
-    )
+    values = {"reply": reply, "overlay": overlay, "file_name": file_name, "threshold": threshold}
+    return render_template("result.html", **values)
 
 
 def _overlay(picture: Picture, reply: dict[str, Any]) -> str:
@@ -79,10 +78,8 @@ def _overlay(picture: Picture, reply: dict[str, Any]) -> str:
 def _sample(name: str) -> Picture:
     if name not in SAMPLES:
         abort(404)
-    data = (STATIC / "samples" / f"{name}.webp").read_bytes()
-    return check_picture(
-        data, f"{name}.webp", current_app.config["MAX_BYTES"], current_app.config["MAX_PIXELS"]
-    )
+    path = STATIC / "samples" / f"{name}.webp"
+    return check_picture(path.read_bytes(), path.name)
 
 
 @blueprint.get("/healthz")
