@@ -7,8 +7,8 @@ from typing import Any
 
 from flask import Flask
 
-from web_client import config, errors, review
-from web_client.api import label_studio
+from web_client import config, errors
+from web_client.api import label_studio, review
 from web_client.api import routes as api
 from web_client.api.uploads import MemoryRequest
 from web_client.backend.torchserve import TorchServe

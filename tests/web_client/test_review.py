@@ -17,12 +17,12 @@ from flask.testing import FlaskClient
 
 from tests.web_client.stub import Stub, balloon_picture
 from tests.web_client.test_errors import assert_error_shape
-from web_client import review
+from web_client.api import review
+from web_client.api.review import ReviewStore
 from web_client.api.routes import score_threshold
 from web_client.api.uploads import Picture
 from web_client.app import create_app
 from web_client.errors import WebClientError
-from web_client.review import ReviewStore
 
 SURE = balloon_picture(120, 90)  # one object with a score of 0.95
 UNSURE = balloon_picture(

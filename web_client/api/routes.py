@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 from flask import Blueprint, Response, current_app, g, jsonify, render_template, request
 
-from web_client import review
+from web_client.api import review
 from web_client.api.uploads import MAX_PICTURES, Picture, uploaded_pictures
 from web_client.backend.torchserve import TorchServe
 from web_client.errors import ApiError, unexpected_answer

@@ -11,8 +11,8 @@ from finetune.data.dataset import class_names, read_photos
 from finetune.data.formats import FORMATS
 from tests.finetune.data.samples import run, via_folder
 from tests.web_client.stub import balloon_picture, find_balloons, reply_for
+from web_client.api.review import ReviewStore
 from web_client.api.uploads import Picture
-from web_client.review import ReviewStore
 
 
 @pytest.fixture
