@@ -1,6 +1,6 @@
 """Turn the review store of `maskrcnn web --review` into photos that a tool opens with the model's answers drawn in.
 
-``web_client/review.py`` describes the store.
+``web_client/api/review.py`` describes the store.
 """
 
 from functools import partial
