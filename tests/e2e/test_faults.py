@@ -26,9 +26,8 @@ from tests.e2e.callers import Callers
 from tests.e2e.conftest import page_config
 from tests.torchserve_fixture import FREE_PORTS, RunningTorchServe, running_torchserve, serve, toy_archive
 from tests.toy_models import write_run
-from tests.web_client.conftest import serving
+from tests.web_client.conftest import assert_error_shape, serving
 from tests.web_client.stub import balloon_picture
-from tests.web_client.test_errors import assert_error_shape
 from web_client.app import create_app
 
 pytestmark = pytest.mark.e2e

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,9 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 from waitress import wasyncore
+from werkzeug.test import TestResponse
 
-from tests.web_client.stub import Stub, running_stub
+from tests.web_client.stub import Stub, balloon_picture, running_stub
 from web_client.app import create_app
 from web_client.server.listener import address, create_server
 
@@ -68,8 +71,44 @@ def app(config: dict[str, Any]) -> Flask:
 
 
 @pytest.fixture
+def make_client(config: dict[str, Any]) -> Callable[..., FlaskClient]:
+    """Makes a test client of an app with the given settings."""
+    return lambda **settings: create_app(config | settings).test_client()
+
+
+@pytest.fixture
 def client(app: Flask) -> FlaskClient:
     return app.test_client()
+
+
+def send(
+    client: FlaskClient,
+    picture: bytes | None = None,
+    path: str = "/api/v1/predict",
+    headers: dict[str, str] | None = None,
+    name: str = "party.png",
+    **form: Any,
+) -> TestResponse:
+    """Post a picture as a form; by default one with a single object."""
+    data = balloon_picture() if picture is None else picture
+    return client.post(path, data={**form, "image": (io.BytesIO(data), name)}, headers=headers)
+
+
+def assert_error_shape(body: Any) -> None:
+    assert list(body) == ["error"]
+    assert set(body["error"]) == {"code", "message", "field"}
+    assert re.fullmatch(r"[a-z_]+", body["error"]["code"])
+    assert re.fullmatch(r"[A-Z].*\.", body["error"]["message"], re.S)
+
+
+def refusal(response: TestResponse, status: int, code: str) -> dict[str, Any]:
+    """The error of a response, after checking its shape, status, code and, where one is due, Retry-After."""
+    body = response.get_json()
+    assert_error_shape(body)
+    error: dict[str, Any] = body["error"]
+    assert (response.status_code, error["code"]) == (status, code)
+    assert status not in (429, 503) or int(response.headers["Retry-After"]) > 0
+    return error
 
 
 @contextmanager

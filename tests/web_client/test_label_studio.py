@@ -14,9 +14,8 @@ import numpy as np
 import pytest
 from flask.testing import FlaskClient
 
-from tests.web_client.conftest import ask_tools
+from tests.web_client.conftest import ask_tools, assert_error_shape
 from tests.web_client.stub import Stub, balloon_picture, find_balloons
-from tests.web_client.test_errors import assert_error_shape
 from web_client.api import label_studio
 from web_client.app import create_app
 from web_client.errors import WebClientError

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
+from tests.web_client.conftest import assert_error_shape
 from tests.web_client.stub import Stub, balloon_picture
-from tests.web_client.test_errors import assert_error_shape
 from web_client.api import review
 from web_client.api.review import ReviewStore
 from web_client.api.routes import score_threshold

@@ -22,9 +22,8 @@ import pytest
 import requests
 from click.testing import CliRunner
 
-from tests.web_client.conftest import serving
+from tests.web_client.conftest import assert_error_shape, serving
 from tests.web_client.stub import Stub, balloon_picture
-from tests.web_client.test_errors import assert_error_shape
 from web_client import config
 from web_client.app import create_app
 from web_client.cli import web

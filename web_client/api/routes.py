@@ -119,7 +119,7 @@ def _review(picture: Picture, answer: dict[str, Any], flagged: bool) -> None:
         log.error("%s not kept for review: %s", g.request_id, error)
         if flagged:
             message = "The picture could not be kept for review. Tell the server's operator."
-            raise ApiError(503, "review_unavailable", message, "review") from None
+            raise ApiError(503, "review_unavailable", message, "review", 60) from None
 
 
 @blueprint.get("/v1/models")

@@ -142,7 +142,7 @@ class TorchServe:
             if _key_refused(response):
                 log.error("TorchServe refuses the %s key of %s, and it was not renewed", kind, self.keys.path)
                 message = "The service has lost access to the model. Your picture is fine; tell the operator."
-                raise ApiError(503, "service_key", message)
+                raise ApiError(503, "service_key", message, retry_after=30)
         return response
 
     def _send(
