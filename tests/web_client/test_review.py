@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import stat
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from urllib.parse import parse_qsl
 
 import pytest
 from flask.testing import FlaskClient
 
-from tests.web_client.conftest import assert_error_shape
+from tests.web_client import conftest
+from tests.web_client.conftest import refusal
 from tests.web_client.stub import Stub, balloon_picture
 from web_client.api import review
 from web_client.api.review import ReviewStore
 from web_client.api.routes import score_threshold
 from web_client.api.uploads import Picture
-from web_client.app import create_app
 from web_client.errors import WebClientError
 
 SURE = balloon_picture(120, 90)  # one object with a score of 0.95
 UNSURE = balloon_picture(
     300, 200, [(30 + 50 * i, 100, 20) for i in range(5)]
 )  # scores from 0.95 down to 0.51
+send = partial(conftest.send, name="a secret name.png", score_threshold="0.05")
 
 
 @pytest.fixture
@@ -36,13 +38,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def client(config: dict[str, Any], folder: Path) -> FlaskClient:
-    return create_app(config | {"REVIEW": str(folder)}).test_client()
-
-
-def send(client: FlaskClient, picture: bytes = SURE, **form: str) -> Any:
-    data = {"image": (io.BytesIO(picture), "a secret name.png"), "score_threshold": "0.05"}
-    return client.post("/api/v1/predict", data=data | form)
+def client(make_client: Callable[..., FlaskClient], folder: Path) -> FlaskClient:
+    return make_client(REVIEW=str(folder))
 
 
 def kept(folder: Path) -> list[tuple[str, bytes]]:
@@ -52,9 +49,9 @@ def kept(folder: Path) -> list[tuple[str, bytes]]:
 
 
 def test_what_is_uncertain_or_flagged_is_kept(client: FlaskClient, folder: Path) -> None:
-    answers = [send(client).get_json(), send(client, UNSURE).get_json()]
+    answers = [send(client, each).get_json() for each in (SURE, UNSURE)]
     assert kept(folder) == [("uncertain", UNSURE)]
-    assert send(client, review="wrong").get_json()["instances"] == answers[0]["instances"]
+    assert send(client, SURE, review="wrong").get_json()["instances"] == answers[0]["instances"]
     assert kept(folder) == [("uncertain", UNSURE), ("wrong", SURE)]
     (path,) = folder.glob("*-uncertain/answer.json")
     content = json.loads(path.read_text())
@@ -72,7 +69,9 @@ def test_a_flagged_picture_stays_flagged(client: FlaskClient, folder: Path) -> N
     assert kept(folder) == [("wrong", UNSURE)]
 
 
-def test_nobody_else_can_read_it(client: FlaskClient, folder: Path, config: dict[str, Any]) -> None:
+def test_nobody_else_can_read_it(
+    client: FlaskClient, folder: Path, make_client: Callable[..., FlaskClient]
+) -> None:
     send(client, UNSURE)
     paths = [folder, *folder.rglob("*")]
     assert len(paths) == 5
@@ -80,39 +79,30 @@ def test_nobody_else_can_read_it(client: FlaskClient, folder: Path, config: dict
     assert {stat.S_IMODE(path.stat().st_mode) for path in paths if path.is_file()} == {0o600}
     folder.chmod(0o750)
     with pytest.raises(WebClientError, match="run `chmod 700"):
-        create_app(config | {"REVIEW": str(folder)})
+        make_client(REVIEW=str(folder))
     with pytest.raises(WebClientError, match="cannot be used"):
-        create_app(config | {"REVIEW": str(next(folder.rglob("answer.json")))})
+        make_client(REVIEW=str(next(folder.rglob("answer.json"))))
 
 
 @pytest.mark.parametrize(
-    "form",
-    [
-        {"review": "right"},
-        {"review": "wrong", "output": "overlay"},
-        {"review": "wrong", "mask_format": "png"},
-    ],
+    "form", ["review=right", "review=wrong&output=overlay", "review=wrong&mask_format=png"]
 )
 def test_a_flag_that_cannot_be_honored_is_refused(
-    client: FlaskClient, folder: Path, stub: Stub, form: dict[str, str]
+    client: FlaskClient, folder: Path, stub: Stub, form: str
 ) -> None:
-    response = send(client, **form)
-    assert response.status_code == 400
-    assert_error_shape(response.get_json())
-    assert "takes the value wrong" in response.get_json()["error"]["message"]
+    error = refusal(send(client, SURE, **dict(parse_qsl(form))), 400, "invalid_option")
+    assert "takes the value wrong" in error["message"]
     assert stub.requests == kept(folder) == []
 
 
-def test_without_a_store_nothing_is_kept(config: dict[str, Any]) -> None:
-    client = create_app(config).test_client()
-    assert send(client, UNSURE).status_code == 200
-    response = send(client, review="wrong")
-    assert response.status_code == 400
-    assert "keeps no pictures" in response.get_json()["error"]["message"]
-
-
-def test_the_page_says_which_it_is(client: FlaskClient, config: dict[str, Any]) -> None:
-    on, off = client.get("/").text, create_app(config).test_client().get("/").text
+def test_without_a_store_nothing_is_kept_and_the_page_says_so(
+    client: FlaskClient, make_client: Callable[..., FlaskClient]
+) -> None:
+    without = make_client()
+    assert send(without, UNSURE).status_code == 200
+    error = refusal(send(without, SURE, review="wrong"), 400, "invalid_option")
+    assert "keeps no pictures" in error["message"]
+    on, off = client.get("/").text, without.get("/").text
     assert "for up to 30 days" in on
     assert "are not stored. JPEG" in off
     assert 'id="review"' in on
@@ -128,9 +118,7 @@ def test_a_store_that_cannot_be_written_spoils_no_prediction(
     monkeypatch.setattr(review, "_write", full)
     assert send(client, UNSURE).status_code == 200
     assert "not kept for review: [Errno 28]" in caplog.text
-    response = send(client, review="wrong")
-    assert response.status_code == 503
-    assert response.get_json()["error"]["code"] == "review_unavailable"
+    refusal(send(client, SURE, review="wrong"), 503, "review_unavailable")
     assert [path.name for path in folder.iterdir()] == [review.LOCK]  # nothing half written
 
 

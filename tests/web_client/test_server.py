@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import logging
 import os
@@ -21,8 +20,9 @@ import click
 import pytest
 import requests
 from click.testing import CliRunner
+from flask.testing import FlaskClient
 
-from tests.web_client.conftest import assert_error_shape, serving
+from tests.web_client.conftest import assert_error_shape, send, serving
 from tests.web_client.stub import Stub, balloon_picture
 from web_client import config
 from web_client.app import create_app
@@ -48,6 +48,11 @@ def _watch(event: str, arguments: tuple[Any, ...]) -> None:
 sys.addaudithook(_watch)
 
 
+def post(url: str, picture: bytes | None = None, **options: Any) -> requests.Response:
+    data = balloon_picture() if picture is None else picture
+    return requests.post(url, files={"image": ("a.png", data)}, timeout=20, **options)
+
+
 def test_no_upload_and_no_answer_touches_the_disk(config: dict[str, Any], stub: Stub) -> None:
     global _watching
     with serving(create_app(config)) as url:
@@ -56,27 +61,21 @@ def test_no_upload_and_no_answer_touches_the_disk(config: dict[str, Any], stub: 
         _opened.clear()
         _watching = True
         try:
-            page = requests.post(
-                url + "/", files={"image": ("a.bmp", LARGE)}, headers={"Accept": "text/html"}, timeout=20
-            )
-            reply = requests.post(url + "/api/predict", files={"image": ("a.bmp", LARGE)}, timeout=20)
+            answers = [post(url + path, LARGE) for path in ("/", "/api/predict")]
             Path(os.devnull).open("w").close()
         finally:
             _watching = False
-    assert page.status_code == 200
-    assert reply.status_code == 200
+    assert [answer.status_code for answer in answers] == [200, 200]
     assert stub.requests[-1]["bytes"] == LARGE
     assert _opened == [os.devnull]  # the watch works, and saw nothing else
 
 
 def test_log_has_ids_and_times_but_no_names_keys_or_pictures(
-    config: dict[str, Any], stub: Stub, caplog: pytest.LogCaptureFixture
+    client: FlaskClient, stub: Stub, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    client = create_app(config).test_client()
     stub.expire_keys()
-    form = {"image": (io.BytesIO(balloon_picture()), "my_secret_party.png")}
-    client.post("/api/predict?private=1", data=form, headers={"X-Request-ID": "id-77"})
+    send(client, None, "/api/predict?private=1", {"X-Request-ID": "id-77"}, "my_secret_party.png")
     ours = "\n".join(record.getMessage() for record in caplog.records if record.name == "web_client")
     assert re.search(r"id-77 POST /api/predict 200 \d+ ms \d+ bytes", ours)
     assert "renewing" in ours
@@ -90,8 +89,7 @@ def test_access_log_is_json_lines(config: dict[str, Any], tmp_path: Path) -> Non
     header = {"Authorization": f"Bearer {tokens.add('anna')}", "X-Request-ID": "id-78"}
     app = create_app(config | {"ACCESS_LOG": str(path), "TOKEN_FILE": str(tokens.path)})
     client = app.test_client()
-    form = {"image": (io.BytesIO(balloon_picture()), "my_secret_party.png")}
-    response = client.post("/api/predict?private=1", data=form, headers=header)
+    response = send(client, None, "/api/predict?private=1", header, "my_secret_party.png")
     path.rename(tmp_path / "access.log.1")
     client.get("/secret/nowhere")
     app.extensions["access_log"].close()
@@ -116,17 +114,29 @@ def test_an_access_log_that_cannot_be_written_is_one_sentence(tmp_path: Path) ->
     )
 
 
+def connect(url: str, length: int) -> socket.socket:
+    """A connection with the head of an upload."""
+    host, port = url.removeprefix("http://").split(":")
+    connection = socket.create_connection((host, int(port)), timeout=5)
+    connection.sendall(f"POST /api/predict HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n".encode())
+    return connection
+
+
+def raw_answer(connection: socket.socket) -> bytes:
+    """The head of an answer in the error shape."""
+    head, _, body = connection.makefile("rb").read().partition(b"\r\n\r\n")
+    assert_error_shape(json.loads(body))
+    return head
+
+
 def test_waitress_refuses_in_our_shape(config: dict[str, Any]) -> None:
     with serving(create_app(config | {"MAX_BYTES": 100_000})) as url:
-        host, port = url.removeprefix("http://").split(":")
-        with socket.create_connection((host, int(port)), timeout=5) as connection:
-            connection.sendall(b"POST /api/predict HTTP/1.1\r\nHost: x\r\nContent-Length: 999999999\r\n\r\n")
-            head, _, body = connection.makefile("rb").read().partition(b"\r\n\r\n")
+        with connect(url, 999_999_999) as connection:
+            head = raw_answer(connection)
         assert head.startswith(b"HTTP/1.1 413 ")
         assert b"application/json" in head
-        assert_error_shape(requests.models.complexjson.loads(body))
         # somewhat too large is read to its end, so that a browser sees the sentence and no broken connection
-        response = requests.post(url + "/api/predict", files={"image": ("a.png", b"\0" * 150_000)}, timeout=5)
+        response = post(url + "/api/predict", b"\0" * 150_000)
         assert response.status_code == 413
         assert_error_shape(response.json())
 
@@ -136,32 +146,26 @@ def test_a_crowd_of_unfinished_uploads_is_refused_before_the_memory_is_full(
 ) -> None:
     monkeypatch.setattr(listener, "WAITING_BYTES", 1_000_000)
     with serving(create_app(config | {"MAX_BYTES": 100_000})) as url, contextlib.ExitStack() as connections:
-        host, port = url.removeprefix("http://").split(":")
 
         def upload(size: int) -> socket.socket:
-            connection = connections.enter_context(socket.create_connection((host, int(port)), timeout=5))
-            connection.sendall(b"POST /api/predict HTTP/1.1\r\nHost: x\r\nContent-Length: 250000\r\n\r\n")
+            connection = connections.enter_context(connect(url, 250_000))
             for _ in range(size // 50_000):
                 connection.sendall(b"\0" * 50_000)
                 time.sleep(0.02)  # a few turns of the server's loop
             return connection
 
         crowd = [upload(200_000) for _ in range(5)]
-        late = [upload(100_000), upload(100_000)]
-        for connection in late:
-            head, _, body = connection.makefile("rb").read().partition(b"\r\n\r\n")
+        for connection in [upload(100_000), upload(100_000)]:
+            head = raw_answer(connection)
             assert head.startswith(b"HTTP/1.1 503 ")
             assert b"Retry-After: 60" in head
-            assert_error_shape(requests.models.complexjson.loads(body))
         for connection in crowd:  # they keep their place
             connection.setblocking(False)
             with pytest.raises(BlockingIOError):
                 connection.recv(1)
-        for connection in crowd:
             connection.close()
         time.sleep(0.3)
-        form = {"image": ("a.png", balloon_picture())}
-        assert requests.post(url + "/api/predict", files=form, timeout=5).status_code == 200
+        assert post(url + "/api/predict").status_code == 200
 
 
 @pytest.mark.parametrize("option", config.OPTIONS, ids=lambda option: option.name)
@@ -181,23 +185,25 @@ def test_options_come_before_the_environment(monkeypatch: pytest.MonkeyPatch) ->
         create_app({"MAX_BITES": 7})
 
 
-UNREADABLE = [
-    *(("RATE_LIMIT", value) for value in ("abc", "", " ", "60", "60 per fortnight", "none")),
-    *(("MAX_BYTES", value) for value in ("many", "0", "-1", "1e6")),
-    *(("MAX_PIXELS", value) for value in ("", "0")),
-    *(("TIMEOUT", value) for value in ("nan", "inf", "0", "-1", "soon")),
-    *(("TRUSTED_PROXY", value) for value in ("nginx", "10.0.0.0/8", " ")),
-    *(("THREADS", value) for value in ("0", "all")),
-    *(("PORT", value) for value in ("65536", "-1", "http")),
-    *(("INFERENCE_URL", value) for value in ("127.0.0.1:8080", "ftp://x", "http://", "http://x:port")),
-    ("MANAGEMENT_URL", ""),
-    ("HOST", ""),  # would listen on every address
-    ("KEY_FILE", ""),
-    ("MODEL_NAME", " "),
-]
+UNREADABLE = {
+    "RATE_LIMIT": ["abc", "", " ", "60", "60 per fortnight", "none"],
+    "MAX_BYTES": ["many", "0", "-1", "1e6"],
+    "MAX_PIXELS": ["", "0"],
+    "TIMEOUT": ["nan", "inf", "0", "-1", "soon"],
+    "TRUSTED_PROXY": ["nginx", "10.0.0.0/8", " "],
+    "THREADS": ["0", "all"],
+    "PORT": ["65536", "-1", "http"],
+    "INFERENCE_URL": ["127.0.0.1:8080", "ftp://x", "http://", "http://x:port"],
+    "MANAGEMENT_URL": [""],
+    "HOST": [""],  # would listen on every address
+    "KEY_FILE": [""],
+    "MODEL_NAME": [" "],
+}
 
 
-@pytest.mark.parametrize(("name", "value"), UNREADABLE)
+@pytest.mark.parametrize(
+    ("name", "value"), [(name, value) for name in UNREADABLE for value in UNREADABLE[name]]
+)
 def test_a_setting_that_cannot_be_read_is_an_error(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:
@@ -253,14 +259,14 @@ def test_the_process_serves_until_it_is_stopped(
         stream = process.stderr if more else process.stdout
         assert stream is not None
         url = next(line.strip() for line in stream if line.startswith("http"))
-        reply = requests.post(url + "api/predict", files={"image": ("a.png", balloon_picture())}, timeout=10)
-        assert reply.json()["instances"]
+        assert post(url + "api/predict").json()["instances"]
         process.send_signal(number)
         output, errors = process.communicate(timeout=20)
     assert process.returncode == status
     if more:
         assert [json.loads(line)["path"] for line in output.splitlines()] == ["/api/predict"]
-    assert "Tokens: off" in errors
+    else:
+        assert "Tokens: off" in errors
     assert "Traceback" not in errors
 
 
@@ -272,13 +278,6 @@ def test_each_visitor_behind_a_trusted_proxy_has_their_own_count(
 ) -> None:
     app = create_app(config | {"RATE_LIMIT": "1 per minute", "TRUSTED_PROXY": proxy})
     with serving(app) as url:
-        statuses = [
-            requests.post(
-                f"{url}/api/predict",
-                files={"image": ("a.png", balloon_picture())},
-                headers={"X-Forwarded-For": f"203.0.113.{visitor}"},
-                timeout=5,
-            ).status_code
-            for visitor in (1, 2, 1)
-        ]
+        headers = [{"X-Forwarded-For": f"203.0.113.{visitor}"} for visitor in (1, 2, 1)]
+        statuses = [post(f"{url}/api/predict", headers=each).status_code for each in headers]
     assert statuses == expected
