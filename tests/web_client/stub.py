@@ -209,21 +209,12 @@ def _handler(stub: Stub) -> type[BaseHTTPRequestHandler]:
             ready = [{"status": "READY", "startTime": "2026-11-23T09:10:20.234Z"}]
             workers = [] if stub.mode == "no_worker" else ready
             entries: list[dict[str, Any]] = [
-                {
-                    "modelName": "maskrcnn",
-                    "modelVersion": name,
-                    "modelUrl": f"maskrcnn_{name}.mar",
-                    "workers": workers,
-                }
+                {"modelVersion": name, "modelUrl": f"maskrcnn_{name}.mar", "workers": workers}
                 for name in names
             ]
             if customized:
                 card = {
-                    "model": {
-                        "name": "maskrcnn",
-                        "version": names[0],
-                        "backbone": names[0].partition(".")[0],
-                    },
+                    "model": {"version": names[0], "backbone": names[0].partition(".")[0]},
                     "classes": ["balloon"],
                     "limits": {"max_image_bytes": 19_000_000, "max_image_pixels": 24_000_000},
                     "options": [{"name": "score_threshold", "default": stub.thresholds.get(names[0], 0.5)}],

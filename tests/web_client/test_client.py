@@ -51,11 +51,8 @@ def test_masks_are_arrays(url: str, photo: Path, stub: Stub) -> None:
 
 def test_run_lengths_equal_pycocotools() -> None:
     rng = np.random.default_rng(0)
-    masks = [
-        rng.random((h, w)) < share
-        for h, w, share in ((1, 1, 0.5), (7, 300, 0.9), (90, 40, 0.02), (64, 64, 0.5))
-    ]
-    for mask in [*masks, np.zeros((5, 6), bool), np.ones((5, 6), bool)]:
+    for *size, share in ((1, 1, 0.5), (7, 300, 0.9), (90, 40, 0.02), (64, 64, 0.5), (5, 6, 0.0), (5, 6, 1.0)):
+        mask = rng.random(size) < share
         rle = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
         assert (decode_rle({"size": rle["size"], "counts": rle["counts"].decode()}) == mask).all()
 
@@ -91,11 +88,8 @@ def test_a_refusal_names_code_and_field(url: str, tmp_path: Path) -> None:
     broken.write_bytes(b"no picture")
     with pytest.raises(ClientError, match="not a picture") as refused:
         Client(url).predict(broken)
-    assert (refused.value.status, refused.value.code, refused.value.field) == (
-        415,
-        "unsupported_media_type",
-        "image",
-    )
+    error = refused.value
+    assert (error.status, error.code, error.field) == (415, "unsupported_media_type", "image")
     ((_, error),) = Client(url).predict_many([broken])
     assert isinstance(error, ClientError)
 
