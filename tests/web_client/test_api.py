@@ -42,8 +42,7 @@ def test_several_pictures_in_their_order(client: FlaskClient, stub: Stub) -> Non
 
 
 @pytest.mark.parametrize(
-    ("count", "form", "code"),
-    [(9, {}, "too_many_pictures"), (2, {"output": "overlay"}, "invalid_option")],
+    ("count", "form", "code"), [(9, {}, "too_many_pictures"), (2, {"output": "overlay"}, "invalid_option")]
 )
 def test_what_several_pictures_cannot_have(
     client: FlaskClient, count: int, form: dict[str, str], code: str

@@ -43,10 +43,7 @@ class MaskRCNN:
         image.convert("RGB").save(file, "JPEG", quality=95, subsampling=0)
         kind = "polygon" if context.conv_mask_to_poly else "rle"
         prediction = self._client.predict(
-            file.getvalue(),
-            version=self._version,
-            score_threshold=context.conf_threshold,
-            mask_format=kind,
+            file.getvalue(), version=self._version, score_threshold=context.conf_threshold, mask_format=kind
         )
         shapes = []
         for instance, entry in zip(prediction.instances, prediction.document["instances"], strict=True):
