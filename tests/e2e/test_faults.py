@@ -121,11 +121,9 @@ def test_a_killed_worker_is_replaced_and_every_caller_told(server: RunningTorchS
     assert len(pids) == 2
 
 
-def test_a_torchserve_that_hangs_costs_no_more_than_the_timeout(
-    server: RunningTorchServe, app: Flask
-) -> None:
+def test_a_torchserve_that_hangs_costs_no_more_than_the_timeout(server: RunningTorchServe) -> None:
     pid = State.load(server.home).pid
-    with serving(create_app({**app.config, "TIMEOUT": 2.0})) as page:
+    with serving(create_app(page_config(server, TIMEOUT=2.0))) as page:
         os.kill(pid, signal.SIGSTOP)
         try:
             start = time.monotonic()

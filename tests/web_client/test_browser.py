@@ -179,6 +179,7 @@ class TestLooking:
         slide(page, "#threshold", 0.05)
         assert share_shown(page) == pytest.approx(reply["mask_fraction"], abs=5e-4)
         assert requests == []
+        assert page.locator("#scores option").count() == len(reply["instances"])  # the marks below the slider
 
     def test_views(self, page: Page, eyes: None) -> None:
         reply = sample(page)
