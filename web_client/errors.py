@@ -10,6 +10,7 @@ form was sent without JavaScript.
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 
 import click
 from flask import Flask, Response, jsonify, make_response, render_template, request
@@ -22,6 +23,7 @@ class WebClientError(click.ClickException):
     """What the operator must know, in one sentence that names the cure."""
 
 
+@dataclass(eq=False)
 class ApiError(Exception):
     """A request that gets no prediction.
 
@@ -33,15 +35,11 @@ class ApiError(Exception):
         retry_after: seconds after which another try makes sense, if it does.
     """
 
-    def __init__(
-        self, status: int, code: str, message: str, field: str | None = None, retry_after: int | None = None
-    ) -> None:
-        super().__init__(message)
-        self.status = status
-        self.code = code
-        self.message = message
-        self.field = field
-        self.retry_after = retry_after
+    status: int
+    code: str
+    message: str
+    field: str | None = None
+    retry_after: int | None = None
 
     def as_dict(self) -> dict[str, dict[str, str | None]]:
         return {"error": {"code": self.code, "message": self.message, "field": self.field}}
@@ -50,6 +48,10 @@ class ApiError(Exception):
 def too_many_bytes(limit: int) -> ApiError:
     message = f"This picture is larger than {limit / 1e6:.3g} MB. Make it smaller and send it again."
     return ApiError(413, "image_too_large", message, "image")
+
+
+def no_model() -> ApiError:
+    return ApiError(503, "no_model", "No model is ready yet. Try again in a minute.", retry_after=60)
 
 
 def unexpected_answer() -> ApiError:

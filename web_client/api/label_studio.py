@@ -18,7 +18,7 @@ from flask import Blueprint, Flask, Response, current_app, g, jsonify, request
 
 from web_client.api.routes import torchserve
 from web_client.backend.label_studio import LabelStudio
-from web_client.errors import ApiError, WebClientError, unexpected_answer
+from web_client.errors import ApiError, WebClientError, no_model, unexpected_answer
 
 log = logging.getLogger("web_client")
 blueprint = Blueprint("label_studio", __name__, url_prefix="/label-studio")
@@ -118,7 +118,7 @@ def setup() -> Response:
     Interface.read(document().get("schema"))
     default = next((each["version"] for each in torchserve().versions() if each["default"]), None)
     if default is None:
-        raise ApiError(503, "no_model", "No model is loaded yet. Try again in a minute.", retry_after=60)
+        raise no_model()
     return jsonify({"model_version": default})
 
 

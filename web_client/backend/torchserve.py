@@ -21,7 +21,7 @@ from requests.adapters import HTTPAdapter
 
 from web_client.api.uploads import Picture
 from web_client.backend.keys import KeyFile
-from web_client.errors import ApiError, unexpected_answer
+from web_client.errors import ApiError, no_model, unexpected_answer
 
 log = logging.getLogger("web_client")
 
@@ -179,7 +179,6 @@ class TorchServe:
 
 # TorchServe's own errors: status → status, code, message, field, retry_after
 _ERRORS: dict[int, tuple[int, str, str, str | None, int | None]] = {
-    404: (503, "no_model", "No model is loaded yet. Try again in a minute.", None, 60),
     413: (413, "image_too_large", "This picture is too large for the model's server. Make it smaller and send it "
           "again.", "image", None),
     500: (502, "model_failed", "The model failed on this picture. Try again; if it fails again, try another one.",
@@ -209,6 +208,8 @@ def api_error(response: requests.Response, version: str | None) -> ApiError:
             "The model stopped while it worked on this picture and is restarting. Try again in a few seconds."
         )
         return ApiError(503, "model_restarting", message, retry_after=10)
+    if status == 404:
+        return no_model()
     if status in _ERRORS or status > 500:
         return ApiError(*_ERRORS.get(status, _ERRORS[500]))
     return unexpected_answer()

@@ -13,7 +13,7 @@ from markupsafe import Markup, escape
 
 from web_client.api.routes import requested_version, torchserve
 from web_client.api.uploads import Picture, check_picture, uploaded_pictures
-from web_client.errors import ApiError, unexpected_answer
+from web_client.errors import no_model, unexpected_answer
 
 blueprint = Blueprint("page", __name__)
 
@@ -93,7 +93,7 @@ def readyz() -> Response:
     """200 with the ready versions if the default version can predict, else 503."""
     versions = torchserve().versions()
     if not any(entry["default"] and entry["ready"] for entry in versions):
-        raise ApiError(503, "no_model", "No model is ready yet. Try again in a minute.", retry_after=60)
+        raise no_model()
     return jsonify(
         {"status": "ready", "versions": [entry["version"] for entry in versions if entry["ready"]]}
     )

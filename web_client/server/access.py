@@ -53,7 +53,12 @@ def register(app: Flask) -> None:
             message = "Too many requests without a valid token. Wait a minute, then try again."
             raise ApiError(429, "too_many_failures", message, retry_after=60)
         secret = _secret()
-        g.token = _find(tokens, secret)
+        try:
+            g.token = tokens.find(secret)
+        except WebClientError as error:
+            log.error("all requests are refused: %s", error.message)
+            message = "The server cannot check tokens now. Tell its operator."
+            raise ApiError(503, "tokens_unavailable", message, retry_after=60) from None
         if g.token is None:
             if secret:
                 failures.hit(FAILURES, address)
@@ -72,15 +77,6 @@ def _secret() -> str:
     if request.blueprint == "label_studio" and request.authorization:
         return request.authorization.password or ""
     return request.form.get("token", "").strip() if request.endpoint == "page.result" else ""
-
-
-def _find(tokens: TokenFile, secret: str) -> Token | None:
-    try:
-        return tokens.find(secret)
-    except WebClientError as error:
-        log.error("all requests are refused: %s", error.message)
-        message = "The server cannot check tokens now. Tell its operator."
-        raise ApiError(503, "tokens_unavailable", message, retry_after=60) from None
 
 
 def _limit() -> str:
