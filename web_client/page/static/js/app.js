@@ -221,6 +221,8 @@ rememberToken(() => findModels(useModels));
 findModels(useModels);
 document.addEventListener("visibilitychange", () => document.hidden || findModels(useModels));
 
+window.addEventListener("resize", show);
+
 for (const name of ["threshold", "opacity", "wipe"]) {
   $(name).addEventListener("input", () => {
     settings[name] = Number($(name).value);

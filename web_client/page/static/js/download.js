@@ -56,7 +56,7 @@ async function fullSize({ picture, prediction }, { threshold }) {
 async function view({ request, settings }, kind) {
   const { photo, visible, spriteOf } = await fullSize(request(), settings);
   const drawn = canvas(photo.width, photo.height);
-  paint(drawn.getContext("2d"), photoLayers(photo), visible, spriteOf, { view: kind, opacity: settings.opacity });
+  paint(drawn.getContext("2d"), photoLayers(photo, photo.width, photo.height), visible, spriteOf, { view: kind, opacity: settings.opacity });
   return [`${stem(request())}_${kind}.png`, await png(drawn)];
 }
 

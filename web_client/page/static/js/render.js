@@ -64,15 +64,19 @@ function tint(context, color) {
   context.fillRect(0, 0, context.canvas.width, context.canvas.height);
 }
 
-/** A picture (canvas or bitmap) in color and in gray (by luminosity; every browser supports the blend mode). */
-export function photoLayers(photo) {
-  const gray = canvas(photo.width, photo.height);
+/** The picture at a size, in color and in gray (by luminosity; every browser supports the blend mode). */
+export function photoLayers(picture, width, height) {
+  const photo = canvas(width, height);
+  const photoContext = photo.getContext("2d");
+  photoContext.imageSmoothingQuality = "high";
+  photoContext.drawImage(picture, 0, 0, width, height);
+  const gray = canvas(width, height);
   const context = gray.getContext("2d");
   context.drawImage(photo, 0, 0);
   context.globalCompositeOperation = "saturation";
   context.fillStyle = "#808080";
   context.fillRect(0, 0, gray.width, gray.height);
-  return { photo, gray, scratch: canvas(photo.width, photo.height) };
+  return { photo, gray, scratch: canvas(width, height) };
 }
 
 /**

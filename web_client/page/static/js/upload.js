@@ -3,7 +3,7 @@ import { $, megabytes } from "./dom.js";
 import { canvas } from "./render.js";
 
 export const LONG_SIDE = 2048; // of a scaled photo: masks come back at this size, whatever the input size of the model
-const PREVIEW_SIDE = 1200; // drawn while a slider moves, also without a GPU; a small picture is enlarged up to twice
+const PREVIEW_SIDE = 2560;
 
 /** Call add(files) for pictures from any source. */
 export function watchSources(add) {
@@ -47,7 +47,7 @@ export async function openPicture(file) {
     throw new Error(`${name} is not a picture that this browser can open. Choose a JPEG, PNG or WebP.`);
   }
   const { width, height } = bitmap;
-  const preview = resized(bitmap, PREVIEW_SIDE, 2);
+  const preview = resized(bitmap, PREVIEW_SIDE);
   bitmap.close();
   return { preview, width, height };
 }
@@ -71,8 +71,8 @@ export async function prepareUpload(file, { width, height }, mayScale, { max_ima
   return { blob: file, width, height };
 }
 
-function resized(bitmap, side, most = 1) {
-  const scale = Math.min(most, side / Math.max(bitmap.width, bitmap.height));
+function resized(bitmap, side) {
+  const scale = Math.min(1, side / Math.max(bitmap.width, bitmap.height));
   const made = canvas(bitmap.width * scale, bitmap.height * scale);
   const context = made.getContext("2d");
   context.imageSmoothingQuality = "high";

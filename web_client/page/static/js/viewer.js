@@ -22,15 +22,16 @@ export class Viewer {
     });
   }
 
-  /** Show a request. The canvas has the size of the preview; the style sheet fits it into the frame. */
+  /** Show a request. The canvas has about as many pixels as there is room for; the style sheet fits it exactly. */
   show(request) {
     this.progress.show(request);
-    if (this.request === request && this.prediction === request.prediction) return;
     const { preview } = request.picture;
-    if (this.request?.picture !== request.picture) {
-      Object.assign(this.canvas, { width: preview.width, height: preview.height });
-      this.layers = photoLayers(preview);
-    }
+    const dots = Math.min(devicePixelRatio, 2);
+    const fit = Math.min(2, (dots * this.frame.clientWidth) / preview.width, (dots * 0.75 * innerHeight) / preview.height);
+    const width = Math.round(preview.width * fit), height = Math.round(preview.height * fit);
+    if (this.request === request && this.prediction === request.prediction && this.canvas.width === width) return;
+    Object.assign(this.canvas, { width, height });
+    this.layers = photoLayers(preview, width, height);
     this.request = request;
     this.prediction = request.prediction;
     this.tooltip.hidden = true;
