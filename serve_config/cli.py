@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import signal
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import click
 
 import serve_config.models.cli
-from serve_config.options import at_home, json_option, positive, say, store_option, with_ports
+from serve_config.server.options import at_home, json_option, positive, say, store_option, with_ports
 from serve_config.server.properties import DEFAULT_PORTS, QUEUE_SIZE, RESPONSE_TIMEOUT, Settings
 from serve_config.server.state import ENGINES, Home, State
 
@@ -174,10 +176,10 @@ def status(home: Home, as_json: bool) -> int:
     Example:
       maskrcnn serve status --json
     """
-    from serve_config import status
+    from serve_config.server import status
 
     report = status.collect(home)
-    click.echo(status.as_json(report) if as_json else status.as_text(report))
+    click.echo(json.dumps(asdict(report), indent=2) if as_json else status.as_text(report))
     return 0 if report.healthy else 1
 
 

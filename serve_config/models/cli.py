@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from serve_config.options import at_home, json_option, positive, say
-from serve_config.server.state import Home, State
+from serve_config.server.options import at_home, json_option, positive, say
+from serve_config.server.state import MODEL, Home, State
 
 if TYPE_CHECKING:
     from serve_config.models.client import Client
@@ -35,9 +36,24 @@ def models(home: Home, as_json: bool) -> None:
     Example:
       maskrcnn serve models --json
     """
-    from serve_config.status import models_table
+    from serve_config.models.management import listing
+    from serve_config.server.status import table
 
-    click.echo(models_table(_client(home), as_json))
+    entries, store = listing(_client(home)), State.load(home).store
+    if as_json:
+        click.echo(json.dumps({"model": MODEL, "store": store, "versions": entries}, indent=2))
+        return
+    rows = [
+        {
+            "VERSION": entry["version"],
+            "": "default" if entry["default"] else "",
+            "STATE": entry["state"],
+            "CLASSES": ", ".join(entry["classes"]),
+            "ARCHIVE": entry["archive"],
+        }
+        for entry in entries
+    ]
+    click.echo(table(rows) if rows else f"nothing is registered, and {store} holds no archive")
 
 
 @click.command()

@@ -87,6 +87,25 @@ def _version(entry: dict[str, Any]) -> Version:
     )
 
 
+def listing(client: Client) -> list[dict[str, Any]]:
+    """The registered versions, then the other archives in the store. Raises ServeError."""
+    store, default = Path(State.load(client.home).store), default_version(client)
+    registered = {version.archive: version for version in versions(client)}
+    entries = []
+    for name in [*registered, *sorted({path.name for path in store.glob("*.mar")} - registered.keys())]:
+        entry: dict[str, Any] = {"version": "?", "default": False, "state": "in the store", "classes": []}
+        try:
+            archive = read_archive(store / name)
+            entry |= {"version": archive.version, "classes": archive.classes or []}
+        except ServeError as error:
+            entry["state"] = str(error)
+        if version := registered.get(name):
+            state = "READY" if version.ready else "not ready"
+            entry |= {"version": version.name, "state": state, "default": version.name == default}
+        entries.append(entry | {"archive": name})
+    return entries
+
+
 def register(client: Client, archive: Archive, say: Say, timeout: float = LOAD_TIMEOUT) -> str:
     """Verify an archive, bring it into the store, register it, and wait for its workers. Returns its version.
 

@@ -16,10 +16,10 @@ import pytest
 from PIL import Image
 
 from maskrcnn import run
-from serve_config import doctor, status
+from serve_config import doctor
 from serve_config.cli import serve as serve_group
 from serve_config.models import ask, swap
-from serve_config.server import lifecycle, properties
+from serve_config.server import lifecycle, properties, status
 from serve_config.server.state import Home, State
 from tests.serve_config.conftest import REPOSITORY
 from tests.torchserve_fixture import FREE_PORT_OPTIONS, fake_java
