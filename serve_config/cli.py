@@ -199,4 +199,4 @@ def doctor(home: Home, **ports: int) -> int:
     """
     from serve_config import doctor
 
-    return doctor.report(home.path, {name: ports[f"{name}_port"] for name in DEFAULT_PORTS})
+    return doctor.report(home, {name: ports[f"{name}_port"] for name in DEFAULT_PORTS})

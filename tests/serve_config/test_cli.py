@@ -184,16 +184,9 @@ class TestDoctor:
         bare.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S "$@"\n')
         bare.chmod(0o755)
         missing = {finding.subject: finding.cure for finding in doctor.check_packages(bare) if finding.cure}
-        packages = [
-            "torch",
-            "torchvision",
-            "detectron2",
-            "torchserve",
-            "torch-model-archiver",
-            "psutil",
-            "requests",
-            "click",
-        ]
+        packages = (
+            "torch torchvision detectron2 torchserve torch-model-archiver psutil requests click".split()
+        )
         assert missing == dict.fromkeys(packages, "run `make install`")
 
     def test_python_that_does_not_run(self, tmp_path: Path) -> None:
@@ -239,17 +232,20 @@ class TestDoctor:
             listener.bind(("127.0.0.1", 0))
             listener.listen()
             port = listener.getsockname()[1]
-            finding = doctor.check_port(tmp_path, "management", port)
+            home = Home.at(tmp_path)
+            finding = doctor.check_port(home, "management", port)
             assert finding.level == "warn"
             assert f"process {os.getpid()}" in finding.text
             assert "--management-port" in finding.cure
-            State(ports={"management": port}).save(Home.at(tmp_path))
-            assert doctor.check_port(tmp_path, "management", port).level == "ok"
-        assert doctor.check_port(tmp_path / "none", "metrics", port).level == "ok"
+            State(ports={"management": port}).save(home)
+            assert doctor.check_port(home, "management", port).level == "ok"
+        assert doctor.check_port(Home.at(tmp_path / "none"), "metrics", port).level == "ok"
 
     def test_full_disk_is_a_warning(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000}))
-        assert doctor.check_disk(tmp_path).level == "warn"
+        monkeypatch.setattr(doctor, "check_packages", lambda _: [])
+        *_, disk = doctor.examine(Home.at(tmp_path), {})
+        assert (disk.subject, disk.level, disk.cure) == ("disk", "warn", "free 10 GiB")
 
 
 class TestManual:
