@@ -12,6 +12,7 @@ beside the old, is probed, becomes the default, and the old one ends once it has
 """
 
 # what the frontend and a version's worker have in common
-DESCRIBE = "x-describe"  # header of a request for the model's description
 SAMPLES = "x-samples"  # header of an answer: the metrics of its batch, a JSON list of name, value and labels
-WORKERS = "workers.json"  # file in the archive's folder: the process ids of the workers
+# files that the worker writes into the archive's folder before it is READY
+WORKERS = "workers.json"  # the process ids of the workers
+DESCRIPTION = "description.json"  # what the model says of itself

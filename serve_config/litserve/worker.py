@@ -25,7 +25,7 @@ from litserve.connector import check_cuda_with_nvidia_smi
 from werkzeug.http import parse_options_header
 from werkzeug.sansio.multipart import Data, Epilogue, Field, File, MultipartDecoder
 
-from serve_config.litserve import DESCRIBE, SAMPLES, WORKERS
+from serve_config.litserve import DESCRIPTION, SAMPLES, WORKERS
 
 logger = logging.getLogger(__name__)
 
@@ -39,18 +39,12 @@ class Call(NamedTuple):
     body: bytes
     content_type: str
     id: str
-    describe: bool
 
 
 async def receive(request: Request) -> Call:
     """Read the request; unlike LitServe's own reading, this takes any body."""
     headers = request.headers
-    return Call(
-        await request.body(),
-        headers.get("Content-Type", ""),
-        headers.get("X-Request-ID", ""),
-        DESCRIBE in headers,
-    )
+    return Call(await request.body(), headers.get("Content-Type", ""), headers.get("X-Request-ID", ""))
 
 
 class MaskRCNN(litserve.LitAPI):
@@ -76,22 +70,19 @@ class MaskRCNN(litserve.LitAPI):
         threads = max(1, usable_cores() // self.workers)
         self.service = Service.load(self.folder, self.config, device=device, threads=threads)
         self.service.warm_up()
+        (self.folder / DESCRIPTION).write_bytes(self.service.describe().body)
 
     def decode_request(self, request: Annotated[Call, Depends(receive)]) -> Call:
         return request
 
     def predict(self, calls: Call | list[Call]) -> Any:
-        """Answer a batch, or a single call. Raises nothing."""
+        """Answer a batch, or a single call."""
         from handler.api.metrics import batch_samples
-        from handler.service import unexpected
+        from handler.service import Request as Prediction
 
         batch = [calls] if isinstance(calls, Call) else calls
         start = time.perf_counter()
-        try:
-            answers = self._answer(batch)
-        except Exception:
-            logger.exception("the batch %s failed", [call.id for call in batch])
-            answers = [unexpected()] * len(batch)
+        answers = self.service.answer([Prediction(parts(call), call.content_type, call.id) for call in batch])
         version = str(self.service.predictor.card["version"])
         samples = batch_samples(answers, time.perf_counter() - start, version)
         counted = [json.dumps([[sample.name, sample.value, sample.labels] for sample in samples])]
@@ -100,19 +91,6 @@ class MaskRCNN(litserve.LitAPI):
             logger.critical("the GPU failed: this worker ends, and another starts")
             threading.Timer(SECONDS_TO_SEND, os._exit, (1,)).start()
         return outputs[0] if isinstance(calls, Call) else outputs
-
-    def _answer(self, batch: list[Call]) -> list[Any]:
-        from handler.service import Request as Prediction
-
-        service = self.service
-        photos = [
-            service.describe()
-            if call.describe
-            else service.decode(Prediction(parts(call), call.content_type, call.id))
-            for call in batch
-        ]
-        found = service.predict(photos)
-        return [service.encode(photo, result) for photo, result in zip(photos, found, strict=True)]
 
     def encode_response(self, output: tuple[Any, str]) -> Response:
         answer, samples = output
