@@ -18,7 +18,7 @@ from serve_config.models.client import Client
 from serve_config.models.drift import drift
 from serve_config.models.management import Version, default_version, versions
 from serve_config.server import processes
-from serve_config.server.logs import LogError, read_tail, server_errors, worker_errors
+from serve_config.server.logs import SERVER_LOG, WORKER_LOG, Record, read_tail, server_errors, worker_errors
 from serve_config.server.state import Home, State
 from serve_config.server.system_metrics import query_gpus
 
@@ -78,7 +78,7 @@ class Status:
     requests: dict[str, int] = field(default_factory=dict)
     versions: list[VersionStatus] = field(default_factory=list)
     previous_defaults: list[str] = field(default_factory=list)
-    errors: list[LogError] = field(default_factory=list)
+    errors: list[Record] = field(default_factory=list)
 
 
 def collect(home: Home) -> Status:
@@ -109,10 +109,10 @@ def collect(home: Home) -> Status:
     return status
 
 
-def last_errors(home: Home) -> list[LogError]:
+def last_errors(home: Home) -> list[Record]:
     """The last errors of workers and server, the newest last."""
-    errors = worker_errors(read_tail(home.logs / "model_log.log"))
-    errors += server_errors(read_tail(home.logs / "ts_log.log"))
+    errors = worker_errors(read_tail(home.logs / WORKER_LOG))
+    errors += server_errors(read_tail(home.logs / SERVER_LOG))
     return sorted(errors, key=lambda error: error.time)[-SHOWN_ERRORS:]
 
 

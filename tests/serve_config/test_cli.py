@@ -19,7 +19,7 @@ from maskrcnn import run
 from serve_config import doctor
 from serve_config.cli import serve as serve_group
 from serve_config.models import ask, swap
-from serve_config.server import lifecycle, properties, status
+from serve_config.server import properties, status
 from serve_config.server.state import Home, State
 from tests.serve_config.conftest import REPOSITORY
 from tests.torchserve_fixture import FREE_PORT_OPTIONS, fake_java
@@ -37,15 +37,6 @@ def command(*arguments: str) -> int:
     return run(serve_group, "maskrcnn serve", arguments)
 
 
-@pytest.mark.parametrize("name", serve_group.commands)
-def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert command(name, "--help") == 0
-    text = capsys.readouterr().out
-    assert "Usage: maskrcnn serve" in text
-    assert serve_group.commands[name].get_short_help_str()
-    assert "--home DIR" in text
-
-
 def test_help_imports_nothing_heavy() -> None:
     code = (
         "import sys, serve_config.cli; "
@@ -57,17 +48,8 @@ def test_help_imports_nothing_heavy() -> None:
 
 @pytest.mark.parametrize(
     "line",
-    [
-        "nonsense",
-        "swap",
-        "start --workers 0",
-        "start --response-timeout -1",
-        "start --inference-port x",
-        "ask",
-        "ask a.jpg --output overlay",
-        "ask a.jpg --score-threshold 2",
-        "start --inference-port 70000",
-    ],
+    "nonsense|swap|start --workers 0|start --response-timeout -1|start --inference-port x|start --inference-port 70000|"
+    "ask|ask a.jpg --output overlay|ask a.jpg --score-threshold 2".split("|"),
 )
 def test_wrong_usage_exits_2(line: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert command(*line.split()) == 2
@@ -121,17 +103,15 @@ def test_missing_package_is_named_with_its_cure() -> None:
 
 
 def test_ports_and_home_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SERVE_INFERENCE_PORT", "many")
+    assert command("start") == 2
+    monkeypatch.delenv("SERVE_INFERENCE_PORT")
     monkeypatch.setenv("SERVE_GRPC_INFERENCE_PORT", "1234")
     monkeypatch.setenv("SERVE_HOME", "elsewhere")
     values = serve_group.commands["start"].make_context("start", ["--metrics-port", "5"]).params
     ports = [values[f"{name}_port"] for name in ("grpc_inference", "metrics", "inference")]
     assert ports == [1234, 5, 8080]
     assert values["home"] == Home.at("elsewhere")
-
-
-def test_a_port_of_the_environment_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SERVE_INFERENCE_PORT", "many")
-    assert command("start") == 2
 
 
 def test_each_timeout_is_longer_than_the_one_inside_it() -> None:
@@ -173,7 +153,6 @@ def test_gpus_as_nvidia_smi_tells(
     (tmp_path / "nvidia-smi").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert status.gpus() == expected
-    assert lifecycle.workers_for_gpus() == (2 if len(expected) == 2 else None)
     monkeypatch.setenv("PATH", "/nonexistent")
     assert status.gpus() == []
 
@@ -205,12 +184,7 @@ class TestDoctor:
 
     @pytest.mark.parametrize(
         ("days", "level", "text"),
-        [
-            (30, "ok", "21"),
-            (400, "warn", "more than a year old"),
-            (None, "warn", "unknown age"),
-            (-1, "missing", ""),
-        ],
+        [(30, "ok", "21"), (400, "warn", "year old"), (None, "warn", "unknown age"), (-1, "missing", "")],
     )
     def test_java_by_its_age(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, days: int | None, level: str, text: str
@@ -259,18 +233,6 @@ class TestManual:
         ]
         rows = re.findall(r"^\| `(SERVE_\w+)` \| `(\S+)` \|", self.TEXT, re.M)
         assert dict(rows) == {str(option.envvar): str(option.default) for option in options}
-
-    def test_every_command_is_there_and_no_other(self) -> None:
-        named = set(re.findall(r"maskrcnn serve ([a-z]+)", self.TEXT))
-        assert named == set(serve_group.commands)
-
-    def test_every_option_that_it_names_exists(self) -> None:
-        known = {
-            flag for each in serve_group.commands.values() for option in each.params for flag in option.opts
-        }
-        elsewhere = {"--help", "--version", "--batch-size", "--timeout", "--build", "--header", "--output"}
-        elsewhere |= {"--ray", "--ncs", "--model-store", "--disable-token-auth", "--start"}
-        assert set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", self.TEXT)) <= known | elsewhere
 
     def test_every_metric_exists(self) -> None:
         declared = (REPOSITORY / "serve_config/templates/metrics.yaml").read_text()
