@@ -107,11 +107,10 @@ class Frontend:
         version = self._named(request)
         given, own = request.headers.get("X-Request-ID", ""), str(uuid.uuid4())
         request_id = f"{given}/{own}" if re.fullmatch(r"[A-Za-z0-9._-]{1,64}", given) else own
-        headers = {"Content-Type": request.headers.get("Content-Type", ""), "X-Request-ID": request_id}
         labels = [MODEL, request.path_params.get("version", WITHOUT_VERSION)]
         self.metrics.add("ts_inference_requests_total", 1, labels)
         start = asyncio.get_running_loop().time()
-        answer, waited = await version.ask(body, headers)
+        answer, waited = await version.ask(body, request.headers.get("Content-Type", ""), request_id)
         taken = asyncio.get_running_loop().time() - start
         self.metrics.add("ts_inference_latency_microseconds", taken * 1e6, labels)
         self.metrics.add("ts_queue_latency_microseconds", waited * 1e6, labels)

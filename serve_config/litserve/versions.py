@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from serve_config.litserve import WORKERS
+from serve_config.litserve import BODIES, WORKERS
 from serve_config.server.state import MODEL
 
 LONGEST_PAUSE = 30.0  # seconds before a version that does not load is tried again
@@ -71,6 +71,7 @@ class Version:
         self.socket = folder / "s"  # short: the path of a Unix socket is limited to 107 bytes
         self.at_once = self.workers * self.batch_size
         self.active = 0
+        self.bodies: dict[str, bytes] = {}  # of the requests that workers have been given, by id
         self.ready = asyncio.Event()
         self.closing = False
         self._turns = asyncio.Semaphore(self.at_once)
@@ -83,7 +84,7 @@ class Version:
         """Requests in the queue."""
         return max(0, self.active - self.at_once)
 
-    async def ask(self, body: bytes, headers: Mapping[str, str]) -> tuple[Answer, float]:
+    async def ask(self, body: bytes, content_type: str, request_id: str) -> tuple[Answer, float]:
         """Pass a request to a worker when it is its turn: the answer, and the seconds in the queue. Raises Problem."""
         if self.waiting >= self.queue_size:
             message = f"The queue of model {MODEL}, version {self.name}, is full."
@@ -94,7 +95,9 @@ class Version:
             async with self._turns:
                 await self.until_ready()
                 waited = time.monotonic() - arrived
-                return await self._send("POST", "/predict", self.response_timeout, body, headers), waited
+                self.bodies[request_id] = body
+                headers = {"Content-Type": content_type, "X-Request-ID": request_id}
+                return await self._send("POST", "/predict", self.response_timeout, headers), waited
         except (OSError, http.client.HTTPException) as error:
             if isinstance(error, TimeoutError):
                 message = "no answer within %d s: starting the worker again"
@@ -104,6 +107,15 @@ class Version:
             raise _worker_died() from error
         finally:
             self.active -= 1
+            self.bodies.pop(request_id, None)
+
+    async def _hand_over(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Give a worker the body that it asks for."""
+        request_id = (await reader.readline()).decode().strip()
+        with contextlib.suppress(ConnectionError):  # the worker has died
+            writer.write(self.bodies.get(request_id, b""))
+            await writer.drain()
+        writer.close()
 
     async def until_ready(self) -> None:
         """Wait for the workers. Raises Problem if the version is closed instead."""
@@ -150,13 +162,14 @@ class Version:
 
     async def _supervise(self) -> None:
         pause = 1.0
-        while True:
-            if await self._run():
-                pause = 1.0
-            else:
-                server_log.error("Load model failed: %s, error: Worker died.", MODEL, extra=self._who)
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, LONGEST_PAUSE)
+        async with await asyncio.start_unix_server(self._hand_over, self.folder / BODIES):
+            while True:
+                if await self._run():
+                    pause = 1.0
+                else:
+                    server_log.error("Load model failed: %s, error: Worker died.", MODEL, extra=self._who)
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, LONGEST_PAUSE)
 
     async def _run(self) -> bool:
         """Start the processes and wait until they have ended. Whether they were READY meanwhile."""
@@ -213,12 +226,7 @@ class Version:
         return False
 
     async def _send(
-        self,
-        method: str,
-        path: str,
-        timeout: float,
-        body: bytes = b"",
-        headers: Mapping[str, str] | None = None,
+        self, method: str, path: str, timeout: float, headers: dict[str, str] | None = None
     ) -> Answer:
         """Send one request to the process, from a thread. Raises OSError (TimeoutError) and HTTPException."""
 
@@ -227,7 +235,7 @@ class Version:
                 connection.sock = socket.socket(socket.AF_UNIX)
                 connection.sock.settimeout(timeout)
                 connection.sock.connect(str(self.socket))
-                connection.request(method, path, body, dict(headers or {}))
+                connection.request(method, path, headers=headers or {})
                 response = connection.getresponse()
                 found = {name.lower(): value for name, value in response.getheaders()}
                 return Answer(response.status, found, response.read())

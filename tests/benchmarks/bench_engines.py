@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import requests
 from PIL import Image
 
@@ -61,7 +62,10 @@ def bodies() -> dict[str, bytes]:
     found = {}
     for name, (height, width) in SIZES.items():
         buffer = io.BytesIO()
-        Image.fromarray(photo(height, width, seed=1)).save(buffer, "JPEG", quality=90)
+        grain = np.random.default_rng(0).integers(
+            0, 60, (height, width, 3), np.uint8
+        )  # as of a phone at night
+        Image.fromarray(photo(height, width, seed=1) // 2 + grain).save(buffer, "JPEG", quality=90)
         found[f"{name}, {len(buffer.getvalue()) / 1e6:.1f} MB"] = buffer.getvalue()
     return found
 

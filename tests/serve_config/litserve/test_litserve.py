@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from serve_config.errors import ServeError
 from serve_config.litserve.metrics import Metrics
-from serve_config.litserve.worker import Call, parts
+from serve_config.litserve.worker import parts
 from serve_config.models.management import versions
 from serve_config.server import processes
 from serve_config.server.state import Home
@@ -37,7 +37,7 @@ from tests.torchserve_fixture import TOY_HANDLER, running_torchserve, toy_archiv
     ],
 )  # fmt: skip
 def test_parts_of_a_request(content_type: str, body: bytes, expected: dict[str, bytes]) -> None:
-    assert parts(Call(body, content_type, "")) == expected
+    assert parts(body, content_type) == expected
 
 
 def test_without_litserve_the_message_names_the_cure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
