@@ -137,8 +137,8 @@ def register(client: Client, archive: Archive, say: Say, timeout: float = LOAD_T
             client.json("management", "PUT", model_path(archive.version), params=scale, timeout=90)
         _wait_ready(client, attempt, timeout)
     except BaseException as error:  # Ctrl-C included
-        # before it is unregistered, which ends the worker in the middle of its last words
-        words = attempt.last_words() if isinstance(error, _WorkerEnded) else None
+        # asked before it is unregistered, which ends the worker while it writes its error
+        words = attempt.reason() if isinstance(error, _WorkerEnded) else None
         _discard(client, archive.version)
         if not isinstance(error, ServeError):
             raise

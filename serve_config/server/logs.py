@@ -28,8 +28,8 @@ LOAD_FAILED = re.compile(r"Load model failed: |Retry worker: ")
 OUTPUT_ENDED = re.compile(r"Stopped Scanner - W-.*-stdout$")
 
 TAIL_BYTES = 400_000
-SILENT_ATTEMPTS = 3  # a worker that ends so often without a word gives no reason
-LAST_WORDS_PATIENCE = 30.0  # seconds
+SILENT_ATTEMPTS = 3  # a worker that ends so often without an error gives no reason
+REASON_PATIENCE = 30.0  # seconds to wait for one
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class Attempt:
         """Whether a worker could not load its model."""
         return self._count(LOAD_FAILED) > 0
 
-    def last_words(self, patience: float = LAST_WORDS_PATIENCE) -> str | None:
+    def reason(self, patience: float = REASON_PATIENCE) -> str | None:
         """Why a worker ended while it loaded, or None if it gave no reason.
 
         TorchServe may close a worker's output before it has read it, so one silent end proves nothing. It restarts
@@ -112,14 +112,14 @@ class Attempt:
         """
         deadline = time.monotonic() + patience
         while True:
-            ended = self._count(OUTPUT_ENDED)  # before the words, which are written first
-            words = [
+            ended = self._count(OUTPUT_ENDED)  # counted before the errors, which are written first
+            errors = [
                 error.message
                 for error in worker_errors(self._lines(WORKER_LOG))
                 if error.version == self.version
             ]
-            if (words and ended) or ended >= SILENT_ATTEMPTS or time.monotonic() > deadline:
-                return words[-1] if words else None
+            if (errors and ended) or ended >= SILENT_ATTEMPTS or time.monotonic() > deadline:
+                return errors[-1] if errors else None
             time.sleep(0.1)
 
     def _lines(self, log: str) -> list[str]:

@@ -20,7 +20,7 @@ def toys(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="session", params=ENGINES)
-def torchserve(
+def server(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, toys: dict[str, Path]
 ) -> Iterator[RunningTorchServe]:
     """Each server once, for the tests that leave it as they found it: ``alpha`` is the default, ``beta`` is there.
@@ -36,6 +36,6 @@ def torchserve(
         patch.setenv("LOG_LOCATION", "/nonexistent")
         patch.setenv("PYTHONPATH", str(REPOSITORY))
         folder = tmp_path_factory.mktemp("torchserve")
-        with running_torchserve(folder, [toys["alpha"], toys["beta"]], engine=request.param) as server:
-            yield server
-        assert processes.members(State.load(server.home)) == []
+        with running_torchserve(folder, [toys["alpha"], toys["beta"]], engine=request.param) as running:
+            yield running
+        assert processes.members(State.load(running.home)) == []

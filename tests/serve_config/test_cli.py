@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import re
@@ -13,17 +12,18 @@ from datetime import date, timedelta
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from maskrcnn import run
 from serve_config import doctor
 from serve_config.cli import serve as serve_group
-from serve_config.models import ask, swap
+from serve_config.models import ask
 from serve_config.server import properties, status
 from serve_config.server.state import Home, State
 from tests.serve_config.conftest import REPOSITORY
 from tests.torchserve_fixture import FREE_PORT_OPTIONS, fake_java
 from web_client import config as web_config
+
+Capture = pytest.CaptureFixture[str]
 
 
 def run_python(*arguments: str | Path, bare: bool = False) -> subprocess.CompletedProcess[str]:
@@ -51,22 +51,20 @@ def test_help_imports_nothing_heavy() -> None:
     "nonsense|swap|start --workers 0|start --response-timeout -1|start --inference-port x|start --inference-port 70000|"
     "ask|ask a.jpg --output overlay|ask a.jpg --score-threshold 2".split("|"),
 )
-def test_wrong_usage_exits_2(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_usage_exits_2(line: str, capsys: Capture) -> None:
     assert command(*line.split()) == 2
     assert "Error: " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("line", ["models", "swap alpha", "rollback", "unregister alpha", "header"])
-def test_without_torchserve_each_says_how_to_start_it(
-    line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_without_torchserve_each_says_how_to_start_it(line: str, tmp_path: Path, capsys: Capture) -> None:
     assert command(*line.split(), "--home", str(tmp_path / "home")) == 1
     (message,) = capsys.readouterr().err.splitlines()
     assert message.startswith("Error: ")
     assert "maskrcnn serve start" in message
 
 
-def test_stop_and_status_without_torchserve(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_stop_and_status_without_torchserve(tmp_path: Path, capsys: Capture) -> None:
     home = str(tmp_path / "home")
     assert command("stop", "--home", home) == 0
     assert "was not running" in capsys.readouterr().out
@@ -76,16 +74,14 @@ def test_stop_and_status_without_torchserve(tmp_path: Path, capsys: pytest.Captu
     assert json.loads(capsys.readouterr().out)["healthy"] is False
 
 
-def test_damaged_state_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_damaged_state_is_one_line(tmp_path: Path, capsys: Capture) -> None:
     (tmp_path / "state.json").write_text("{")
     assert command("status", "--home", str(tmp_path)) == 1
     assert capsys.readouterr().err.startswith(f"Error: {tmp_path / 'state.json'} cannot be read")
 
 
 @pytest.mark.parametrize("model", ["nope", "http://host/a.mar", __file__])
-def test_start_with_a_wrong_archive_starts_nothing(
-    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_start_with_a_wrong_archive_starts_nothing(model: str, tmp_path: Path, capsys: Capture) -> None:
     home = Home.at(tmp_path / "home")
     options = ["--home", str(home.path), "--model-store", str(tmp_path / "store")]
     assert command("start", "--models", model, *options) == 1
@@ -122,11 +118,6 @@ def test_each_timeout_is_longer_than_the_one_inside_it() -> None:
     assert properties.ANSWER_TIMEOUT > properties.RESPONSE_TIMEOUT
     (timeout,) = [option for option in serve_group.commands["ask"].params if option.name == "timeout"]
     assert timeout.default == properties.ANSWER_TIMEOUT
-
-
-def test_probe_image_is_a_png() -> None:
-    image = Image.open(io.BytesIO(swap.probe_image(32)))
-    assert (image.format, image.size, image.getcolors()) == ("PNG", (32, 32), [(1024, (128, 128, 128))])
 
 
 def test_shortened_answer_keeps_the_digest() -> None:

@@ -83,10 +83,10 @@ def test_worker_that_cannot_load_is_noticed_once_and_for_its_own_version(tmp_pat
     assert not Attempt(tmp_path, "a_b.2").failed(), "that was an earlier attempt"
 
 
-class TestLastWords:
+class TestReason:
     """A worker's error reaches the log seconds after TorchServe has noted its end, or not before a second attempt."""
 
-    def test_words_that_come_late_are_waited_for(self, tmp_path: Path) -> None:
+    def test_an_error_that_comes_late_is_waited_for(self, tmp_path: Path) -> None:
         append(
             tmp_path / "model_log.log",
             log_of([*TWO_TRACEBACKS[2:], (OURS, "OSError: of an earlier attempt")]),
@@ -100,14 +100,14 @@ class TestLastWords:
 
         timer = threading.Timer(0.5, second_attempt)
         timer.start()
-        assert attempt.last_words() == "safetensors_rust.SafetensorError: the cause"
+        assert attempt.reason() == "safetensors_rust.SafetensorError: the cause"
         timer.join()
 
     def test_a_traceback_is_read_to_its_end(self, tmp_path: Path) -> None:
-        """The error that counts may follow from an earlier one: words count once the output has ended."""
+        """The error that counts may follow from an earlier one: it counts once the output has ended."""
         attempt = Attempt(tmp_path, "a_b.2")
         append(tmp_path / "model_log.log", log_of(TWO_TRACEBACKS))
-        assert attempt.last_words(patience=0.3) is not None, "but not for ever"
+        assert attempt.reason(patience=0.3) is not None, "but not for ever"
 
         def rest() -> None:
             lines = [(OURS, "    raise"), (OURS, "OSError: what it came to")]
@@ -116,10 +116,10 @@ class TestLastWords:
 
         timer = threading.Timer(0.5, rest)
         timer.start()
-        assert attempt.last_words() == "OSError: what it came to"
+        assert attempt.reason() == "OSError: what it came to"
         timer.join()
 
     def test_a_worker_that_never_gives_a_reason_is_not_waited_for(self, tmp_path: Path) -> None:
         attempt = Attempt(tmp_path, "a_b.2")
         append(tmp_path / "ts_log.log", ENDED.format(OURS) * SILENT_ATTEMPTS + ENDED.format(OTHER))
-        assert attempt.last_words() is None
+        assert attempt.reason() is None
