@@ -76,7 +76,7 @@ class Client:
             try:
                 entry = json.loads(self.home.key_file.read_text())[kind]
                 expires = entry.get("expiration time")
-                return entry["key"], parse_instant(expires) if expires else datetime.max.replace(tzinfo=UTC)
+                return entry["key"], datetime.fromisoformat(expires or "9999-12-31T00:00Z")
             except FileNotFoundError as error:
                 raise ServeError(not_running(self.home)) from error
             except OSError as error:
@@ -131,15 +131,6 @@ class Refused(ServeError):
         super().__init__(
             f"the service refused ({self.status}): {' '.join(message.split())[:500] or 'no reason given'}"
         )
-
-
-def parse_instant(text: str) -> datetime:
-    """Parse a Java Instant; its nanoseconds are more digits than Python reads.
-
-    >>> parse_instant("2026-01-31T12:00:00.123456789Z")
-    datetime.datetime(2026, 1, 31, 12, 0, tzinfo=datetime.timezone.utc)
-    """
-    return datetime.fromisoformat(text.partition(".")[0].removesuffix("Z") + "+00:00")
 
 
 def not_running(home: Home) -> str:
