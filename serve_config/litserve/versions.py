@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -73,6 +74,7 @@ class Version:
         self.active = 0
         self.bodies: dict[str, bytes] = {}  # of the requests that workers have been given, by id
         self.ready = asyncio.Event()
+        self.loaded = ""
         self.closing = False
         self._turns = asyncio.Semaphore(self.at_once)
         self._threads = ThreadPoolExecutor(self.at_once + 1)
@@ -151,7 +153,7 @@ class Version:
             "batchSize": self.batch_size,
             "responseTimeout": self.response_timeout,
             "workers": [
-                {"id": str(9000 + i), "status": status, "pid": pid, "gpu": False}
+                {"id": str(9000 + i), "startTime": self.loaded, "status": status, "pid": pid, "gpu": False}
                 for i, pid in enumerate(pids)
             ],
             "jobQueueStatus": {
@@ -218,6 +220,7 @@ class Version:
         while time.monotonic() < deadline:
             with contextlib.suppress(OSError, http.client.HTTPException):
                 if (await self._send("GET", "/health", 5)).status == 200:
+                    self.loaded = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
                     self.ready.set()
                     return True
             await asyncio.sleep(0.1)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -39,3 +40,16 @@ def server(
         with running_torchserve(folder, [toys["alpha"], toys["beta"]], engine=request.param) as running:
             yield running
         assert processes.members(State.load(running.home)) == []
+
+
+@pytest.fixture
+def nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
+    """Puts an ``nvidia-smi`` that runs a line of shell first on the PATH; gives the folder that it is in."""
+
+    def install(line: str) -> Path:
+        (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\n{line}\n")
+        (tmp_path / "nvidia-smi").chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+        return tmp_path
+
+    return install

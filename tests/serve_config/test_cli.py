@@ -8,6 +8,7 @@ import re
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -138,14 +139,10 @@ def test_shortened_answer_keeps_the_digest() -> None:
     ],
 )
 def test_gpus_as_nvidia_smi_tells(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str, expected: list[str]
+    nvidia_smi: Callable[[str], Path], answer: str, expected: list[str]
 ) -> None:
-    (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\n{answer}\n")
-    (tmp_path / "nvidia-smi").chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path))
+    nvidia_smi(answer)
     assert status.gpus() == expected
-    monkeypatch.setenv("PATH", "/nonexistent")
-    assert status.gpus() == []
 
 
 class TestDoctor:

@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -496,15 +497,11 @@ def test_flags_and_what_an_archive_says(engine: str, tmp_path: Path, toys: dict[
 
 
 def test_a_gpu_is_measured_and_costs_no_other_metric(
-    tmp_path: Path, toys: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, toys: dict[str, Path], nvidia_smi: Callable[[str], Path]
 ) -> None:
     """TorchServe's own collector would fail here: it imports packages that we do not install."""
     line = "echo 0, NVIDIA H200, 12, 3000, 120000"  # TorchServe itself asks for the index, under a heading
-    (tmp_path / "nvidia-smi").write_text(
-        f'#!/bin/sh\ncase "$1" in *name*) {line};; *) echo index; echo 0;; esac\n'
-    )
-    (tmp_path / "nvidia-smi").chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    nvidia_smi(f'case "$1" in *name*) {line};; *) echo index; echo 0;; esac')
     with running_torchserve(tmp_path, [toys["alpha"]]) as server:
         for _ in range(100):  # TorchServe collects in the background; this one comes last
             page = server.client.metrics()
