@@ -38,16 +38,11 @@ FEW_STEPS = (
     "FINETUNE.AUGMENT.CROP_SIZE 256 INPUT.MIN_SIZE_TEST 256 MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE 64 "
     "DATALOADER.NUM_WORKERS 1"
 )
-WEIGHTS = {  # that each backbone starts from
-    "mobilenetv2_fpn": str(STARTER),
-    "resnet50_fpn": "coco",
-    "resnet101_fpn": "coco",
-    "vovnet19_fpn": "coco",
-}
+BACKBONES = ["mobilenetv2_fpn", "resnet50_fpn", "resnet101_fpn", "vovnet19_fpn"]
 
 
 @click.command()
-@click.option("--backbone", type=click.Choice(list(WEIGHTS)), default="mobilenetv2_fpn", show_default=True)
+@click.option("--backbone", type=click.Choice(BACKBONES), default=BACKBONES[0], show_default=True)
 @click.option("--check", is_flag=True, help="Do not stay: exit with 0 if all went well, else 1.")
 def demo(backbone: str, check: bool) -> None:
     """Fine-tune, serve, swap and roll back on synthetic photos; then open the page until Ctrl-C."""
@@ -71,21 +66,15 @@ def make(backbone: str) -> None:
     if not (DATA / "dataset.json").exists():
         step("Draw photos of balloons", f"data synthetic --root {DATA} --images 24 --size 320x240")
     if not (trained / "evaluation/test/report.json").exists():
-        started = (trained / "last.pth").exists()
-        more = "--resume" if started else f"--weights {WEIGHTS[backbone]} {FEW_STEPS}"
-        step(
-            f"Fine-tune {backbone} for a few steps",
-            f"train {backbone} --data {DATA} --output {trained} {more}",
-        )
-        step("Choose its score threshold on the val photos", f"evaluate {trained} --data {DATA} --split val")
-        step("Evaluate it on photos that it has not seen", f"evaluate {trained} --data {DATA} --split test")
+        weights = STARTER if backbone == BACKBONES[0] else "coco"
+        more = "--resume" if (trained / "last.pth").exists() else f"--weights {weights} {FEW_STEPS}"
+        step("Fine-tune for a few steps", f"train {backbone} --data {DATA} --output {trained} {more}")
+        step("Choose a score threshold on the val photos", f"evaluate {trained} --data {DATA} --split val")
+        step("Evaluate on photos that it has not seen", f"evaluate {trained} --data {DATA} --split test")
     measured = f" --data {DATA} --max-loss 5"  # four test photos: one object is several points
     for source, version, options in ((STARTER, "starter", ""), (trained, f"{backbone}.2", measured)):
         if not (STORE / f"maskrcnn_{version}.mar").exists():
-            step(
-                f"Package {version} for TorchServe",
-                f"export {source} --version {version} --output {STORE}{options}",
-            )
+            step(f"Package {version}", f"export {source} --version {version} --output {STORE}{options}")
 
 
 @contextlib.contextmanager
@@ -162,8 +151,7 @@ def step(title: str, command: str) -> None:
 
 
 def announce(title: str, command: str) -> None:
-    shown, width = f"  maskrcnn {command}", 3 * shutil.get_terminal_size().columns
-    click.echo(f"\n▸ {title}\n{shown if len(shown) <= width else shown[:width] + ' …'}")
+    click.echo(f"\n▸ {title}\n  maskrcnn {command}")
 
 
 if __name__ == "__main__":

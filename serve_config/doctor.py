@@ -34,8 +34,8 @@ found = {}
 for name, code in {
     "torch": "import torch", "torchserve": "import ts", "torch-model-archiver": "import model_archiver",
     "torchvision": "import torchvision; torchvision.ops.nms(torch.zeros(1, 4), torch.zeros(1), 0.5)",
-    "detectron2": "import detectron2.modeling", "psutil": "import psutil", "requests": "import requests",
-    "click": "import click", "GPU": "assert torch.cuda.is_available(); gpu = torch.cuda.get_device_name(0)",
+    "detectron2": "import detectron2.modeling", "click": "import click",
+    "GPU": "assert torch.cuda.is_available(); gpu = torch.cuda.get_device_name(0)",
 }.items():
     try:
         exec(code)

@@ -50,12 +50,7 @@ def shorten(value: Any, limit: int = 40) -> Any:
 
 def show(body: bytes, raw: bool) -> str:
     """The text to print for a JSON answer."""
-    if raw:
-        return body.decode(errors="replace")
-    try:
-        return json.dumps(shorten(json.loads(body)), indent=2, ensure_ascii=False)
-    except ValueError:
-        return body.decode(errors="replace")
+    return body.decode() if raw else json.dumps(shorten(json.loads(body)), indent=2, ensure_ascii=False)
 
 
 def write(target: Path, body: bytes) -> None:

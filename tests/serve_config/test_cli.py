@@ -151,9 +151,7 @@ class TestDoctor:
         bare.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S "$@"\n')
         bare.chmod(0o755)
         missing = {finding.subject: finding.cure for finding in doctor.check_packages(bare) if finding.cure}
-        packages = (
-            "torch torchvision detectron2 torchserve torch-model-archiver psutil requests click".split()
-        )
+        packages = "torch torchvision detectron2 torchserve torch-model-archiver click".split()
         assert missing == dict.fromkeys(packages, "run `make install`")
 
     def test_python_that_does_not_run(self, tmp_path: Path) -> None:
