@@ -118,19 +118,15 @@ class Client:
 
 
 class Refused(ServeError):
-    """TorchServe answered with an error: ``status`` over HTTP, and the name or code it gave, if any, as ``kind``."""
+    """TorchServe answered with an error: ``status`` over HTTP."""
 
     def __init__(self, response: requests.Response) -> None:
-        self.status = response.status_code
-        self.kind, message = "", response.text.strip()
+        self.status, message = response.status_code, response.text
         with contextlib.suppress(ValueError, AttributeError):
             body = response.json()
-            own = body.get("error")  # the handler's errors; TorchServe's have type and message
-            error = {"type": own.get("code"), **own} if isinstance(own, dict) else body
-            self.kind, message = str(error.get("type") or ""), str(error.get("message", message))
-        super().__init__(
-            f"the service refused ({self.status}): {' '.join(message.split())[:500] or 'no reason given'}"
-        )
+            message = str((body.get("error") or body).get("message", message))  # the handler's are nested
+        reason = " ".join(message.split())[:500] or "no reason given"
+        super().__init__(f"the service refused ({self.status}): {reason}")
 
 
 def not_running(home: Home) -> str:

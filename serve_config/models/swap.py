@@ -43,7 +43,6 @@ def swap(
     allow_other_classes: bool = False,
     unregister_old: bool = False,
     drain_timeout: float = 120.0,
-    remember_old: bool = True,
 ) -> str | None:
     """Make version ``name`` the default, registering it from the store if needed. Returns the old default, which may
     be ``name`` itself.
@@ -62,7 +61,7 @@ def swap(
         raise ServeError(message) from refused
     set_default(client, name)
     state = State.load(client.home)
-    if old is not None and remember_old:
+    if old is not None:
         state.history = [*state.history, old][-LONGEST_HISTORY:]
         state.save(client.home)
     remember(client)
@@ -103,7 +102,7 @@ def rollback(client: Client, say: Say) -> tuple[str, str | None]:
     history = [name for name in state.history if name != current]
     if not history:
         raise ServeError("there is nothing to roll back to: no swap has been made")
-    old = swap(client, history[-1], say, allow_other_classes=True, remember_old=False)
+    old = swap(client, history[-1], say, allow_other_classes=True)
     state = State.load(client.home)
     state.history = history[:-1]
     state.save(client.home)
