@@ -15,8 +15,8 @@ import subprocess
 import sys
 import threading
 import time
-import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -335,47 +335,57 @@ class TestRefusedArchives:
         self, server: Server, tmp_path: Path, capsys: Capture
     ) -> None:
         handler = "def handle(data, context):\n    if data is not None:\n        raise ValueError('no')"
-        archive = toy_archive(tmp_path, "mute", handler=handler)
-        assert serve("register", archive, home=server.home) == 0
-        try:
+        with registered(server, toy_archive(tmp_path, "mute", handler=handler)):
             assert serve("swap", "mute", home=server.home) == 1
             assert "version mute does not answer a probe image, so the default stays" in error_of(capsys)
             assert default_version(server.client) == "alpha"
             assert State.load(server.home).history == []
-        finally:
-            assert serve("unregister", "mute", home=server.home) == 0
-            (server.store / archive.name).unlink()
 
     def test_other_classes_need_a_word(self, server: Server, tmp_path: Path, capsys: Capture) -> None:
         archive = toy_archive(tmp_path, "cats", classes=["cat", "dog"])
         assert serve("register", archive, home=server.home) == 1
         assert "cats has the classes cat, dog, and the default alpha has balloon" in error_of(capsys)
         assert names(server.client) == ["alpha", "beta"]
-        assert serve("register", archive, "--allow-other-classes", home=server.home) == 0
-        try:
+        with registered(server, archive, "--allow-other-classes"):
             assert serve("swap", "cats", home=server.home) == 1
             assert "--allow-other-classes" in error_of(capsys)
             assert default_version(server.client) == "alpha"
-        finally:
-            assert serve("unregister", "cats", home=server.home) == 0
-            (server.store / archive.name).unlink()
 
-    def test_file_whose_name_lies(self, server: Server, toys: dict[str, Path], capsys: Capture) -> None:
+    @pytest.mark.parametrize(
+        ("command", "size", "message"),
+        [
+            ("swap delta", None, "holds version gamma, not delta"),
+            ("register delta", 300, "delta.mar is damaged or not an archive"),
+        ],
+    )
+    def test_files_that_are_not_what_their_name_says(
+        self,
+        server: Server,
+        toys: dict[str, Path],
+        command: str,
+        size: int | None,
+        message: str,
+        capsys: Capture,
+    ) -> None:
         liar = server.store / "maskrcnn_delta.mar"
-        liar.write_bytes(toys["gamma"].read_bytes())
+        liar.write_bytes(toys["gamma"].read_bytes()[:size])
         try:
-            assert serve("swap", "delta", home=server.home) == 1
-            assert "holds version gamma, not delta" in error_of(capsys)
+            assert serve(*command.split(), home=server.home) == 1
+            assert message in error_of(capsys)
         finally:
             liar.unlink()
 
-    def test_damaged_archive(
-        self, server: Server, toys: dict[str, Path], tmp_path: Path, capsys: Capture
-    ) -> None:
-        half = tmp_path / "half.mar"
-        half.write_bytes(toys["gamma"].read_bytes()[:300])
-        assert serve("register", half, home=server.home) == 1
-        assert "half.mar is damaged or not an archive" in error_of(capsys)
+
+@contextmanager
+def registered(server: Server, archive: Path, *options: str) -> Iterator[None]:
+    """Register an archive, and remove it at the end."""
+    assert serve("register", archive, *options, home=server.home) == 0
+    try:
+        yield
+    finally:
+        version = archive.stem.removeprefix("maskrcnn_")
+        assert serve("unregister", version, home=server.home) == 0
+        (server.store / archive.name).unlink()
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -592,8 +602,3 @@ def test_interrupted_start_leaves_nothing(tmp_path: Path, number: signal.Signals
         finally:
             process.kill()
             lifecycle.stop(home)
-
-
-def test_toy_archive_is_a_real_one(toys: dict[str, Path]) -> None:
-    with zipfile.ZipFile(toys["alpha"]) as file:
-        assert json.loads(file.read("MAR-INF/MANIFEST.json"))["archiverVersion"]
