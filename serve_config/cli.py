@@ -51,7 +51,6 @@ def serve() -> None:
     metavar="LIST",
     help="On the first start, serve the archives of this list, the first as the default.",
 )
-@click.option("--fresh", is_flag=True, help="Do not restore what was registered before.")
 @click.option(
     "--model-store", "store", type=Path, default="model_store", metavar="DIR", help="Folder of archives."
 )
@@ -89,7 +88,6 @@ def start(
     ports: dict[str, int],
     models: tuple[str, ...],
     listed: Path | None,
-    fresh: bool,
     store: Path,
     queue_size: int,
     workers: int | None,
@@ -114,7 +112,7 @@ def start(
     from serve_config.server import lifecycle
 
     settings = Settings(ports, queue_size, response_timeout, workers or 0, engine)
-    wanted = list(models) if models or fresh else None
+    wanted = list(models) or None
     if listed and wanted is None and not State.load(home).models:
         wanted = listed_archives(listed)
     done = lifecycle.start(home, settings, store, wanted, say)

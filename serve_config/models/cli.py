@@ -82,9 +82,6 @@ def register(client: Client, archive: str, allow_other_classes: bool) -> None:
 @click.option(
     "--unregister-old", is_flag=True, help="Remove the old default once it has answered everything."
 )
-@click.option(
-    "--drain-timeout", type=positive, default=120, help="Seconds to wait for that.", show_default=True
-)
 @classes_option
 @with_client
 def swap(client: Client, version: str, **options: Any) -> None:

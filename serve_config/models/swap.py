@@ -42,13 +42,12 @@ def swap(
     *,
     allow_other_classes: bool = False,
     unregister_old: bool = False,
-    drain_timeout: float = 120.0,
 ) -> str | None:
     """Make version ``name`` the default, registering it from the store if needed. Returns the old default, which may
     be ``name`` itself.
 
-    With ``unregister_old`` the old version is removed once it has answered everything; ``drain_timeout`` in
-    seconds. Raises ServeError; until the last step has succeeded, the old default goes on serving.
+    With ``unregister_old`` the old version is removed once it has answered everything. Raises ServeError; until the
+    last step has succeeded, the old default goes on serving.
     """
     old = default_version(client)
     if name == old:
@@ -67,7 +66,7 @@ def swap(
     remember(client)
     if unregister_old and old is not None:
         say(f"waiting until {old} has answered everything …")
-        drain(client, old, drain_timeout)
+        drain(client, old)
         unregister(client, old)
     return old
 
@@ -115,7 +114,7 @@ def probe(client: Client, name: str) -> None:
     client.json("inference", "POST", path, data=image, timeout=ANSWER_TIMEOUT)
 
 
-def drain(client: Client, name: str, timeout: float) -> None:
+def drain(client: Client, name: str, timeout: float = 120) -> None:
     """Wait until a version has answered everything: unregistering it kills its workers.
 
     TorchServe reports how many requests are queued, but not how many are being answered. The queue is first in,
