@@ -135,10 +135,10 @@ def show(first: str, second: str, page: str) -> None:
     ):
         step(title, command)
         answer = json.loads(ask(Client(Home.at(SERVE)), image, None, {}, ANSWER_TIMEOUT))
-        if answer["model"]["version"] != version:
-            raise ServeError(
-                f"{answer['model']['version']} answered instead of {version}: see {SERVE / 'logs'}"
-            )
+        answered = answer["model"]["version"]
+        if answered != version:
+            raise ServeError(f"{answered} answered instead of {version}: see {SERVE / 'logs'}")
+        click.echo(f"a photo was answered by {answered}")
     shutil.rmtree(HOME / "found", ignore_errors=True)  # what is there already would not be asked again
     step("Send it through the page", f"predict {page} {image} --output {HOME / 'found'}")
 
