@@ -157,11 +157,11 @@ class Frontend:
             message = f"Model version {archive.version} is already registered for model {MODEL}"
             raise Problem(409, "ConflictStatusException", message)
         workers = request.query_params.get("initial_workers", "")
-        settings = {**self.settings, "workers": workers if workers.isdecimal() else ""}
         folder = Path(tempfile.mkdtemp(dir=self.folder))
         with zipfile.ZipFile(archive.path) as file:
             await asyncio.to_thread(file.extractall, folder)
-        self.versions[archive.version] = Version(archive.version, url, folder, settings)
+        wanted = int(workers) if workers.isdecimal() else 0
+        self.versions[archive.version] = Version(archive.version, url, folder, self.settings, wanted)
         self.default = self.default or archive.version
         return _status(f"Model version {archive.version} registered; its workers are starting", 202)
 

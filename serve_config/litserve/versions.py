@@ -55,16 +55,17 @@ class Version:
         name: the version.
         archive: the archive's file name in the model store.
         folder: the unpacked archive; it also holds the socket.
-        settings: of config.properties, for keys that the archive's model-config.yaml does not have; and ``workers``,
-            which wins over it.
+        settings: of config.properties, for keys that the archive's model-config.yaml does not have.
+        workers: how many, whatever the archive says; 0 leaves it to the archive.
     """
 
-    def __init__(self, name: str, archive: str, folder: Path, settings: Mapping[str, str]) -> None:
+    def __init__(
+        self, name: str, archive: str, folder: Path, settings: Mapping[str, str], workers: int
+    ) -> None:
         path = folder / "model-config.yaml"
         config = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.exists() else {}
         self.name, self.archive, self.folder = name, archive, folder
-        workers = settings.get("workers") or config.get("minWorkers")
-        self.workers = int(workers or settings["default_workers_per_model"])
+        self.workers = int(workers or config.get("minWorkers") or settings["default_workers_per_model"])
         self.batch_size = int(config.get("batchSize") or 1)
         self.response_timeout = int(config.get("responseTimeout") or settings["default_response_timeout"])
         self.startup_timeout = int(config.get("startupTimeout") or settings["default_startup_timeout"])
