@@ -6,7 +6,6 @@ the functions that need them, so ``maskrcnn --help`` answers at once.
 
 from __future__ import annotations
 
-import signal
 import sys
 import warnings
 from collections.abc import Sequence
@@ -102,8 +101,6 @@ def run(command: click.Command, prog_name: str, args: Sequence[str] | None = Non
     # fvcore, which Detectron2 needs, calls what torch 2.14 deprecates: nothing that the user could change
     warnings.filterwarnings("ignore", "`torch.jit", FutureWarning)
     try:
-        if hasattr(signal, "pthread_sigmask"):  # the demo blocks Ctrl-C in its children until they get here
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         status = command.main(args, prog_name, standalone_mode=False, obj=Rooms())
     except click.ClickException as error:
         error.show()

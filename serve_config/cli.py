@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import signal
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 import click
 
 import serve_config.models.cli
-from serve_config.options import at_home, json_option, positive, say, store_option, with_ports
+from serve_config.server.options import at_home, json_option, positive, say, with_ports
 from serve_config.server.properties import DEFAULT_PORTS, QUEUE_SIZE, RESPONSE_TIMEOUT, Settings
 from serve_config.server.state import ENGINES, Home, State
-
-if TYPE_CHECKING:
-    from serve_config.models.client import Client
 
 EPILOG = """\b
 Examples:
@@ -29,7 +28,7 @@ def _interrupt(_number: int, _frame: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
-@click.group(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 def serve() -> None:
     """Start and stop the server, and choose what it serves."""
     # SIGTERM cleans up like Ctrl-C; and Ctrl-C works for a background job, which inherits SIGINT ignored
@@ -48,59 +47,58 @@ def serve() -> None:
 @click.option(
     "--list",
     "listed",
+    type=Path,
     metavar="LIST",
     help="On the first start, serve the archives of this list, the first as the default.",
 )
-@click.option("--fresh", is_flag=True, help="Do not restore what was registered before.")
-@store_option("--model-store")
-@with_ports
+@click.option(
+    "--model-store", "store", type=Path, default="model_store", metavar="DIR", help="Folder of archives."
+)
 @click.option(
     "--workers",
     type=positive,
     metavar="N",
-    help="Per version; default: one per GPU if there are several, else the archive's, or 1.",
+    help="Per version.  [default: the archive's, or 1 per GPU]",
 )
 @click.option(
     "--queue-size",
     type=positive,
     default=QUEUE_SIZE,
-    show_default=True,
     metavar="N",
     help="Requests that may wait per version; one more gets a 503.",
 )
 @click.option(
     "--response-timeout",
     type=positive,
+    default=RESPONSE_TIMEOUT,
     metavar="S",
-    help="Restart a worker that takes longer than this to answer; default: its archive's, or "
-    f"{RESPONSE_TIMEOUT}.",
+    help="Restart a worker that takes longer than this to answer.",
 )
 @click.option(
     "--engine",
     type=click.Choice(list(ENGINES)),
     default="torchserve",
-    show_default=True,
-    help="LitServe is an extra: pip install litserve.",
+    help="LitServe is an extra: pip install litserve prometheus-client.",
 )
 @click.option("--foreground", is_flag=True, help="Stay until SIGTERM or Ctrl-C, then stop (for systemd).")
+@with_ports
 @at_home
 def start(
     home: Home,
+    ports: dict[str, int],
     models: tuple[str, ...],
-    listed: str | None,
-    fresh: bool,
-    model_store: Path,
+    listed: Path | None,
+    store: Path,
     queue_size: int,
     workers: int | None,
-    response_timeout: int | None,
+    response_timeout: int,
     engine: str,
     foreground: bool,
-    **ports: int,
 ) -> None:
     """Start the server and wait until its models are READY.
 
     The server is TorchServe, or LitServe with --engine litserve. It restores what was registered when it stopped; the
-    first time it serves the whole model store. --workers and --response-timeout win over an archive's own settings.
+    first time it serves the whole model store. An archive's own response timeout wins over the option.
 
     \b
     Examples:
@@ -113,25 +111,19 @@ def start(
     from serve_config.models.management import default_version
     from serve_config.server import lifecycle
 
-    settings = Settings(
-        ports={name: ports[f"{name}_port"] for name in DEFAULT_PORTS},
-        job_queue_size=queue_size,
-        response_timeout=response_timeout,
-        workers=workers or lifecycle.workers_for_gpus(),
-        engine=engine,
-    )
-    wanted = list(models) if models or fresh else None
+    settings = Settings(ports, queue_size, response_timeout, workers or 0, engine)
+    wanted = list(models) or None
     if listed and wanted is None and not State.load(home).models:
-        wanted = listed_archives(Path(listed))
-    done = lifecycle.start(home, settings, model_store, wanted, say)
+        wanted = listed_archives(listed)
+    done = lifecycle.start(home, settings, store, wanted, say)
     try:
         client = Client(home)
+        served = ", ".join(done) or "nothing yet: `register` an archive"
         default = f" (default {default_version(client)})" if len(done) > 1 else ""
-        click.echo(
-            f"{ENGINES[engine]} serves {', '.join(done) or 'nothing yet: `register` an archive'}{default}"
-        )
+        click.echo(f"{ENGINES[engine]} serves {served}{default}")
         if any(client.ports[name] != DEFAULT_PORTS[name] for name in ("inference", "management")):
-            click.echo(f"the page: {_web_command(client)}")
+            urls = " ".join(f"--{name}-url {client.url(name, '')}" for name in ("inference", "management"))
+            click.echo(f"the page: maskrcnn web {urls} --key-file {home.key_file}")
         click.echo(client.url("inference", "/predictions/maskrcnn"))
         if foreground:
             lifecycle.wait_until_stopped(home)
@@ -139,12 +131,6 @@ def start(
         if not foreground:
             raise
         lifecycle.stop(home)
-
-
-def _web_command(client: Client) -> str:
-    """The command that starts the page for this server, whatever its ports."""
-    urls = " ".join(f"--{name}-url {client.url(name, '')}" for name in ("inference", "management"))
-    return f"maskrcnn web {urls} --key-file {client.home.key_file}"
 
 
 @serve.command()
@@ -174,10 +160,10 @@ def status(home: Home, as_json: bool) -> int:
     Example:
       maskrcnn serve status --json
     """
-    from serve_config import status
+    from serve_config.server import status
 
     report = status.collect(home)
-    click.echo(status.as_json(report) if as_json else status.as_text(report))
+    click.echo(json.dumps(asdict(report), indent=2) if as_json else status.as_text(report))
     return 0 if report.healthy else 1
 
 
@@ -188,7 +174,7 @@ for command in serve_config.models.cli.COMMANDS:
 @click.command()
 @with_ports
 @at_home
-def doctor(home: Home, **ports: int) -> int:
+def doctor(home: Home, ports: dict[str, int]) -> int:
     """Check this machine for what is missing, and name the cure.
 
     \b
@@ -197,4 +183,4 @@ def doctor(home: Home, **ports: int) -> int:
     """
     from serve_config import doctor
 
-    return doctor.report(home.path, {name: ports[f"{name}_port"] for name in DEFAULT_PORTS})
+    return doctor.report(home, ports)

@@ -78,20 +78,14 @@ class Service:
     def warm_up(self):
         toy_handler.handle(None, self.context)
 
-    def decode(self, request):
-        return request.parts
+    def describe(self):
+        return answer(self.predictor.card)
 
-    def predict(self, photos):
-        return toy_handler.handle(photos, self.context)
+    def answer(self, requests):
+        return [answer(found) for found in toy_handler.handle([each.parts for each in requests], self.context)]
 
-    def encode(self, photo, found):
-        return answer(200, found)
-
-def answer(status, document):
-    return SimpleNamespace(status=status, content_type="application/json", body=json.dumps(document).encode())
-
-def unexpected():
-    return answer(500, {"error": {"code": "internal_error", "message": "It failed.", "field": None}})
+def answer(document):
+    return SimpleNamespace(status=200, content_type="application/json", body=json.dumps(document).encode())
 """,
 }
 

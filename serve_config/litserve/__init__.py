@@ -11,7 +11,10 @@ The frontend answers TorchServe's inference, management and metrics routes, in T
 beside the old, is probed, becomes the default, and the old one ends once it has answered everything.
 """
 
-# what the frontend and a version's worker have in common
-DESCRIBE = "x-describe"  # header of a request for the model's description
+# What the frontend and a version's worker have in common. Bodies do not go through LitServe: 10 MB would be copied
+# there from process to process.
+BODIES = "b"  # Unix socket in the archive's folder: send a request's id, receive its body
 SAMPLES = "x-samples"  # header of an answer: the metrics of its batch, a JSON list of name, value and labels
-WORKERS = "workers.json"  # file in the archive's folder: the process ids of the workers
+# files that a worker writes into the archive's folder before it is READY
+WORKERS = "workers.json"  # the process ids of the workers
+DESCRIPTION = "description.json"  # what the model says of itself

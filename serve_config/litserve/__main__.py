@@ -16,38 +16,23 @@ import uvicorn
 
 from serve_config.litserve.frontend import Frontend
 from serve_config.litserve.keys import Keys
-from serve_config.litserve.versions import Limits
 from serve_config.server.properties import bind
 from serve_config.server.state import Home
 
 LOGS = {"ts_log": "ts_log.log", "MODEL_LOG": "model_log.log", "uvicorn.access": "access_log.log"}
 
 
-def main(config: Path, store: Path) -> None:
-    """Serve until SIGTERM."""
-    home, settings = Home(config.parent), read_properties(config)
+async def serve(config: Path, store: Path) -> None:
+    """Serve until SIGTERM. Each of the three ports has an application of its own."""
+    home = Home(config.parent)
     write_logs(home.logs)
-    asyncio.run(serve(home, settings, store))
-
-
-async def serve(home: Home, settings: dict[str, str], store: Path) -> None:
-    """Listen on the three ports; what comes in goes to the application of its port."""
-    limits = Limits(
-        queue_size=int(settings["job_queue_size"]),
-        workers=int(settings["default_workers_per_model"]),
-        response_timeout=int(settings["default_response_timeout"]),
-        startup_timeout=int(settings["default_startup_timeout"]),
-    )
+    lines = [line for line in config.read_text(encoding="latin-1").splitlines() if line and line[0] != "#"]
+    settings = dict(line.split("=", 1) for line in lines)
     keys = Keys(home.key_file, int(settings["token_expiration_min"]))
-    folder = Path(tempfile.gettempdir())  # Home.tmp, by TMPDIR
-    frontend = Frontend(store, folder, keys, limits, int(settings["max_request_size"]))
+    frontend = Frontend(store, Path(tempfile.gettempdir()), keys, settings)  # Home.tmp, by TMPDIR
     applications = {
         urlsplit(settings[f"{name}_address"]).port or 0: application
-        for name, application in (
-            ("inference", frontend.inference()),
-            ("management", frontend.management()),
-            ("metrics", frontend.monitoring()),
-        )
+        for name, application in frontend.applications().items()
     }
 
     async def by_port(scope: Any, receive: Any, send: Any) -> None:
@@ -58,19 +43,13 @@ async def serve(home: Home, settings: dict[str, str], store: Path) -> None:
         # asyncio sets TCP_NODELAY only where the protocol is named; without it an answer can wait 40 ms for an ACK
         sockets.append(socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP))
         bind(sockets[-1], port)
-    config = uvicorn.Config(
+    settled = uvicorn.Config(
         by_port, lifespan="off", log_config=None, server_header=False, timeout_graceful_shutdown=1
     )
     try:
-        await uvicorn.Server(config).serve(sockets)
+        await uvicorn.Server(settled).serve(sockets)
     finally:
         await frontend.close()
-
-
-def read_properties(path: Path) -> dict[str, str]:
-    """The keys of a config.properties."""
-    lines = [line for line in path.read_text(encoding="latin-1").splitlines() if line and line[0] != "#"]
-    return dict(line.split("=", 1) for line in lines)
 
 
 def write_logs(folder: Path) -> None:
@@ -88,4 +67,4 @@ def write_logs(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    asyncio.run(serve(Path(sys.argv[1]), Path(sys.argv[2])))

@@ -13,7 +13,7 @@ import shutil
 import tempfile
 import uuid
 import zipfile
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -25,28 +25,15 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from serve_config.errors import ServeError
-from serve_config.litserve import DESCRIBE, SAMPLES
+from serve_config.litserve import DESCRIPTION, SAMPLES
 from serve_config.litserve.keys import KINDS, Keys
 from serve_config.litserve.metrics import Metrics
-from serve_config.litserve.versions import Limits, QueueFull, Version, WorkerDied, server_log
+from serve_config.litserve.versions import Problem, Version
 from serve_config.models.archives import SAFE_NAME, read_archive
 from serve_config.server.state import MODEL
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 WITHOUT_VERSION = "default"  # the label of requests whose URL names no version
-
-
-class Problem(Exception):
-    """An error in TorchServe's form: HTTP status, the name of its exception, a message."""
-
-    def __init__(self, status: int, kind: str, message: str) -> None:
-        super().__init__(message)
-        self.status, self.kind, self.message = status, kind, message
-
-    def response(self) -> Response:
-        body = {"code": self.status, "type": self.kind, "message": self.message}
-        headers = {"Retry-After": "1"} if self.status == 503 else None
-        return Response(json.dumps(body, indent=2), self.status, headers, "application/json")
 
 
 class Frontend:
@@ -56,43 +43,39 @@ class Frontend:
         store: the folder of archives.
         folder: where they are unpacked, private to this user.
         keys: who may ask.
-        limits: for what an archive leaves open.
-        max_request_size: in bytes.
+        settings: TorchServe's, of config.properties.
     """
 
-    def __init__(self, store: Path, folder: Path, keys: Keys, limits: Limits, max_request_size: int) -> None:
-        self.store, self.folder, self.keys = store, folder, keys
-        self.limits, self.max_request_size = limits, max_request_size
+    def __init__(self, store: Path, folder: Path, keys: Keys, settings: Mapping[str, str]) -> None:
+        self.store, self.folder, self.keys, self.settings = store, folder, keys, settings
         self.versions: dict[str, Version] = {}
         self.default: str | None = None
         self.metrics = Metrics()
 
-    def inference(self) -> Starlette:
-        """The routes of the inference port."""
-        predict = self._with_key("inference", self.predict)
-        return _application(
-            Route("/ping", self._with_key("inference", self.ping)),
-            Route("/predictions/{model}", predict, methods=["POST", "PUT"]),
-            Route("/predictions/{model}/{version}", predict, methods=["POST", "PUT"]),
-        )
-
-    def management(self) -> Starlette:
-        """The routes of the management port."""
-        described = self._with_key("management", self.describe)
-        one = "/models/{model}/{version}"
-        return _application(
-            Route("/models", self._with_key("management", self.list)),
-            Route("/models", self._with_key("management", self.register), methods=["POST"]),
-            Route("/models/{model}", described),
-            Route(one, described),
-            Route(one, self._with_key("management", self.unregister), methods=["DELETE"]),
-            Route(f"{one}/set-default", self._with_key("management", self.set_default), methods=["PUT"]),
-            Route("/token", self._with_key("API", self.renew_key)),
-        )
-
-    def monitoring(self) -> Starlette:
-        """The routes of the metrics port, which needs no key."""
-        return _application(Route("/metrics", self.show_metrics))
+    def applications(self) -> dict[str, Starlette]:
+        """The routes of each port; metrics need no key."""
+        predict, one = "/predictions/{model}", "/models/{model}/{version}"
+        routes: dict[str, list[Route]] = {"inference": [], "management": [], "metrics": []}
+        for port, methods, path, endpoint in (
+            ("inference", "GET", "/ping", self.ping),
+            ("inference", "POST PUT", predict, self.predict),
+            ("inference", "POST PUT", f"{predict}/{{version}}", self.predict),
+            ("management", "GET", "/models", self.list_models),
+            ("management", "POST", "/models", self.register),
+            ("management", "GET", "/models/{model}", self.describe),
+            ("management", "GET", one, self.describe),
+            ("management", "DELETE", one, self.unregister),
+            ("management", "PUT", f"{one}/set-default", self.set_default),
+            ("management", "GET", "/token", self.renew_key),
+            ("metrics", "GET", "/metrics", self.show_metrics),
+        ):
+            checked = self._with_key("API" if path == "/token" else port, endpoint)
+            routes[port].append(Route(path, checked, methods=methods.split()))
+        handlers: dict[Any, Any] = {
+            Problem: lambda _request, problem: as_response(problem),
+            HTTPException: lambda _request, error: as_response(unknown(error.status_code)),
+        }
+        return {port: Starlette(routes=found, exception_handlers=handlers) for port, found in routes.items()}
 
     def _with_key(self, kind: str, endpoint: Endpoint) -> Endpoint:
         async def checked(request: Request) -> Response:
@@ -100,7 +83,7 @@ class Frontend:
                 raise Problem(400, "InvalidKeyException", "The key is wrong, has expired, or is missing.")
             return await endpoint(request)
 
-        return checked
+        return endpoint if kind == "metrics" else checked
 
     def _named(self, request: Request) -> Version:
         """The version that a URL names, or the default. Raises Problem."""
@@ -124,39 +107,28 @@ class Frontend:
         version = self._named(request)
         given, own = request.headers.get("X-Request-ID", ""), str(uuid.uuid4())
         request_id = f"{given}/{own}" if re.fullmatch(r"[A-Za-z0-9._-]{1,64}", given) else own
-        headers = {"Content-Type": request.headers.get("Content-Type", ""), "X-Request-ID": request_id}
         labels = [MODEL, request.path_params.get("version", WITHOUT_VERSION)]
         self.metrics.add("ts_inference_requests_total", 1, labels)
         start = asyncio.get_running_loop().time()
-        reply = await self._ask(version, body, headers)
+        answer, waited = await version.ask(body, request.headers.get("Content-Type", ""), request_id)
         taken = asyncio.get_running_loop().time() - start
         self.metrics.add("ts_inference_latency_microseconds", taken * 1e6, labels)
-        self.metrics.add("ts_queue_latency_microseconds", reply.waited * 1e6, labels)
-        for name, value, more in json.loads(reply.headers.get(SAMPLES, "[]")):
+        self.metrics.add("ts_queue_latency_microseconds", waited * 1e6, labels)
+        for name, value, more in json.loads(answer.headers.get(SAMPLES, "[]")):
             self.metrics.add(name, value, more)
-        return Response(
-            reply.body, reply.status, {"Content-Type": reply.headers["content-type"], "x-request-id": own}
-        )
-
-    async def _ask(self, version: Version, body: bytes, headers: dict[str, str]) -> Any:
-        try:
-            return await version.ask(body, headers)
-        except QueueFull:
-            message = f"The queue of model {MODEL}, version {version.name}, is full."
-            raise Problem(503, "ServiceUnavailableException", message) from None
-        except WorkerDied:
-            raise Problem(507, "InternalServerException", "Worker died.") from None
+        more_headers = {"Content-Type": answer.headers["content-type"], "x-request-id": own}
+        return Response(answer.body, answer.status, more_headers)
 
     async def _body(self, request: Request) -> bytes:
-        body = bytearray()
+        body, limit = bytearray(), int(self.settings["max_request_size"])
         async for chunk in request.stream():
             body += chunk
-            if len(body) > self.max_request_size:
-                message = f"The request has more than {self.max_request_size:,} bytes."
+            if len(body) > limit:
+                message = f"The request has more than {limit:,} bytes."
                 raise Problem(413, "RequestEntityTooLargeException", message)
         return bytes(body)
 
-    async def list(self, _request: Request) -> Response:
+    async def list_models(self, _request: Request) -> Response:
         """The one model, if any version is registered."""
         return JSONResponse({"models": [{"modelName": MODEL}] if self.default else []})
 
@@ -167,8 +139,8 @@ class Frontend:
         version = self._named(request)
         description = version.describe()
         if request.query_params.get("customized") == "true":
-            reply = await self._ask(version, b"", {DESCRIBE: "true"})
-            description["customizedMetadata"] = json.loads(reply.body)
+            await version.until_ready()
+            description["customizedMetadata"] = json.loads((version.folder / DESCRIPTION).read_bytes())
         return JSONResponse([description])
 
     async def register(self, request: Request) -> Response:
@@ -184,9 +156,12 @@ class Frontend:
         if archive.version in self.versions:
             message = f"Model version {archive.version} is already registered for model {MODEL}"
             raise Problem(409, "ConflictStatusException", message)
+        workers = request.query_params.get("initial_workers", "")
         folder = Path(tempfile.mkdtemp(dir=self.folder))
-        await asyncio.to_thread(_unpack, archive.path, folder)
-        self.versions[archive.version] = Version(archive.version, url, folder, self.limits)
+        with zipfile.ZipFile(archive.path) as file:
+            await asyncio.to_thread(file.extractall, folder)
+        wanted = int(workers) if workers.isdecimal() else 0
+        self.versions[archive.version] = Version(archive.version, url, folder, self.settings, wanted)
         self.default = self.default or archive.version
         return _status(f"Model version {archive.version} registered; its workers are starting", 202)
 
@@ -205,7 +180,6 @@ class Frontend:
 
     async def set_default(self, request: Request) -> Response:
         self.default = self._named(request).name
-        server_log.info("%s is the default", self.default, extra={"who": "frontend"})
         return _status(f'Default version successfully updated for model "{MODEL}" to "{self.default}"')
 
     async def renew_key(self, request: Request) -> Response:
@@ -224,15 +198,14 @@ class Frontend:
         await asyncio.gather(*(version.close(0) for version in self.versions.values()))
 
 
-def _application(*routes: Route) -> Starlette:
-    handlers: dict[Any, Any] = {
-        Problem: lambda _request, problem: problem.response(),
-        HTTPException: lambda _request, error: _unknown(error.status_code).response(),
-    }
-    return Starlette(routes=list(routes), exception_handlers=handlers)
+def as_response(problem: Problem) -> Response:
+    body = {"code": problem.status, "type": problem.kind, "message": str(problem)}
+    headers = {"Retry-After": "1"} if problem.status == 503 else None
+    return Response(json.dumps(body, indent=2), problem.status, headers, "application/json")
 
 
-def _unknown(status: int) -> Problem:
+def unknown(status: int) -> Problem:
+    """TorchServe's error for a URL or method that it does not have."""
     kinds = {404: "ResourceNotFoundException", 405: "MethodNotAllowedException"}
     kind = kinds.get(status, "InternalServerException")
     return Problem(status, kind, f"{HTTPStatus(status).phrase}: please check the URL and the HTTP method.")
@@ -240,8 +213,3 @@ def _unknown(status: int) -> Problem:
 
 def _status(text: str, status: int = 200) -> Response:
     return JSONResponse({"status": text}, status)
-
-
-def _unpack(archive: Path, folder: Path) -> None:
-    with zipfile.ZipFile(archive) as file:
-        file.extractall(folder)

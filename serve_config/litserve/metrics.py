@@ -3,53 +3,56 @@
 from __future__ import annotations
 
 import socket
-from collections import defaultdict
 from collections.abc import Sequence
 
 import psutil
 import yaml
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
 
 from serve_config.server.properties import METRICS
 from serve_config.server.system_metrics import gpu_samples
 
-BUCKETS = "0.005 0.01 0.025 0.05 0.075 0.1 0.25 0.5 0.75 1.0 2.5 5.0 7.5 10.0 +Inf".split()
-"""Upper bounds, as TorchServe's."""
+BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)  # TorchServe's
 
 
 class Metrics:
     """Counters, gauges and histograms, each by the values of its labels; the last label is the host's name."""
 
     def __init__(self) -> None:
-        declared = yaml.safe_load(METRICS.read_text(encoding="utf-8"))
-        self.kinds: dict[str, str] = {}
-        self.labels: dict[str, list[str]] = {}
-        # metric → (suffix of its name, values of its labels) → value
-        self.values: dict[str, dict[tuple[str, tuple[str, ...]], float]] = {}
+        disable_created_metrics()
+        self.registry = CollectorRegistry()
+        self.metrics: dict[str, Counter | Gauge | Histogram] = {}
         self.hostname = socket.gethostname()
+        declared = yaml.safe_load(METRICS.read_text(encoding="utf-8"))
         for section, last in (("ts_metrics", []), ("model_metrics", ["Hostname"])):
             for kind, metrics in declared[section].items():
                 for metric in metrics:
-                    name = metric["name"]
-                    self.kinds[name], self.labels[name] = kind, [*metric["dimensions"], *last]
-                    self.values[name] = defaultdict(float)
+                    name, labels = metric["name"], [*metric["dimensions"], *last]
+                    self.metrics[name] = self._new(kind, name, metric["unit"], labels)
+
+    def _new(self, kind: str, name: str, unit: str, labels: list[str]) -> Counter | Gauge | Histogram:
+        if kind == "histogram":
+            return Histogram(name, unit, labels, buckets=BUCKETS, registry=self.registry)
+        # prometheus_client would add "_total" to the name of a counter that TorchServe writes without it
+        counter = kind == "counter" and name.endswith("_total")
+        return (Counter if counter else Gauge)(name, unit, labels, registry=self.registry)
 
     def add(self, name: str, value: float, labels: Sequence[str]) -> None:
-        """Add to a counter, set a gauge, or observe in a histogram; ``labels`` without the host's name."""
-        values, written = (*labels, self.hostname), self.values[name]
-        if self.kinds[name] == "gauge":
-            written["", values] = value
-        elif self.kinds[name] == "counter":
-            written["", values] += value
-        else:
-            for bound in BUCKETS:
-                written["_bucket", (*values, bound)] += value <= float(bound)
-            written["_sum", values] += value
-            written["_count", values] += 1
+        """Add to a counter, or observe in a histogram; ``labels`` without the host's name."""
+        metric = self.metrics[name].labels(*labels, self.hostname)
+        metric.observe(value) if isinstance(metric, Histogram) else metric.inc(value)
 
     def measure_machine(self) -> None:
         """Set the gauges of processor, memory, disk and GPUs."""
         memory, disk = psutil.virtual_memory(), psutil.disk_usage("/")
-        for name, value in {
+        measured = {
             "CPUUtilization": psutil.cpu_percent(),
             "MemoryUsed": memory.used / 2**20,
             "MemoryAvailable": memory.available / 2**20,
@@ -57,18 +60,14 @@ class Metrics:
             "DiskUsage": disk.used / 2**30,
             "DiskUtilization": disk.percent,
             "DiskAvailable": disk.free / 2**30,
-        }.items():
-            self.add(name, value, ["Host"])
-        for name, value, _, index in gpu_samples():
-            self.add(name, value, ["Host", index])
+        }
+        samples = [(name, value, ["Host"]) for name, value in measured.items()]
+        samples += [(name, value, ["Host", index]) for name, value, _, index in gpu_samples()]
+        for name, value, labels in samples:
+            gauge = self.metrics[name]
+            assert isinstance(gauge, Gauge), f"metrics.yaml declares {name} as another kind"
+            gauge.labels(*labels, self.hostname).set(value)
 
     def page(self) -> str:
-        """In Prometheus' text format, without metrics that have no value yet."""
-        lines = []
-        for name, written in self.values.items():
-            lines += [f"# TYPE {name} {self.kinds[name]}"] if written else []
-            for (suffix, values), value in list(written.items()):
-                pairs = zip([*self.labels[name], "le"], values)  # noqa: B905, only a bucket has `le`
-                labels = ",".join(f'{key}="{text}"' for key, text in pairs)
-                lines.append(f"{name}{suffix}{{{labels}}} {value:.15g}")
-        return "\n".join([*lines, ""])
+        """In Prometheus' text format."""
+        return generate_latest(self.registry).decode()

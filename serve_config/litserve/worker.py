@@ -12,6 +12,7 @@ import math
 import multiprocessing.connection
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -25,7 +26,7 @@ from litserve.connector import check_cuda_with_nvidia_smi
 from werkzeug.http import parse_options_header
 from werkzeug.sansio.multipart import Data, Epilogue, Field, File, MultipartDecoder
 
-from serve_config.litserve import DESCRIBE, SAMPLES, WORKERS
+from serve_config.litserve import BODIES, DESCRIPTION, SAMPLES, WORKERS
 
 logger = logging.getLogger(__name__)
 
@@ -36,21 +37,13 @@ SECONDS_TO_SEND = 1.0
 class Call(NamedTuple):
     """A request as the frontend passes it on."""
 
-    body: bytes
     content_type: str
     id: str
-    describe: bool
 
 
 async def receive(request: Request) -> Call:
-    """Read the request; unlike LitServe's own reading, this takes any body."""
-    headers = request.headers
-    return Call(
-        await request.body(),
-        headers.get("Content-Type", ""),
-        headers.get("X-Request-ID", ""),
-        DESCRIBE in headers,
-    )
+    """Read the request's headers; its body waits in the frontend."""
+    return Call(request.headers.get("Content-Type", ""), request.headers.get("X-Request-ID", ""))
 
 
 class MaskRCNN(litserve.LitAPI):
@@ -76,22 +69,23 @@ class MaskRCNN(litserve.LitAPI):
         threads = max(1, usable_cores() // self.workers)
         self.service = Service.load(self.folder, self.config, device=device, threads=threads)
         self.service.warm_up()
+        (self.folder / DESCRIPTION).write_bytes(self.service.describe().body)
 
     def decode_request(self, request: Annotated[Call, Depends(receive)]) -> Call:
         return request
 
     def predict(self, calls: Call | list[Call]) -> Any:
-        """Answer a batch, or a single call. Raises nothing."""
+        """Answer a batch, or a single call."""
         from handler.api.metrics import batch_samples
-        from handler.service import unexpected
+        from handler.service import Request as Prediction
 
         batch = [calls] if isinstance(calls, Call) else calls
         start = time.perf_counter()
-        try:
-            answers = self._answer(batch)
-        except Exception:
-            logger.exception("the batch %s failed", [call.id for call in batch])
-            answers = [unexpected()] * len(batch)
+        requests = [
+            Prediction(parts(self._body(call), call.content_type), call.content_type, call.id)
+            for call in batch
+        ]
+        answers = self.service.answer(requests)
         version = str(self.service.predictor.card["version"])
         samples = batch_samples(answers, time.perf_counter() - start, version)
         counted = [json.dumps([[sample.name, sample.value, sample.labels] for sample in samples])]
@@ -101,18 +95,11 @@ class MaskRCNN(litserve.LitAPI):
             threading.Timer(SECONDS_TO_SEND, os._exit, (1,)).start()
         return outputs[0] if isinstance(calls, Call) else outputs
 
-    def _answer(self, batch: list[Call]) -> list[Any]:
-        from handler.service import Request as Prediction
-
-        service = self.service
-        photos = [
-            service.describe()
-            if call.describe
-            else service.decode(Prediction(parts(call), call.content_type, call.id))
-            for call in batch
-        ]
-        found = service.predict(photos)
-        return [service.encode(photo, result) for photo, result in zip(photos, found, strict=True)]
+    def _body(self, call: Call) -> bytes:
+        with socket.socket(socket.AF_UNIX) as frontend:
+            frontend.connect(str(self.folder / BODIES))
+            frontend.sendall(f"{call.id}\n".encode())
+            return b"".join(iter(lambda: frontend.recv(2**20), b""))
 
     def encode_response(self, output: tuple[Any, str]) -> Response:
         answer, samples = output
@@ -120,17 +107,17 @@ class MaskRCNN(litserve.LitAPI):
         return Response(answer.body, answer.status, headers)
 
 
-def parts(call: Call) -> dict[str, object]:
+def parts(body: bytes, content_type: str) -> dict[str, object]:
     """The parts of a request by name, as TorchServe gives them to a handler: a body that is no form is ``body``.
 
     Of parts with the same name the last one counts. A form that cannot be parsed has none.
     """
-    kind, options = parse_options_header(call.content_type)
+    kind, options = parse_options_header(content_type)
     if kind != "multipart/form-data" or not options.get("boundary"):
-        return {"body": call.body}
+        return {"body": body}
     found: dict[str, object] = {}
     decoder = MultipartDecoder(options["boundary"].encode())
-    decoder.receive_data(call.body)
+    decoder.receive_data(body)
     decoder.receive_data(None)
     name = ""
     try:
@@ -153,10 +140,10 @@ def end_with_a_worker(server: litserve.LitServer, folder: Path) -> None:
     os.killpg(0, signal.SIGKILL)
 
 
-def main(folder: Path, socket: str, workers: int) -> None:
+def main(folder: Path, path: str, workers: int) -> None:
     """Serve an unpacked archive."""
-    path = folder / "model-config.yaml"
-    config = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {}
+    written = folder / "model-config.yaml"
+    config = yaml.safe_load(written.read_text(encoding="utf-8")) if written.exists() else {}
     gpus = 0 if config.get("deviceType") == "cpu" else check_cuda_with_nvidia_smi()
     devices = max(1, min(gpus, workers))
     server = litserve.LitServer(
@@ -170,7 +157,7 @@ def main(folder: Path, socket: str, workers: int) -> None:
     threading.Thread(target=end_with_a_worker, args=(server, folder), daemon=True).start()
     options = {"num_api_servers": 1, "api_server_worker_type": "thread", "generate_client_file": False}
     try:
-        server.run(uds=socket, log_level="warning", **options)
+        server.run(uds=path, log_level="warning", **options)
     except RuntimeError as error:  # a worker did not start: its own traceback is in the log
         sys.exit(str(error))
 

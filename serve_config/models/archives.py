@@ -14,13 +14,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from serve_config.errors import ServeError
 from serve_config.server.state import MODEL
 
-CONFIG = "model-config.yaml"
-OVERRIDDEN = "overridden-"  # prefix of copies made for a registration
 # versions and file names become parts of URLs and paths
 SAFE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 
@@ -125,47 +121,12 @@ def bring_into_store(archive: Archive, store: Path) -> tuple[str, bool]:
         raise ServeError(
             f"the model store has another {target.name}: export with another --version, or delete {target}"
         )
-    with _copy(archive.path, store / f".{target.name}.{os.getpid()}") as copy:
-        copy.replace(target)
-    return target.name, True
-
-
-@contextlib.contextmanager
-def with_overrides(path: Path, overrides: dict[str, int]) -> Iterator[str]:
-    """The name in the store by which to register ``path`` so that ``overrides`` win over its model-config.yaml.
-
-    TorchServe prefers an archive's keys to those of a request, and unpacks the archive when it is registered. So
-    where they differ it gets a copy with the wanted keys, which exists only inside the block. Raises ServeError.
-    """
-    with _opened(path) as file:
-        try:
-            own = yaml.safe_load(file.read(CONFIG)) if CONFIG in file.namelist() else {}
-        except yaml.YAMLError:
-            own = None
-    if not isinstance(own, dict):
-        raise ServeError(f"{path} has a malformed {CONFIG}: export it again")
-    if all(own.get(key, value) == value for key, value in overrides.items()):
-        yield path.name  # keys that it does not have come from config.properties
-        return
-    with _copy(path, path.with_name(f"{OVERRIDDEN}{os.getpid()}-{path.name}")) as copy:
-        with zipfile.ZipFile(copy, "a") as file:
-            file.filelist.remove(file.NameToInfo.pop(CONFIG))  # the new one takes its place
-            file.writestr(CONFIG, yaml.safe_dump(own | overrides))
-        yield copy.name
-
-
-def original_name(registered: str) -> str:
-    """The archive's own file name, whether or not it was registered by :func:`with_overrides`."""
-    return re.sub(rf"^{OVERRIDDEN}\d+-", "", registered)
-
-
-@contextlib.contextmanager
-def _copy(source: Path, target: Path) -> Iterator[Path]:
-    """A copy of ``source`` that is removed at the end unless it was renamed. Raises ServeError."""
+    temporary = store / f".{target.name}.{os.getpid()}"
     try:
-        shutil.copyfile(source, target)
-        yield target
+        shutil.copyfile(archive.path, temporary)
+        temporary.replace(target)
     except OSError as error:
-        raise ServeError(f"{source} cannot be copied into {target.parent} ({error.strerror})") from error
+        raise ServeError(f"{archive.path} cannot be copied into {store} ({error.strerror})") from error
     finally:
-        target.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
+    return target.name, True

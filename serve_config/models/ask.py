@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -51,27 +50,12 @@ def shorten(value: Any, limit: int = 40) -> Any:
 
 def show(body: bytes, raw: bool) -> str:
     """The text to print for a JSON answer."""
-    if raw:
-        return body.decode(errors="replace")
-    try:
-        return json.dumps(shorten(json.loads(body)), indent=2, ensure_ascii=False)
-    except ValueError:
-        return body.decode(errors="replace")
+    return body.decode() if raw else json.dumps(shorten(json.loads(body)), indent=2, ensure_ascii=False)
 
 
-def write_file(target: Path, body: bytes) -> None:
-    """Write under a temporary name, then rename. Raises ServeError."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+def write(target: Path, body: bytes) -> None:
+    """Raises ServeError."""
     try:
-        temporary.write_bytes(body)
-        temporary.replace(target)
+        target.write_bytes(body)
     except OSError as error:
         raise ServeError(f"{target} cannot be written ({error.strerror})") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def header(client: Client) -> str:
-    """The authorization header for ``curl --header @-``, with a valid key. Raises ServeError."""
-    client.json("inference", "GET", "/ping")  # renews the key if it has expired
-    return f"Authorization: Bearer {client.read_key('inference')[0]}"

@@ -76,7 +76,7 @@ class Client:
             try:
                 entry = json.loads(self.home.key_file.read_text())[kind]
                 expires = entry.get("expiration time")
-                return entry["key"], parse_instant(expires) if expires else datetime.max.replace(tzinfo=UTC)
+                return entry["key"], datetime.fromisoformat(expires or "9999-12-31T00:00Z")
             except FileNotFoundError as error:
                 raise ServeError(not_running(self.home)) from error
             except OSError as error:
@@ -118,28 +118,15 @@ class Client:
 
 
 class Refused(ServeError):
-    """TorchServe answered with an error: ``status`` over HTTP, and the name or code it gave, if any, as ``kind``."""
+    """TorchServe answered with an error: ``status`` over HTTP."""
 
     def __init__(self, response: requests.Response) -> None:
-        self.status = response.status_code
-        self.kind, message = "", response.text.strip()
+        self.status, message = response.status_code, response.text
         with contextlib.suppress(ValueError, AttributeError):
             body = response.json()
-            own = body.get("error")  # the handler's errors; TorchServe's have type and message
-            error = {"type": own.get("code"), **own} if isinstance(own, dict) else body
-            self.kind, message = str(error.get("type") or ""), str(error.get("message", message))
-        super().__init__(
-            f"the service refused ({self.status}): {' '.join(message.split())[:500] or 'no reason given'}"
-        )
-
-
-def parse_instant(text: str) -> datetime:
-    """Parse a Java Instant; its nanoseconds are more digits than Python reads.
-
-    >>> parse_instant("2026-01-31T12:00:00.123456789Z")
-    datetime.datetime(2026, 1, 31, 12, 0, tzinfo=datetime.timezone.utc)
-    """
-    return datetime.fromisoformat(text.partition(".")[0].removesuffix("Z") + "+00:00")
+            message = str((body.get("error") or body).get("message", message))  # the handler's are nested
+        reason = " ".join(message.split())[:500] or "no reason given"
+        super().__init__(f"the service refused ({self.status}): {reason}")
 
 
 def not_running(home: Home) -> str:

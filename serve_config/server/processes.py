@@ -44,8 +44,8 @@ def litserve_command(home: Home, store: Path) -> list[str]:
     """The command that starts LitServe behind our frontend. Raises ServeError if LitServe is not installed."""
     if importlib.util.find_spec("litserve") is None:
         raise ServeError(
-            "LitServe is not installed in this Python: run `.venv/bin/python -m pip install 'litserve<0.3'`, or start "
-            "without --engine litserve"
+            "LitServe is not installed in this Python: run `.venv/bin/python -m pip install 'litserve<0.3' "
+            "prometheus-client`, or start without --engine litserve"
         )
     return [sys.executable, "-m", "serve_config.litserve", str(home.config), str(store)]
 

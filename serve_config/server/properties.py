@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import re
@@ -11,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from serve_config.errors import ServeError
-from serve_config.server.state import PORT_NAMES
+from serve_config.server.system_metrics import query_gpus
 
 TEMPLATE = Path(__file__).parents[1] / "templates" / "config.properties"
 METRICS = Path(__file__).parents[1] / "templates" / "metrics.yaml"
@@ -26,8 +27,6 @@ DEFAULT_PORTS = {
     "grpc_management": 7071,
 }
 
-MEBIBYTE = 1024 * 1024
-
 # The chain of timeouts, in seconds. Each waits longer than the one inside it, so that the inner one reports first:
 #   page 140 (web_client/config.py) > worker 120 (here); the browser has no limit
 RESPONSE_TIMEOUT = 120  # a worker that takes longer is restarted, and its request gets a 500
@@ -37,58 +36,28 @@ ANSWER_TIMEOUT = 140  # how long our own commands wait for a prediction, as long
 
 @dataclass(frozen=True)
 class Settings:
-    """What ``start`` lets a user choose; the rest of the template is fixed. Sizes in bytes, times in seconds.
+    """What ``start`` lets a user choose; the rest of the template is fixed.
 
-    ``workers`` and ``response_timeout`` win over an archive's model-config.yaml; None leaves them to the archive.
+    ``workers`` are per version; 0 leaves the number to the archive, or starts one per GPU. ``response_timeout`` is in
+    seconds, for archives that do not set their own.
     """
 
     ports: dict[str, int] = field(default_factory=lambda: dict(DEFAULT_PORTS))  # 0: any free one
-    max_request_size: int = 32 * MEBIBYTE
-    max_response_size: int = 64 * MEBIBYTE
     job_queue_size: int = QUEUE_SIZE
-    startup_timeout: int = 300
-    response_timeout: int | None = None
-    workers: int | None = None
+    response_timeout: int = RESPONSE_TIMEOUT
+    workers: int = 0
     engine: str = "torchserve"  # one of ENGINES
-
-    @property
-    def overrides(self) -> dict[str, int]:
-        """The keys of model-config.yaml that the user has set."""
-        keys = {
-            "minWorkers": self.workers,
-            "maxWorkers": self.workers,
-            "responseTimeout": self.response_timeout,
-        }
-        return {key: value for key, value in keys.items() if value is not None}
 
 
 def render(settings: Settings, ports: dict[str, int], store: Path) -> str:
-    """The text of config.properties.
-
-    ``ports`` holds one port for each of PORT_NAMES, all different and none 0; ``store`` is absolute. Raises
-    ServeError for an invalid port.
-    """
-    for name in PORT_NAMES:
-        if not 1 <= ports[name] <= 65535:
-            raise ServeError(
-                f"invalid {name} port {ports[name]}: expected 1 to 65535, or 0 for any free port"
-            )
-    for name, port in ports.items():
-        twin = next((other for other in ports if other != name and ports[other] == port), None)
-        if twin:
-            raise ServeError(
-                f"the ports for {name} and {twin} are both {port}: choose another one for {name}"
-            )
+    """The text of config.properties. ``ports`` are those of :func:`choose_ports`; ``store`` is absolute."""
     return string.Template(TEMPLATE.read_text()).substitute(
         {f"{name}_port": port for name, port in ports.items()},
         model_store=escape(str(store)),
         allowed_urls=escape(allowed_urls(store)),
-        max_request_size=settings.max_request_size,
-        max_response_size=settings.max_response_size,
         job_queue_size=settings.job_queue_size,
-        response_timeout=settings.response_timeout or RESPONSE_TIMEOUT,
-        startup_timeout=settings.startup_timeout,
-        workers=settings.workers or 1,
+        response_timeout=settings.response_timeout,
+        workers=settings.workers or len(query_gpus()) or 1,
         metrics_config=escape(str(METRICS)),
         system_metrics_cmd=escape(system_metrics_command(SYSTEM_METRICS, torchserve_home())),
     )
@@ -138,33 +107,27 @@ def torchserve_home() -> Path | None:
 
 
 def choose_ports(wanted: dict[str, int]) -> dict[str, int]:
-    """``wanted`` with every 0 replaced by a free port. Raises ServeError naming a port that is taken."""
-    sockets: list[socket.socket] = []
+    """``wanted`` with every 0 replaced by a free port. Raises ServeError naming a port that cannot be used."""
     chosen = dict(wanted)
-    try:  # keep each socket open until the last port is chosen, so that no port is chosen twice
+    with contextlib.ExitStack() as stack:  # keeps each socket open, so that no port is chosen twice
         for name, port in sorted(wanted.items(), key=lambda item: item[1], reverse=True):
-            sockets.append(listener := socket.socket())
+            label, option = name.replace("_", " "), f"--{name.replace('_', '-')}-port"
+            if port and (twin := next((n for n in wanted if n != name and wanted[n] == port), None)):
+                raise ServeError(f"the ports for {label} and {twin} are both {port}: choose another {option}")
+            listener = stack.enter_context(socket.socket())
             try:
                 bind(listener, port)
-            except OverflowError as error:
-                raise ServeError(f"invalid {name} port {port}: expected 1 to 65535, or 0") from error
             except OSError as error:
-                if port in (other.getsockname()[1] for other in sockets[:-1]):
-                    continue  # the same port twice: render() names both
                 raise ServeError(
-                    f"port {port} (the server's {name.replace('_', ' ')}) cannot be used "
-                    f"({error.strerror}{owner(port)}): stop that program, or choose another port with "
-                    f"--{name.replace('_', '-')}-port (0 takes a free one)"
+                    f"port {port} (the server's {label}) cannot be used ({error.strerror}{owner(port)}): stop that "
+                    f"program, or choose another port with {option} (0 takes a free one)"
                 ) from error
             chosen[name] = listener.getsockname()[1]
-    finally:
-        for listener in sockets:
-            listener.close()
     return chosen
 
 
 def bind(listener: socket.socket, port: int) -> None:
-    """Listen on a port of this machine, as TorchServe would. Raises OSError, or OverflowError for no port."""
+    """Listen on a port of this machine, as TorchServe would. Raises OSError."""
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port in TIME_WAIT counts as free
     listener.bind((LOOPBACK, port))
     listener.listen(1)
@@ -172,13 +135,11 @@ def bind(listener: socket.socket, port: int) -> None:
 
 def owner(port: int) -> str:
     """`` by NAME, process 1234`` for the program that listens on ``port``; empty where that cannot be seen."""
-    try:
+    with contextlib.suppress(Exception):  # it only improves a message; psutil or the rights may be missing
         import psutil
 
         for connection in psutil.net_connections("tcp"):
             here = connection.laddr and connection.laddr.port == port
             if here and connection.status == psutil.CONN_LISTEN and connection.pid:
                 return f" by {psutil.Process(connection.pid).name()}, process {connection.pid}"
-    except Exception:  # noqa: S110, it only improves a message; psutil or the rights may be missing
-        pass
     return ""

@@ -29,8 +29,6 @@ MODEL = "maskrcnn"  # the one TorchServe model; its versions are the backbones
 ENGINES = {"torchserve": "TorchServe", "litserve": "LitServe"}
 """The servers that can run, by their names on the command line."""
 
-PORT_NAMES = ("inference", "management", "metrics", "grpc_inference", "grpc_management")
-
 # A Unix socket's path is limited to 107 bytes. TorchServe adds "/.ts.sock.9000"; LitServe, by Python's multiprocessing,
 # "/pymp-12345678/listener-12345678".
 LONGEST_SOCKET_FOLDER = 72
@@ -103,7 +101,7 @@ class State:
     ``pid`` and ``created`` (Unix time) identify the process; ``pid`` is 0 after a stop. ``models`` maps each
     registered version to its archive's file name in ``store``, in the order of registration; together with
     ``default`` it is what the next ``start`` restores. ``history`` holds the earlier defaults, the latest last.
-    ``overrides`` are keys of model-config.yaml that a flag of ``start`` has set; ``engine`` is one of ENGINES.
+    ``workers`` is the number that `start` was given, or 0; ``engine`` is one of ENGINES.
     """
 
     pid: int = 0
@@ -113,7 +111,7 @@ class State:
     models: dict[str, str] = field(default_factory=dict)
     default: str | None = None
     history: list[str] = field(default_factory=list)
-    overrides: dict[str, int] = field(default_factory=dict)
+    workers: int = 0
     engine: str = "torchserve"
 
     @property

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ def toys(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="session", params=ENGINES)
-def torchserve(
+def server(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, toys: dict[str, Path]
 ) -> Iterator[RunningTorchServe]:
     """Each server once, for the tests that leave it as they found it: ``alpha`` is the default, ``beta`` is there.
@@ -36,6 +37,19 @@ def torchserve(
         patch.setenv("LOG_LOCATION", "/nonexistent")
         patch.setenv("PYTHONPATH", str(REPOSITORY))
         folder = tmp_path_factory.mktemp("torchserve")
-        with running_torchserve(folder, [toys["alpha"], toys["beta"]], engine=request.param) as server:
-            yield server
-        assert processes.members(State.load(server.home)) == []
+        with running_torchserve(folder, [toys["alpha"], toys["beta"]], engine=request.param) as running:
+            yield running
+        assert processes.members(State.load(running.home)) == []
+
+
+@pytest.fixture
+def nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
+    """Puts an ``nvidia-smi`` that runs a line of shell first on the PATH; gives the folder that it is in."""
+
+    def install(line: str) -> Path:
+        (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\n{line}\n")
+        (tmp_path / "nvidia-smi").chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+        return tmp_path
+
+    return install

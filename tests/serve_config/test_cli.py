@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import re
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from datetime import date, timedelta
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from maskrcnn import run
-from serve_config import doctor, status
+from serve_config import doctor
 from serve_config.cli import serve as serve_group
-from serve_config.models import ask, swap
-from serve_config.server import lifecycle, properties
+from serve_config.models import ask
+from serve_config.server import properties, status
 from serve_config.server.state import Home, State
 from tests.serve_config.conftest import REPOSITORY
 from tests.torchserve_fixture import FREE_PORT_OPTIONS, fake_java
 from web_client import config as web_config
+
+Capture = pytest.CaptureFixture[str]
 
 
 def run_python(*arguments: str | Path, bare: bool = False) -> subprocess.CompletedProcess[str]:
@@ -37,15 +38,6 @@ def command(*arguments: str) -> int:
     return run(serve_group, "maskrcnn serve", arguments)
 
 
-@pytest.mark.parametrize("name", serve_group.commands)
-def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert command(name, "--help") == 0
-    text = capsys.readouterr().out
-    assert "Usage: maskrcnn serve" in text
-    assert serve_group.commands[name].get_short_help_str()
-    assert "--home DIR" in text
-
-
 def test_help_imports_nothing_heavy() -> None:
     code = (
         "import sys, serve_config.cli; "
@@ -57,34 +49,23 @@ def test_help_imports_nothing_heavy() -> None:
 
 @pytest.mark.parametrize(
     "line",
-    [
-        "nonsense",
-        "swap",
-        "start --workers 0",
-        "start --response-timeout -1",
-        "start --inference-port x",
-        "ask",
-        "ask a.jpg --output overlay",
-        "ask a.jpg --score-threshold 2",
-        "start --inference-port 70000",
-    ],
+    "nonsense|swap|start --workers 0|start --response-timeout -1|start --inference-port x|start --inference-port 70000|"
+    "ask|ask a.jpg --output overlay|ask a.jpg --score-threshold 2".split("|"),
 )
-def test_wrong_usage_exits_2(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_usage_exits_2(line: str, capsys: Capture) -> None:
     assert command(*line.split()) == 2
     assert "Error: " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("line", ["models", "swap alpha", "rollback", "unregister alpha", "header"])
-def test_without_torchserve_each_says_how_to_start_it(
-    line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_without_torchserve_each_says_how_to_start_it(line: str, tmp_path: Path, capsys: Capture) -> None:
     assert command(*line.split(), "--home", str(tmp_path / "home")) == 1
     (message,) = capsys.readouterr().err.splitlines()
     assert message.startswith("Error: ")
     assert "maskrcnn serve start" in message
 
 
-def test_stop_and_status_without_torchserve(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_stop_and_status_without_torchserve(tmp_path: Path, capsys: Capture) -> None:
     home = str(tmp_path / "home")
     assert command("stop", "--home", home) == 0
     assert "was not running" in capsys.readouterr().out
@@ -94,16 +75,14 @@ def test_stop_and_status_without_torchserve(tmp_path: Path, capsys: pytest.Captu
     assert json.loads(capsys.readouterr().out)["healthy"] is False
 
 
-def test_damaged_state_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_damaged_state_is_one_line(tmp_path: Path, capsys: Capture) -> None:
     (tmp_path / "state.json").write_text("{")
     assert command("status", "--home", str(tmp_path)) == 1
     assert capsys.readouterr().err.startswith(f"Error: {tmp_path / 'state.json'} cannot be read")
 
 
 @pytest.mark.parametrize("model", ["nope", "http://host/a.mar", __file__])
-def test_start_with_a_wrong_archive_starts_nothing(
-    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_start_with_a_wrong_archive_starts_nothing(model: str, tmp_path: Path, capsys: Capture) -> None:
     home = Home.at(tmp_path / "home")
     options = ["--home", str(home.path), "--model-store", str(tmp_path / "store")]
     assert command("start", "--models", model, *options) == 1
@@ -121,6 +100,9 @@ def test_missing_package_is_named_with_its_cure() -> None:
 
 
 def test_ports_and_home_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SERVE_INFERENCE_PORT", "many")
+    assert command("start") == 2
+    monkeypatch.delenv("SERVE_INFERENCE_PORT")
     monkeypatch.setenv("SERVE_GRPC_INFERENCE_PORT", "1234")
     monkeypatch.setenv("SERVE_HOME", "elsewhere")
     values = serve_group.commands["start"].make_context("start", ["--metrics-port", "5"]).params
@@ -129,22 +111,12 @@ def test_ports_and_home_come_from_the_environment(monkeypatch: pytest.MonkeyPatc
     assert values["home"] == Home.at("elsewhere")
 
 
-def test_a_port_of_the_environment_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SERVE_INFERENCE_PORT", "many")
-    assert command("start") == 2
-
-
 def test_each_timeout_is_longer_than_the_one_inside_it() -> None:
     """Page and our own commands > worker: the inner one reports, the outer one still listens."""
     assert web_config.read({})["TIMEOUT"] > properties.RESPONSE_TIMEOUT
     assert properties.ANSWER_TIMEOUT > properties.RESPONSE_TIMEOUT
     (timeout,) = [option for option in serve_group.commands["ask"].params if option.name == "timeout"]
     assert timeout.default == properties.ANSWER_TIMEOUT
-
-
-def test_probe_image_is_a_png() -> None:
-    image = Image.open(io.BytesIO(swap.probe_image(32)))
-    assert (image.format, image.size, image.getcolors()) == ("PNG", (32, 32), [(1024, (128, 128, 128))])
 
 
 def test_shortened_answer_keeps_the_digest() -> None:
@@ -165,15 +137,10 @@ def test_shortened_answer_keeps_the_digest() -> None:
     ],
 )
 def test_gpus_as_nvidia_smi_tells(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str, expected: list[str]
+    nvidia_smi: Callable[[str], Path], answer: str, expected: list[str]
 ) -> None:
-    (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\n{answer}\n")
-    (tmp_path / "nvidia-smi").chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path))
+    nvidia_smi(answer)
     assert status.gpus() == expected
-    assert lifecycle.workers_for_gpus() == (2 if len(expected) == 2 else None)
-    monkeypatch.setenv("PATH", "/nonexistent")
-    assert status.gpus() == []
 
 
 class TestDoctor:
@@ -182,16 +149,7 @@ class TestDoctor:
         bare.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S "$@"\n')
         bare.chmod(0o755)
         missing = {finding.subject: finding.cure for finding in doctor.check_packages(bare) if finding.cure}
-        packages = [
-            "torch",
-            "torchvision",
-            "detectron2",
-            "torchserve",
-            "torch-model-archiver",
-            "psutil",
-            "requests",
-            "click",
-        ]
+        packages = "torch torchvision detectron2 torchserve torch-model-archiver click".split()
         assert missing == dict.fromkeys(packages, "run `make install`")
 
     def test_python_that_does_not_run(self, tmp_path: Path) -> None:
@@ -210,12 +168,7 @@ class TestDoctor:
 
     @pytest.mark.parametrize(
         ("days", "level", "text"),
-        [
-            (30, "ok", "21"),
-            (400, "warn", "more than a year old"),
-            (None, "warn", "unknown age"),
-            (-1, "missing", ""),
-        ],
+        [(30, "ok", "21"), (400, "warn", "year old"), (None, "warn", "unknown age"), (-1, "missing", "")],
     )
     def test_java_by_its_age(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, days: int | None, level: str, text: str
@@ -237,17 +190,20 @@ class TestDoctor:
             listener.bind(("127.0.0.1", 0))
             listener.listen()
             port = listener.getsockname()[1]
-            finding = doctor.check_port(tmp_path, "management", port)
+            home = Home.at(tmp_path)
+            finding = doctor.check_port(home, "management", port)
             assert finding.level == "warn"
             assert f"process {os.getpid()}" in finding.text
             assert "--management-port" in finding.cure
-            State(ports={"management": port}).save(Home.at(tmp_path))
-            assert doctor.check_port(tmp_path, "management", port).level == "ok"
-        assert doctor.check_port(tmp_path / "none", "metrics", port).level == "ok"
+            State(ports={"management": port}).save(home)
+            assert doctor.check_port(home, "management", port).level == "ok"
+        assert doctor.check_port(Home.at(tmp_path / "none"), "metrics", port).level == "ok"
 
     def test_full_disk_is_a_warning(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000}))
-        assert doctor.check_disk(tmp_path).level == "warn"
+        monkeypatch.setattr(doctor, "check_packages", lambda _: [])
+        *_, disk = doctor.examine(Home.at(tmp_path), {})
+        assert (disk.subject, disk.level, disk.cure) == ("disk", "warn", "free 10 GiB")
 
 
 class TestManual:
@@ -261,18 +217,6 @@ class TestManual:
         ]
         rows = re.findall(r"^\| `(SERVE_\w+)` \| `(\S+)` \|", self.TEXT, re.M)
         assert dict(rows) == {str(option.envvar): str(option.default) for option in options}
-
-    def test_every_command_is_there_and_no_other(self) -> None:
-        named = set(re.findall(r"maskrcnn serve ([a-z]+)", self.TEXT))
-        assert named == set(serve_group.commands)
-
-    def test_every_option_that_it_names_exists(self) -> None:
-        known = {
-            flag for each in serve_group.commands.values() for option in each.params for flag in option.opts
-        }
-        elsewhere = {"--help", "--version", "--batch-size", "--timeout", "--build", "--header", "--output"}
-        elsewhere |= {"--ray", "--ncs", "--model-store", "--disable-token-auth", "--start"}
-        assert set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", self.TEXT)) <= known | elsewhere
 
     def test_every_metric_exists(self) -> None:
         declared = (REPOSITORY / "serve_config/templates/metrics.yaml").read_text()

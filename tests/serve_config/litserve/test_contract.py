@@ -94,6 +94,10 @@ def test_the_same_description(servers: Servers) -> None:
     cards = [description[0]["customizedMetadata"] for description in described]
     assert cards[0] == {key: value for key, value in cards[1].items() if value is not None}
     assert described[1][0].keys() <= described[0][0].keys()
+    workers = [description[0]["workers"][0] for description in described]
+    assert {"startTime", "status", "pid"} <= workers[1].keys() <= workers[0].keys(), (
+        "the page shows the first"
+    )
 
 
 # TorchServe decodes the first, so that the handler sees no JSON; it does not read the second, which RFC 2046 allows.

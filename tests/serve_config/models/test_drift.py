@@ -11,7 +11,7 @@ import pytest
 from serve_config.litserve.metrics import Metrics
 from serve_config.models.drift import drift
 from serve_config.models.management import Version
-from serve_config.status import Status, VersionStatus, as_text
+from serve_config.server.status import Status, VersionStatus, as_text
 
 USUAL = {"photos": 16, "mean": 0.05, "std": 0.04}
 

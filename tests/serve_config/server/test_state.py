@@ -25,9 +25,7 @@ def home(tmp_path: Path) -> Home:
 
 
 def test_state_comes_back_as_saved(home: Home) -> None:
-    state = State(
-        1, 2.5, {"inference": 8080}, "/store", {"a": "maskrcnn_a.mar"}, "a", ["b"], {"minWorkers": 2}
-    )
+    state = State(1, 2.5, {"inference": 8080}, "/store", {"a": "maskrcnn_a.mar"}, "a", ["b"], 2, "litserve")
     state.save(home)
     assert State.load(home) == state
     assert stat.S_IMODE(home.state_file.stat().st_mode) == 0o600

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,20 +17,6 @@ HOME = torchserve_home()
 GPU = {"GPUUtilization", "GPUMemoryUsed", "GPUMemoryUtilization"}
 
 
-def collected(bin_folder: Path) -> dict[str, str]:
-    """Run the collector as TorchServe does; the lines by metric, and the worker's memory by its process id."""
-    answer = subprocess.run(
-        [sys.executable, *system_metrics_command(SYSTEM_METRICS, HOME).split()],
-        cwd=HOME,
-        env={"PATH": f"{bin_folder}:{os.environ['PATH']}"},
-        input=f"{os.getpid()}\n",
-        capture_output=True,
-        text=True,
-    )
-    assert (answer.returncode, answer.stderr) == (0, "")
-    return {line.partition(".")[0].partition(":")[0]: line for line in answer.stdout.splitlines() if line}
-
-
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
@@ -38,15 +25,20 @@ def collected(bin_folder: Path) -> dict[str, str]:
         ("No devices were found", set()),
     ],
 )
-def test_a_gpu_costs_no_other_metric(tmp_path: Path, line: str, expected: set[str]) -> None:
-    (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\necho '{line}'\n")
-    (tmp_path / "nvidia-smi").chmod(0o755)
-    lines = collected(tmp_path)
-    assert set(lines) == {*HOST, *expected, str(os.getpid())}
+def test_a_gpu_costs_no_other_metric(
+    nvidia_smi: Callable[[str], Path], line: str, expected: set[str]
+) -> None:
+    """The collector as TorchServe runs it: a line for each metric, and for the memory of each worker."""
+    nvidia_smi(f"echo '{line}'")
+    command = [sys.executable, *system_metrics_command(SYSTEM_METRICS, HOME).split()]
+    process, own_id = f"{os.getpid()}\n", str(os.getpid())
+    answer = subprocess.run(command, cwd=HOME, input=process, capture_output=True, text=True)
+    assert (answer.returncode, answer.stderr) == (0, "")
+    lines = {line.partition(".")[0].partition(":")[0]: line for line in answer.stdout.splitlines() if line}
+    assert set(lines) == {*HOST, *expected, own_id}
     if expected:
-        assert lines["GPUMemoryUtilization"].startswith(
-            "GPUMemoryUtilization.Percent:2.5|#Level:Host,DeviceId:0|"
-        )
+        memory = lines["GPUMemoryUtilization"]
+        assert memory.startswith("GPUMemoryUtilization.Percent:2.5|#Level:Host,DeviceId:0|")
 
 
 def test_a_path_that_torchserve_would_split_is_not_given() -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
+from functools import wraps
 from typing import Any
 
 import click
 
 from serve_config.server.properties import DEFAULT_PORTS
 from serve_config.server.state import Home
+
+positive = click.IntRange(min=1)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 def say(message: str) -> None:
@@ -19,7 +22,6 @@ def say(message: str) -> None:
 
 def at_home(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add ``--home``, and call the command with that :class:`Home`."""
-
     return click.option(
         "--home",
         envvar="SERVE_HOME",
@@ -32,10 +34,29 @@ def at_home(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
+def with_client(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--home``, and call the command with the :class:`serve_config.models.client.Client` of its server."""
+
+    @at_home
+    @wraps(command)
+    def call(home: Home, **options: Any) -> Any:
+        from serve_config.models.client import Client
+
+        return command(Client(home), **options)
+
+    return call
+
+
 def with_ports(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add ``--inference-port`` and the others; each is also an environment variable."""
+    """Add ``--inference-port`` and the others, each also an environment variable; the command gets ``ports``."""
+
+    @wraps(command)
+    def call(**options: Any) -> Any:
+        ports = {name: options.pop(f"{name}_port") for name in DEFAULT_PORTS}
+        return command(ports=ports, **options)
+
     for name, port in reversed(DEFAULT_PORTS.items()):
-        command = click.option(
+        call = click.option(
             f"--{name.replace('_', '-')}-port",
             type=click.IntRange(0, 65535),
             envvar=f"SERVE_{name.upper()}_PORT",
@@ -44,17 +65,5 @@ def with_ports(command: Callable[..., Any]) -> Callable[..., Any]:
             show_envvar=True,
             metavar="N",
             help="0 takes a free port.",
-        )(command)
-    return command
-
-
-positive = click.IntRange(min=1)
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-
-
-def store_option(flag: str) -> Callable[..., Any]:
-    """``flag`` as the option that names the model store."""
-    folder = click.Path(path_type=Path)
-    return click.option(
-        flag, type=folder, default="model_store", show_default=True, metavar="DIR", help="Folder of archives."
-    )
+        )(call)
+    return call
