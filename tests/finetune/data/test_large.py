@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-from finetune.data.drawing import draw_scene
+from finetune.data.synthetic import draw_scene
 
 PHOTOS = 5000
 OBJECTS = 5
