@@ -109,28 +109,19 @@ def load_split(root: Path | str, split: str) -> list[dict[str, Any]]:
             raise UserError(
                 f"{path} has the class {unknown[0]!r} that dataset.json lacks ({', '.join(names)})"
             )
-        photos = {
-            image["id"]: {
-                "file_name": str(root.resolve() / image["file_name"]),
-                "image_id": image["id"],
-                "height": image["height"],
-                "width": image["width"],
-                "group": image.get("group"),
-                "annotations": [],
-            }
-            for image in coco["images"]
-        }
+        photos = {}
+        for image in coco["images"]:
+            record = {key: image[key] for key in ("height", "width")} | {"group": image.get("group")}
+            record |= {"file_name": str(root.resolve() / image["file_name"]), "image_id": image["id"]}
+            photos[image["id"]] = record | {"annotations": []}
         for annotation in coco["annotations"]:
             x, y, width, height = annotation["bbox"]
-            photos[annotation["image_id"]]["annotations"].append(
-                {
-                    "bbox": [x, y, x + width, y + height],
-                    "bbox_mode": 0,  # detectron2.structures.BoxMode.XYXY_ABS, without importing torch
-                    "category_id": names.index(listed[annotation["category_id"]]),
-                    "iscrowd": annotation.get("iscrowd", 0),
-                    "segmentation": annotation["segmentation"],
-                }
-            )
+            record = {"bbox": [x, y, x + width, y + height]}
+            record["bbox_mode"] = 0  # detectron2.structures.BoxMode.XYXY_ABS, without importing torch
+            record["category_id"] = names.index(listed[annotation["category_id"]])
+            record["iscrowd"] = annotation.get("iscrowd", 0)
+            record["segmentation"] = annotation["segmentation"]
+            photos[annotation["image_id"]]["annotations"].append(record)
     except (KeyError, TypeError, ValueError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise UserError(f"{path} is damaged ({reason}): run `maskrcnn data check {root}`") from None
@@ -147,13 +138,9 @@ def read_photos(root: Path, split: str) -> list[Photo]:
     """
     photos = []
     for record in load_split(root, split):
-        instances = [
-            Instance(each["category_id"], each["segmentation"], bool(each["iscrowd"]))
-            for each in record["annotations"]
-        ]
-        path = Path(record["file_name"])
-        size = record["width"], record["height"]
-        photos.append(Photo(path.name, path, *size, instances, record["group"]))
+        path, found = Path(record["file_name"]), record["annotations"]
+        instances = [Instance(i["category_id"], i["segmentation"], bool(i["iscrowd"])) for i in found]
+        photos.append(Photo(path.name, path, record["width"], record["height"], instances, record["group"]))
     return photos
 
 

@@ -1,7 +1,7 @@
 """Merge a corrected or enlarged data set into an older one."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,7 @@ from finetune.data.dataset import (
     splits_of,
     write_dataset,
 )
-from finetune.data.duplicates import difference_hash, near_pairs
-from finetune.data.photos import open_photo
-from finetune.errors import UserError
+from finetune.data.photos import difference_hash, near_pairs, open_photo
 from finetune.files import sha256_of
 
 
@@ -45,16 +43,16 @@ def merge_datasets(old: Path, new: Path, root: Path, *, force: bool = False) -> 
     Raises:
         UserError: one of the two is not a data set, or ``root`` is taken.
     """
+    classes = list(dict.fromkeys(class_names(old) + class_names(new)))
     source = f"merged from {_digest(old)} and {_digest(new)}"
     if card := already_made(root, source, force):
         return card
-    classes = class_names(old)
-    classes += [name for name in class_names(new) if name not in classes]
-    entries, newer = _entries(old, classes), _entries(new, classes)
+    entries = list(_entries(old, classes))
+    before = _objects(entries)
     by_digest = {each.digest: each for each in entries}
     by_name = {each.photo.name: each for each in entries}
     changes: Counter[str] = Counter()
-    for each in newer:
+    for each in _entries(new, classes):
         same, namesake = by_digest.get(each.digest), by_name.get(each.photo.name)
         if same is None and namesake and _look_alike(namesake.photo, each.photo):
             same = namesake
@@ -69,29 +67,31 @@ def merge_datasets(old: Path, new: Path, root: Path, *, force: bool = False) -> 
     changes["only in the older set"] = len(entries) - changes.total()
     splits = {split: [each.photo for each in entries if each.split == split] for split in SPLITS}
     splits = {split: photos for split, photos in splits.items() if photos}
-    before = Counter({split: _count(read_photos(old, split)) for split in splits_of(old)})
     card = write_dataset(root, name=root.name, classes=classes, source=source, splits=splits)
     click.echo("photos: " + ", ".join(f"{count} {what}" for what, count in changes.items()), err=True)
-    for split, photos in splits.items():
-        click.echo(f"{split}: {before[split]} objects before, {_count(photos)} now", err=True)
+    for split, count in _objects(entries).items():
+        click.echo(f"{split}: {before[split]} objects before, {count} now", err=True)
     return card
 
 
 def _digest(root: Path) -> str:
-    if not (splits := splits_of(root)):
-        raise UserError(f"{root} holds no data set: make one with `maskrcnn data import`")
-    return " ".join(sha256_of(root / f"{split}.json")[:12] for split in splits)
+    return " ".join(sha256_of(root / f"{split}.json")[:12] for split in splits_of(root))
 
 
-def _entries(root: Path, classes: Sequence[str]) -> list[_Entry]:
+def _entries(root: Path, classes: Sequence[str]) -> Iterator[_Entry]:
     number = [classes.index(name) for name in class_names(root)]
-    entries = []
     for split in splits_of(root):
         for photo in read_photos(root, split):
             assert isinstance(photo.image, Path)
             instances = [replace(each, class_id=number[each.class_id]) for each in photo.instances]
-            entries.append(_Entry(replace(photo, instances=instances), split, sha256_of(photo.image)))
-    return entries
+            yield _Entry(replace(photo, instances=instances), split, sha256_of(photo.image))
+
+
+def _objects(entries: Sequence[_Entry]) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    for each in entries:
+        counts[each.split] += len(each.photo.instances)
+    return counts
 
 
 def _look_alike(one: Photo, other: Photo) -> bool:
@@ -103,7 +103,3 @@ def _look_alike(one: Photo, other: Photo) -> bool:
         with open_photo(photo.image) as image:
             hashes.append(difference_hash(image))
     return any(near_pairs(hashes))
-
-
-def _count(photos: Iterable[Photo]) -> int:
-    return sum(len(photo.instances) for photo in photos)

@@ -12,8 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from finetune.data.dataset import SPLITS, Photo
-from finetune.data.duplicates import difference_hash, near_pairs
-from finetune.data.photos import open_photo
+from finetune.data.photos import difference_hash, near_pairs, open_photo
 from finetune.errors import UserError
 
 TOO_RARE = -2
