@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from flask.testing import FlaskClient
 
-from finetune.data.formats.brush_rle import decode_brush
+from finetune.data.formats.label_studio import decode_brush
 from tests.web_client.conftest import ask_tools
 from tests.web_client.stub import Stub, balloon_picture, find_balloons
 from tests.web_client.test_errors import assert_error_shape

@@ -39,17 +39,12 @@ def test_a_reader_that_has_seen_enough_gets_no_traceback(tmp_path: Path) -> None
         assert process.wait() in (1, 141)  # click answers a closed pipe with 1
 
 
-def test_an_error_is_one_line_and_status_1() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "finetune", "data", "check", "/nowhere"],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("Error: /nowhere holds no data set")
-    assert done.stderr.count("\n") == 1
+def test_an_error_is_one_line_and_status_1(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("data", "check", "/nowhere") == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("Error: /nowhere holds no data set")
+    assert captured.err.count("\n") == 1
 
 
 def test_ctrl_c_is_status_130(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
