@@ -47,9 +47,8 @@ def option(*names: str, default: Any, **settings: Any) -> Any:
 @data.command()
 @option("--root", type=DIRECTORY, default="data/balloon", help="The folder to make.")
 @click.option("--from", "origin", type=FILE, metavar="DIR|ZIP", help="Take it from here, not from GitHub.")
-@option("--seed", type=SEED, default=1997, help="Draws the val photos.")
 @_force
-def balloon(root: Path, origin: Path | None, seed: int, force: bool) -> None:
+def balloon(root: Path, origin: Path | None, force: bool) -> None:
     """The balloon photos of Matterport's Mask R-CNN.
 
     \b
@@ -59,7 +58,7 @@ def balloon(root: Path, origin: Path | None, seed: int, force: bool) -> None:
     """
     from finetune.data.balloon import make_balloon
 
-    _report(root, make_balloon(root, origin=origin, seed=seed, force=force))
+    _report(root, make_balloon(root, origin=origin, force=force))
 
 
 def _size(context: click.Context, parameter: click.Parameter, value: str) -> tuple[int, int]:

@@ -13,8 +13,9 @@ Photos stand upright (no EXIF orientation); ids of images and annotations are un
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -201,7 +202,7 @@ def write_dataset(
     _check_replaceable(root)
     taken: set[str] = set()
     counts: dict[str, int] = {}
-    first_image = first_annotation = 1  # pycocotools takes an id of 0 for "no match"
+    ids = count(1), count(1)  # pycocotools takes an id of 0 for "no match"
     try:
         with new_folder(root) as folder:
             (folder / "images").mkdir()
@@ -210,9 +211,7 @@ def write_dataset(
                     _store(photo, folder, taken) if copy else replace(photo, name=str(photo.image))
                     for photo in photos
                 ]
-                document = coco_document(classes, kept, first_image, first_annotation)
-                first_image += len(document["images"])
-                first_annotation += len(document["annotations"])
+                document = coco_document(classes, kept, ids)
                 (folder / f"{split}.json").write_text(json.dumps(document))
                 counts[split] = len(kept)
             if not classes:
@@ -237,28 +236,21 @@ def _store(photo: Photo, folder: Path, taken: set[str]) -> Photo:
 
 
 def coco_document(
-    classes: Sequence[str], photos: Iterable[Photo], first_image: int = 1, first_annotation: int = 1
+    classes: Sequence[str], photos: Iterable[Photo], ids: tuple[Iterator[int], Iterator[int]] | None = None
 ) -> dict[str, list[dict[str, Any]]]:
-    """The content of a COCO JSON file; ids count up from the two given ones."""
+    """The content of a COCO JSON file; ``ids`` number the images and the annotations."""
+    image_ids, annotation_ids = ids or (count(1), count(1))
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    for image_id, photo in enumerate(photos, start=first_image):
-        images.append({"id": image_id, "file_name": photo.name, "width": photo.width, "height": photo.height})
-        if photo.group is not None:
-            images[-1]["group"] = photo.group
-        for instance in photo.instances:
-            box, area = box_and_area(instance.segmentation, photo.width, photo.height)
-            annotations.append(
-                {
-                    "id": first_annotation + len(annotations),
-                    "image_id": image_id,
-                    "category_id": instance.class_id + 1,
-                    "bbox": box,
-                    "area": area,
-                    "iscrowd": int(instance.iscrowd),
-                    "segmentation": instance.segmentation,
-                }
-            )
+    for photo in photos:
+        size = {"width": photo.width, "height": photo.height}
+        group = {} if photo.group is None else {"group": photo.group}
+        images.append({"id": next(image_ids), "file_name": photo.name} | size | group)
+        for each in photo.instances:
+            box, area = box_and_area(each.segmentation, photo.width, photo.height)
+            what = {"category_id": each.class_id + 1, "iscrowd": int(each.iscrowd)}
+            where = {"bbox": box, "area": area, "segmentation": each.segmentation}
+            annotations.append({"id": next(annotation_ids), "image_id": images[-1]["id"]} | what | where)
     categories = [{"id": i, "name": class_name} for i, class_name in enumerate(classes, start=1)]
     return {"images": images, "annotations": annotations, "categories": categories}
 

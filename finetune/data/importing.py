@@ -10,7 +10,7 @@ import tempfile
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -71,7 +71,7 @@ def import_dataset(
                 "photos that show no object"
             )
         negatives = _negatives(options.negatives) if options.negatives else {}
-        digest = _digest(annotations.files, [*annotations.photos, *negatives.values()])
+        digest = _digest(folder, (*annotations.photos, *negatives.values()))
         line = f"{chosen.TITLE} annotations {digest}: {options}"
         if card := already_made(root, line, force):
             return card
@@ -156,19 +156,10 @@ def read_annotations(chosen: Format, folder: SourceFolder, options: Options) -> 
     first = next(found, None)
     if not first:
         raise UserError(f"{folder.path} holds no {chosen.TITLE} file: {chosen.ADVICE}")
-    files: list[Path] = []
-
-    def noted() -> Iterator[tuple[Path, Any]]:
-        for path, content in itertools.chain([first], found):
-            files.append(path)
-            yield path, content
-
-    annotations = chosen.read(folder, noted(), options)
-    annotations.files += files
-    if not annotations.photos:
-        raise UserError(
-            f"{listing(map(str, files))} lists no annotated photos: annotate some and export again"
-        )
+    annotations = chosen.read(folder, itertools.chain([first], found), options)
+    if not any(photo.objects for photo in annotations.photos):
+        notes = "".join(f"; {note}" for note in annotations.notes)
+        raise UserError(f"{folder.path} holds no annotated object{notes}: annotate some and export again")
     return annotations
 
 
@@ -180,10 +171,11 @@ def _negatives(path: Path) -> dict[str, SourcePhoto]:
     return {name: SourcePhoto(file, name, ()) for name, file in named.items()}
 
 
-def _digest(files: Sequence[Path], photos: Sequence[SourcePhoto]) -> str:
+def _digest(folder: SourceFolder, photos: Iterable[SourcePhoto]) -> str:
     """Twelve digits that change when an annotation file does, or the size of a photo, or which photos there are."""
-    sizes = [f"{photo.name} {photo.path.stat().st_size}\n" for photo in photos if not photo.problem]
-    return hashlib.sha256("".join([*map(sha256_of, files), *sizes]).encode()).hexdigest()[:12]
+    contents = [sha256_of(path) for path in folder.files(".json", ".xml", ".txt", ".yaml", ".yml")]
+    sizes = [f"{photo.name} {photo.path.stat().st_size}" for photo in photos if not photo.problem]
+    return hashlib.sha256("\n".join(contents + sizes).encode()).hexdigest()[:12]
 
 
 def write_annotations(
@@ -201,10 +193,11 @@ def write_annotations(
     group_of = grouping(options.group_by)
     given = {key: photo.split for key, photo in photos.items()}
     plan = plan_splits(given, options.val, options.test, options.seed, group_of)
-    if negatives:  # they are spread over the splits
+    if negatives:  # spread over the splits that there are, if there are enough of them
         photos |= negatives
-        drawn = set(plan) if len(negatives) >= len(plan) else set()
-        val, test = options.val * ("val" in drawn), options.test * ("test" in drawn)
+        few = len(negatives) < len(plan)
+        val = 0 if few or "val" not in plan else options.val
+        test = 0 if few or "test" not in plan else options.test
         spread = plan_splits(dict.fromkeys(negatives), val, test, options.seed, group_of)
         plan = {split: names + spread.get(split, []) for split, names in plan.items()}
     bases = Counter(posixpath.basename(key) for key in photos)
@@ -257,9 +250,6 @@ def _usable_photos(annotations: Annotations, options: Options) -> dict[str, Sour
 
 def _classes(annotations: Annotations, photos: dict[str, SourcePhoto], only: str | None) -> list[str]:
     """The classes that occur in training photos, in the order of the tool."""
-    if not any(photo.objects for photo in photos.values()):
-        files = listing(map(str, annotations.files))
-        raise UserError(f"{files} holds no annotations: annotate some objects and export again")
     if only:
         return [only]
     training = [photo for photo in photos.values() if photo.split in ("train", None)]

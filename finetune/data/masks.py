@@ -41,12 +41,6 @@ def _without_repeats(points: np.ndarray) -> np.ndarray:
     return points[np.any(points != np.roll(points, 1, axis=0), axis=1)]
 
 
-def polygon_area(points: np.ndarray) -> float:
-    """Area in square pixels of a polygon (N, 2), by the shoelace formula."""
-    x, y = points[:, 0], points[:, 1]
-    return float(abs(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1))) / 2)
-
-
 def clean_polygon(points: Any, width: int, height: int) -> list[float]:
     """Check one polygon and clip it to the image.
 
@@ -71,7 +65,7 @@ def clean_polygon(points: Any, width: int, height: int) -> list[float]:
     clipped = np.round(clip_polygon(array, width, height), 2)
     if len(clipped) < 3:
         raise ValueError(f"lies outside the image ({width} x {height})")
-    if polygon_area(clipped) < 0.5:
+    if cv2.contourArea(clipped.astype(np.float32)) < 0.5:
         raise ValueError("has no area inside the image")
     return clipped.ravel().tolist()
 

@@ -84,7 +84,6 @@ class Annotations:
     """All that a reader found, and what became of it."""
 
     photos: list[SourcePhoto]
-    files: list[Path] = field(default_factory=list)  # the annotation files
     classes: list[str] = field(default_factory=list)  # in the order of the tool; empty for alphabetical order
     notes: list[str] = field(default_factory=list)  # what the user should know: what was left out, and why
     crowds: Counter[str] = field(default_factory=Counter)  # what became of objects marked ``iscrowd``

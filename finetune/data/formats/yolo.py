@@ -66,7 +66,7 @@ def read(folder: SourceFolder, found: Iterator[tuple[Path, Any]], options: Optio
     config = next(iter(configs.values()), {})
     classes, splits = _class_names(folder, config.get("names")), _split_folders(folder, config)
     photos_of = _photos_by_label(folder)
-    result = Annotations([], list(configs), list(classes.values()))
+    result = Annotations([], list(classes.values()))
     for path, text in found:
         lines = enumerate(text.splitlines(), start=1)
         objects = [_object(f"line {i}", line.split(), classes) for i, line in lines if line.strip()]

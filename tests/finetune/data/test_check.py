@@ -66,22 +66,17 @@ def _class(coco: Coco) -> None:
 
 EDITS: dict[str, Callable[[Coco], object]] = {
     "has 2 different points and needs at least 3": _annotation(segmentation=[[1, 1, 5, 5]]),
-    "lies outside the image (40 x 30)": _annotation(segmentation=[[50, 1, 60, 1, 60, 9]]),
-    "infinite or no numbers": _annotation(segmentation=[[1, 1, float("nan"), 5, 9, 1]]),
     "has no segmentation": _annotation(segmentation=[]),
     "has an empty mask": _annotation(segmentation={"size": [30, 40], "counts": [1200]}),
     "do not unpack": _annotation(segmentation={"size": [30, 40], "counts": "x"}),
     "has no box of four numbers": _annotation(bbox=None),
     "has a box or an area of no size (0 x 5": _annotation(bbox=[1, 1, 0, 5]),
     "or no area": _annotation(area=None),
-    "belongs to image 99, which is not listed": _annotation(image_id=99),
-    "has category 9, which is not listed": _annotation(category_id=9),
     "has the class 'cup' that dataset.json lacks": _class,
     "lists the image 2 'images/": _image(id=2),
     "none.jpg is missing": _image(file_name="images/none.jpg"),
     "outside": _image(file_name="../photos/0.jpg"),
     "says 41x30 pixels for images/": _image(width=41),
-    "it needs the lists images": lambda coco: coco.pop("images"),
     "has no width and height of images/": _image(width=float("inf")),
     "train has no photos": lambda coco: coco.update(images=[], annotations=[]),
 }

@@ -129,8 +129,8 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"categories": [{"id": 1, "name": "a"}, {"id": 1, "name": "b"}]}, "lists the category 1 'b' twice"),
     ({"images": [{"id": 1}]}, "this image has no id or no file_name"),
     ({"images": [{"id": 1, "file_name": "x"}, {"id": 2, "file_name": "x"}]}, "lists the image 2 'x' twice"),
-    ({"images": [], "annotations": []}, "lists no annotated photos"),
-    ({"annotations": []}, "holds no annotations"),
+    ({"images": [], "annotations": []}, "holds no annotated object"),
+    ({"annotations": []}, "holds no annotated object"),
     (
         _annotation(category_id=5),
         "annotation 3 of {}/in.json has category 5, which is not listed (listed: 7 cup, 8",

@@ -267,7 +267,8 @@ def _without_photo(folder: Path) -> None:
 def _ambiguous(folder: Path) -> None:
     for place in ("x", "y"):
         save_photo(folder / place / "a.png", seed=ord(place))
-    (folder / "a.json").write_text('{"shapes": [], "imagePath": "a.png"}')
+    content = {"shapes": [shape("circle", (9, 9), (9, 5))], "imagePath": "a.png"}
+    (folder / "a.json").write_text(json.dumps(content))
 
 
 def _twice(folder: Path) -> None:
@@ -280,7 +281,10 @@ BAD: list[tuple[Any, str]] = [
     (_two_formats, "choose one with --format"),
     (_without_photo, "labels/one.txt has no photo of the same name"),
     (_ambiguous, "which fits several photos (x/a.png, y/a.png)"),
-    (lambda f: cvat_file(f, "", 'name="a.heic" width="1" height="1"'), "which is none of .jpg, .jpeg, .png"),
+    (
+        lambda f: cvat_file(f, "<points/>", 'name="a.heic" width="1" height="1"'),
+        "which is none of .jpg, .jpeg, .png",
+    ),
     (_twice, "0.jpg is annotated in two places"),
     (yolo_folder("3 0 0 1 0 1 1"), "line 1 of {}/images/a.jpg has class 3, which"),
     (yolo_folder("0 0.5 0.5 0.1 0.1"), "has only a box"),
@@ -307,10 +311,13 @@ BAD: list[tuple[Any, str]] = [
     ),
     (lambda f: labelme_file(f, shape("mask", (1, 1), (2, 2), mask="x")), "not a PNG in base64"),
     (_tasks("http://[x/a.png"), "task 7 of {}/a.json names no photo"),
-    (_tasks("a.png", kind=[["x"]]), "a.json holds no annotations: annotate some objects"),
+    (_tasks("a.png", kind=[["x"]]), "holds no annotated object: annotate some"),
     (_tasks("a.png", [1]), "polygon 1 of {}/a.png has 2 different points"),
     (_studio("brush", format="rle", rle=[0, 0, 0, 9, 1]), "brush 1 of {}/a.png has a brush"),
-    (_json([{"data": {"image": "a.png"}, "annotations": []}]), "lists no annotated photos"),
+    (
+        _json([{"data": {"image": "a.png"}, "annotations": []}]),
+        "holds no annotated object; left out: 1 tasks without a submitted annotation (a.png)",
+    ),
     (_xml("<!DOCTYPE a [<!ENTITY b 'c'>]><annotations></annotations>"), "declares XML entities"),
     (_xml("<annotations><image>"), "is not valid XML"),
     (_xml("<annotations><track/></annotations>"), "describes a video"),

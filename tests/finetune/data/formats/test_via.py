@@ -1,16 +1,17 @@
 """VIA: every shape, both versions, classes, and what is refused."""
 
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
 from finetune.data.dataset import class_names, load_split
 from finetune.data.formats.via import read_via, shape_points
-from finetune.data.masks import polygon_area
 from tests.finetune.data.conftest import Import
 from tests.finetune.data.samples import TRIANGLE, polygon, run, save_photo, save_via, via_entry, via_folder
 
@@ -35,7 +36,7 @@ def objects(root: Path) -> list[dict]:
 )
 def test_shapes_become_outlines(shape: dict, area: float, box: tuple[float, ...]) -> None:
     points = shape_points(shape)
-    assert polygon_area(points) == pytest.approx(area, rel=0.001)
+    assert cv2.contourArea(points.astype(np.float32)) == pytest.approx(area, rel=0.001)
     assert (*points.min(axis=0), *points.max(axis=0)) == pytest.approx(box, abs=0.03)
 
 
@@ -134,13 +135,16 @@ def _via(text: str) -> Callable[[Path], object]:
         (_via("{"), "not valid JSON"),
         (_via('{"images": []}'), "holds no VIA file"),
         (_via("[1]"), "holds no VIA file"),
-        (_via('{"_via_img_metadata": {}}'), "lists no annotated photos"),
+        (_via('{"_via_img_metadata": {}}'), "holds no annotated object"),
         (_via('{"_via_img_metadata": {"a": {}}}'), "lists a photo without a filename"),
         (_via('{"_via_img_metadata": {"a": 3}}'), "lists a photo without a filename"),
-        (_via('{"a": {"filename": "0.jpg", "regions": []}}'), "holds no annotations"),
+        (_via('{"a": {"filename": "0.jpg", "regions": []}}'), "holds no annotated object"),
         (_via('{"a": {"filename": "0.jpg", "regions": [3]}}'), "are damaged"),
         (_truncated, "1.jpg cannot be read (image file is truncated"),
-        (_via('{"a": {"filename": "../x.jpg"}}'), "names the photo '../x.jpg', which is not in"),
+        (
+            _via(json.dumps({"a": via_entry("../x.jpg", TRIANGLE)})),
+            "names the photo '../x.jpg', which is not in",
+        ),
         (_via('{"a": {"filename": "0.jpg"}, "b": {"filename": "0.jpg"}}'), "lists 0.jpg twice"),
     ],
 )
