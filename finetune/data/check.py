@@ -141,15 +141,14 @@ def _measure(annotation: Mapping[str, Any], width: int, height: int) -> tuple[fl
             clean_polygon(polygon, width, height)
             points = np.reshape(polygon, (-1, 2))
             outside = max(outside, *-points.min(axis=0), *(points.max(axis=0) - (width, height)))
-    elif not coco_mask.area(to_rle(segmentation, width, height)):
+    area = coco_mask.area(to_rle(segmentation, width, height))
+    if not area:
         raise ValueError("has an empty mask")
     box = annotation.get("bbox")
-    numbers: list[Any] = [*box, annotation.get("area")] if isinstance(box, list) else []
-    if len(numbers) != 5 or not all(isinstance(each, int | float) for each in numbers):
-        raise ValueError("has no box of four numbers or no area")
-    if not min(numbers[2:]) > 0:
-        raise ValueError(f"has a box or an area of no size ({numbers[2]} x {numbers[3]}, {numbers[4]})")
-    return numbers[4], outside
+    numbers = [each for each in box if isinstance(each, int | float)] if isinstance(box, list) else []
+    if len(numbers) != 4 or not min(numbers[2:]) > 0:
+        raise ValueError("has no box (x, y, width and height) of a size above 0")
+    return area, outside
 
 
 def _check_counts(split: str, report: Report) -> None:

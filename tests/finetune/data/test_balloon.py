@@ -40,9 +40,7 @@ def splits(root: Path) -> dict[str, set[str]]:
 
 
 @pytest.mark.parametrize("origin", ["folder", "archive"])
-def test_from_a_folder_or_a_zip(
-    origin: str, tmp_path: Path, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_from_a_folder_or_a_zip(origin, tmp_path, request, capsys):
     root, source = tmp_path / "set", request.getfixturevalue(origin)
     assert run("data", "balloon", "--from", source, "--root", root) == 0
     names = splits(root)
@@ -55,9 +53,7 @@ def test_from_a_folder_or_a_zip(
     assert "is up to date" in capsys.readouterr().err
 
 
-def test_the_download_is_kept(
-    archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_download_is_kept(archive, tmp_path, capsys, monkeypatch):
     with serving(archive.read_bytes()) as server:
         monkeypatch.setattr(balloon, "URL", f"{server.url}/balloon_dataset.zip")
         server.limit = 2000
@@ -106,9 +102,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("message", BAD)
-def test_other_things_are_refused(
-    folder: Path, archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], message: str
-) -> None:
+def test_other_things_are_refused(folder, archive, tmp_path, capsys, message):
     assert run("data", "balloon", "--from", BAD[message](folder, archive), "--root", tmp_path / "set") == 1
     error = capsys.readouterr().err.strip()
     assert message in error
@@ -117,7 +111,7 @@ def test_other_things_are_refused(
 
 
 @pytest.mark.real_data
-def test_the_real_photos(balloon_photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_real_photos(balloon_photos, tmp_path, capsys):
     root = tmp_path / "balloon"
     assert run("data", "balloon", "--from", balloon_photos, "--root", root) == 0
     photos = {split: load_split(root, split) for split in ("train", "val", "test")}

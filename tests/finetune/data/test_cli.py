@@ -23,16 +23,14 @@ REPOSITORY = Path(__file__).parents[3]
         ("data check /nowhere", 1, "Error: /nowhere holds no data set"),
     ],
 )
-def test_wrong_usage_is_status_2_and_other_errors_1(
-    command: str, status: int, message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_wrong_usage_is_status_2_and_other_errors_1(command, status, message, capsys):
     assert run(*command.split()) == status
     captured = capsys.readouterr()
     assert message in captured.err
     assert captured.out == ""
 
 
-def test_a_reader_that_has_seen_enough_gets_no_traceback(tmp_path: Path) -> None:
+def test_a_reader_that_has_seen_enough_gets_no_traceback(tmp_path):
     """`maskrcnn data check DIR | head -1`."""
     assert run("data", "synthetic", "--root", tmp_path / "set", "--images", 3, "--size", "64x64") == 0
     command = [sys.executable, "-m", "finetune", "data", "check", str(tmp_path / "set")]
@@ -44,7 +42,7 @@ def test_a_reader_that_has_seen_enough_gets_no_traceback(tmp_path: Path) -> None
         assert process.wait() in (1, 141)  # click answers a closed pipe with 1
 
 
-def test_ctrl_c_is_status_130(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_ctrl_c_is_status_130(monkeypatch, tmp_path):
     def interrupt(root: Path) -> None:
         raise KeyboardInterrupt
 
@@ -52,6 +50,6 @@ def test_ctrl_c_is_status_130(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     assert run("data", "check", tmp_path) == 130
 
 
-def test_help_imports_nothing_heavy() -> None:
+def test_help_imports_nothing_heavy():
     code = "import sys, finetune.data.cli; print({'numpy', 'torch', 'cv2', 'PIL'} & set(sys.modules))"
     assert subprocess.check_output([sys.executable, "-c", code], cwd=REPOSITORY, text=True).strip() == "set()"

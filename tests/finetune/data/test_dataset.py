@@ -28,7 +28,7 @@ def write(root: Path, folder: Path, **changes: object) -> dict:
     return write_dataset(root, **settings)  # type: ignore[arg-type]
 
 
-def test_round_trip(tmp_path: Path) -> None:
+def test_round_trip(tmp_path):
     from detectron2.data.detection_utils import annotations_to_instances
     from detectron2.structures import BoxMode
 
@@ -50,9 +50,7 @@ def test_round_trip(tmp_path: Path) -> None:
         assert instances.gt_masks.tensor[0].sum() == area
 
 
-def test_the_files_are_coco_as_pycocotools_reads_it(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_files_are_coco_as_pycocotools_reads_it(tmp_path, capsys):
     from pycocotools.coco import COCO
 
     write(tmp_path / "set", tmp_path)
@@ -62,7 +60,7 @@ def test_the_files_are_coco_as_pycocotools_reads_it(
     assert (coco.annToMask(annotation) == MASK).all()
 
 
-def test_names_from_strangers_stay_inside_and_apart(tmp_path: Path) -> None:
+def test_names_from_strangers_stay_inside_and_apart(tmp_path):
     names = ["x/a.png", "x_a.png", "X_A.PNG", "../../b c.png", "..", ".hidden.png"]
     photos = [Photo(name, save_photo(tmp_path / f"{i}.png", seed=i), 40, 30) for i, name in enumerate(names)]
     write_dataset(tmp_path / "set", name="n", classes=["c"], source="s", splits={"train": photos})
@@ -87,9 +85,7 @@ class Interrupted:
         ({"splits": {"train": Interrupted()}}, None),
     ],
 )
-def test_a_failure_leaves_nothing_behind_and_keeps_the_old_one(
-    tmp_path: Path, changes: dict, message: str | None
-) -> None:
+def test_a_failure_leaves_nothing_behind_and_keeps_the_old_one(tmp_path, changes, message):
     root = tmp_path / "set"
     with pytest.raises((UserError, KeyboardInterrupt), match=message):
         write(root, tmp_path, **changes)
@@ -100,7 +96,7 @@ def test_a_failure_leaves_nothing_behind_and_keeps_the_old_one(
     assert len(load_split(root, "train")) == 1
 
 
-def test_other_files_are_never_replaced(tmp_path: Path) -> None:
+def test_other_files_are_never_replaced(tmp_path):
     save_photo(tmp_path / "set" / "precious.png")
     with pytest.raises(UserError, match="holds other files"):
         write(tmp_path / "set", tmp_path)
@@ -121,7 +117,7 @@ def test_other_files_are_never_replaced(tmp_path: Path) -> None:
         (None, "no split 'train': choose one of: val, test"),
     ],
 )
-def test_reading_says_what_is_wrong(tmp_path: Path, content: object, message: str) -> None:
+def test_reading_says_what_is_wrong(tmp_path, content, message):
     write(tmp_path / "set", tmp_path)
     path = tmp_path / "set" / "train.json"
     path.write_text(

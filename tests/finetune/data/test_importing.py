@@ -9,7 +9,6 @@ import pytest
 
 from finetune.data.dataset import class_names, read_photos, splits_of
 from finetune.data.masks import encode_mask
-from tests.finetune.data.conftest import Import
 from tests.finetune.data.samples import (
     FIXTURES,
     TRIANGLE,
@@ -34,7 +33,7 @@ def split_of_photos(root: Path) -> dict[str, str]:
 # --- where things are ---------------------------------------------------------------------------------------
 
 
-def test_a_zip_with_a_folder_inside(tmp_path: Path, import_data: Import) -> None:
+def test_a_zip_with_a_folder_inside(tmp_path, import_data):
     import_data(shutil.make_archive(str(tmp_path / "export"), "zip", FIXTURES, "labelme"))
     assert counts(tmp_path / "set") == {"train": 3}
     cvat_file(tmp_path / "in" / "deep", '<points label="mug"/>')
@@ -43,7 +42,7 @@ def test_a_zip_with_a_folder_inside(tmp_path: Path, import_data: Import) -> None
     assert f"points 1 of {archive}/deep/a.png is of the kind 'points'" in message
 
 
-def test_one_annotation_file_and_the_photos_elsewhere(tmp_path: Path, import_data: Import) -> None:
+def test_one_annotation_file_and_the_photos_elsewhere(tmp_path, import_data):
     file = save_via(tmp_path / "photos", via_entry("a.jpg", TRIANGLE, kind="mug"))
     file = file.rename(tmp_path / "mugs.json")
     import_data(file, "--images", tmp_path / "photos")
@@ -54,7 +53,7 @@ def test_one_annotation_file_and_the_photos_elsewhere(tmp_path: Path, import_dat
     assert "is neither a folder, a zip nor a JSON or XML file" in message
 
 
-def test_roboflow_s_yolo_folders(tmp_path: Path, import_data: Import) -> None:
+def test_roboflow_s_yolo_folders(tmp_path, import_data):
     for split in ("train", "valid"):
         yolo_folder("0 0.1 0.1 0.9 0.1 0.9 0.9\n")(tmp_path / "in" / split)
         (tmp_path / "in" / split / "data.yaml").unlink()
@@ -65,7 +64,7 @@ def test_roboflow_s_yolo_folders(tmp_path: Path, import_data: Import) -> None:
     assert split_of_photos(tmp_path / "set") == {"train_images_a.jpg": "train", "valid_images_a.jpg": "val"}
 
 
-def test_labels_beside_their_photos_and_a_list_of_photos(tmp_path: Path, import_data: Import) -> None:
+def test_labels_beside_their_photos_and_a_list_of_photos(tmp_path, import_data):
     """As labelImg-like tools write them: no data.yaml, and a name that begins like a split; in a folder "labels"."""
     folder = tmp_path / "labels"
     save_photo(folder / "test1.JPG")
@@ -79,9 +78,7 @@ def test_labels_beside_their_photos_and_a_list_of_photos(tmp_path: Path, import_
 # --- splits and groups --------------------------------------------------------------------------------------
 
 
-def test_files_of_two_annotators_folders_as_splits_and_a_split_that_is_drawn(
-    tmp_path: Path, import_data: Import
-) -> None:
+def test_files_of_two_annotators_folders_as_splits_and_a_split_that_is_drawn(tmp_path, import_data):
     for split in ("train", "val"):
         via_folder(tmp_path / "in" / split, 4)
     save_via(tmp_path / "in" / "train", via_entry("x.jpg", TRIANGLE), name="via_second.json")
@@ -91,7 +88,7 @@ def test_files_of_two_annotators_folders_as_splits_and_a_split_that_is_drawn(
     assert counts(tmp_path / "set") == {"train": 4, "val": 4, "test": 1}
 
 
-def test_the_split_is_reproducible_and_moved_by_the_seed(tmp_path: Path, import_data: Import) -> None:
+def test_the_split_is_reproducible_and_moved_by_the_seed(tmp_path, import_data):
     folder = via_folder(tmp_path / "in", 12)
     for root, seed in (("a", 1), ("b", 1), ("c", 2)):
         import_data(folder, "--class", "mug", "--val", 0.2, "--seed", seed, root=root)
@@ -99,14 +96,14 @@ def test_the_split_is_reproducible_and_moved_by_the_seed(tmp_path: Path, import_
     assert first == second != third
 
 
-def test_a_class_that_training_lacks_is_named(tmp_path: Path, import_data: Import) -> None:
+def test_a_class_that_training_lacks_is_named(tmp_path, import_data):
     for split, kind in (("train", "cup"), ("val", "bowl")):
         via_folder(tmp_path / "in" / split, 2, kind=kind)
     message = import_data(tmp_path / "in", "--class-attribute", "kind", status=1)
     assert "has the class 'bowl', which no training photo has" in message
 
 
-def test_a_group_in_two_splits_is_refused(tmp_path: Path, import_data: Import) -> None:
+def test_a_group_in_two_splits_is_refused(tmp_path, import_data):
     for split in ("train", "val"):
         via_folder(tmp_path / "in" / split, 2, kind="mug")
     message = import_data(tmp_path / "in", "--group-by", r"(\d)\.jpg", status=1)
@@ -122,9 +119,7 @@ def nothing(tmp_path: Path) -> Path:
     return tmp_path / "nothing"
 
 
-def test_negatives_join_the_splits_and_groups_stay_together(
-    tmp_path: Path, import_data: Import, nothing: Path
-) -> None:
+def test_negatives_join_the_splits_and_groups_stay_together(tmp_path, import_data, nothing):
     for film in range(6):
         via_folder(tmp_path / "in" / f"film{film}", 3, kind="mug")
     options = ("--group-by", "(film\\d)", "--val", 0.2, "--test", 0.2)
@@ -139,9 +134,7 @@ def test_negatives_join_the_splits_and_groups_stay_together(
     assert groups == {name: name[:5] for name in groups}, "for train --folds"
 
 
-def test_negatives_are_spread_over_splits_that_folders_give(
-    tmp_path: Path, import_data: Import, nothing: Path
-) -> None:
+def test_negatives_are_spread_over_splits_that_folders_give(tmp_path, import_data, nothing):
     for split in ("train", "val"):
         via_folder(tmp_path / "in" / split, 4, kind="mug")
     import_data(tmp_path / "in", "--negatives", nothing, "--val", 0.4)
@@ -152,7 +145,7 @@ def test_negatives_are_spread_over_splits_that_folders_give(
 
 
 @pytest.mark.parametrize(("crowd", "trained"), [("auto", 7), ("object", 7), ("keep", 0)])
-def test_crowds_of_cvat(tmp_path: Path, import_data: Import, crowd: str, trained: int) -> None:
+def test_crowds_of_cvat(tmp_path, import_data, crowd, trained):
     messages = import_data(FIXTURES / "datumaro_coco", "--crowd", crowd)
     assert f"{'' if trained else 'not '}trained on: 7 objects marked iscrowd" in messages
     instances = [each for photo in read_photos(tmp_path / "set", "train") for each in photo.instances]
@@ -160,7 +153,7 @@ def test_crowds_of_cvat(tmp_path: Path, import_data: Import, crowd: str, trained
     assert run("data", "check", tmp_path / "set") == (0 if trained else 1)
 
 
-def test_a_real_crowd_stays_one(tmp_path: Path, import_data: Import) -> None:
+def test_a_real_crowd_stays_one(tmp_path, import_data):
     mask = np.zeros((30, 40), dtype=bool)
     mask[2:8, 2:8] = mask[20:25, 20:30] = True
     save_photo(tmp_path / "in" / "a.png")
@@ -174,9 +167,7 @@ def test_a_real_crowd_stays_one(tmp_path: Path, import_data: Import) -> None:
 # --- again --------------------------------------------------------------------------------------------------
 
 
-def test_the_same_command_again_does_nothing_another_one_is_refused(
-    tmp_path: Path, import_data: Import, nothing: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_same_command_again_does_nothing_another_one_is_refused(tmp_path, import_data, nothing, capsys):
     folder, card = via_folder(tmp_path / "in", 5), tmp_path / "set" / "dataset.json"
     options = ("--negatives", nothing, "--class")
     import_data(folder, *options, "mug")

@@ -21,7 +21,7 @@ BYTES = 10**9
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_five_thousand_photos(tmp_path: Path) -> None:
+def test_five_thousand_photos(tmp_path):
     picture, _ = draw_scene(1, 1280, 960)
     content = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes()
     source = tmp_path / "in"

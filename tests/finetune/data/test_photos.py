@@ -1,7 +1,5 @@
 """finetune.data.photos: untrusted files and EXIF orientation."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -13,7 +11,7 @@ from tests.finetune.data.samples import save_photo
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("suffix", [".png", ".jpg"])
-def test_a_copy_stands_as_detectron2_sees_the_original(tmp_path: Path, orientation: int, suffix: str) -> None:
+def test_a_copy_stands_as_detectron2_sees_the_original(tmp_path, orientation, suffix):
     from detectron2.data.detection_utils import read_image
 
     source = save_photo(tmp_path / f"a{suffix}", orientation=orientation)
@@ -32,7 +30,7 @@ def test_a_copy_stands_as_detectron2_sees_the_original(tmp_path: Path, orientati
     assert np.abs(copied.astype(int) - seen).mean() < (6 if suffix == ".jpg" else 0.1)
 
 
-def test_truncated_foreign_and_huge_files_are_refused(tmp_path: Path) -> None:
+def test_truncated_foreign_and_huge_files_are_refused(tmp_path):
     whole = save_photo(tmp_path / "a.jpg", 200, 200).read_bytes()
     (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "text.jpg").write_text("not an image")
@@ -49,7 +47,7 @@ def test_truncated_foreign_and_huge_files_are_refused(tmp_path: Path) -> None:
             open_photo(tmp_path / name)
 
 
-def test_names_may_not_lead_out_of_the_folder(tmp_path: Path) -> None:
+def test_names_may_not_lead_out_of_the_folder(tmp_path):
     save_photo(tmp_path / "secret.png")
     save_photo(tmp_path / "photos" / "a.png")
     (tmp_path / "photos" / "link.png").symlink_to(tmp_path / "secret.png")

@@ -1,7 +1,5 @@
 """`data synthetic`: the masks fit the pixels, the pictures differ, the same seed draws the same."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
@@ -11,7 +9,7 @@ from finetune.data.synthetic import MIN_PIXELS, draw_scene
 from tests.finetune.data.samples import nothing_left, run
 
 
-def test_the_same_seed_draws_the_same_picture_and_another_one_another() -> None:
+def test_the_same_seed_draws_the_same_picture_and_another_one_another():
     (first, masks), (again, masks_again), (other, _) = (draw_scene(seed, 160, 120) for seed in (5, 5, 6))
     assert (first == again).all()
     assert all((a == b).all() for a, b in zip(masks, masks_again, strict=True))
@@ -20,7 +18,7 @@ def test_the_same_seed_draws_the_same_picture_and_another_one_another() -> None:
 
 
 @pytest.mark.parametrize("size", [(64, 64), (200, 300)])
-def test_masks_are_boolean_disjoint_and_large_enough_and_balloons_vary(size: tuple[int, int]) -> None:
+def test_masks_are_boolean_disjoint_and_large_enough_and_balloons_vary(size):
     colors, counts = [], []
     for seed in range(20):
         picture, masks = draw_scene(seed, *size)
@@ -34,7 +32,7 @@ def test_masks_are_boolean_disjoint_and_large_enough_and_balloons_vary(size: tup
     assert np.std(colors, axis=0).min() > 25
 
 
-def test_a_mask_covers_what_was_painted() -> None:
+def test_a_mask_covers_what_was_painted():
     """Between balloons there is the background of the picture without them, up to the blur of the lens."""
     (picture, masks), (background, _) = draw_scene(3, 320, 240), draw_scene(3, 320, 240, empty=True)
     free = ~np.any(masks, axis=0)
@@ -43,7 +41,7 @@ def test_a_mask_covers_what_was_painted() -> None:
     assert np.abs(picture.astype(int) - background)[~free].mean() > 20
 
 
-def test_the_data_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_data_set(tmp_path, capsys):
     command = "data synthetic --images 20 --size 128x96 --seed 4 --root".split()
     assert run(*command, tmp_path / "a") == 0
     assert "synthetic balloons: train 14, val 3, test 3 photos; classes: balloon" in capsys.readouterr().err
@@ -60,7 +58,7 @@ def test_the_data_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
         assert file.read_bytes() == (tmp_path / "b" / file.relative_to(tmp_path / "a")).read_bytes()
 
 
-def test_again_draws_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_again_draws_nothing(tmp_path, capsys):
     command = ("data", "synthetic", "--root", tmp_path / "a", "--size", "64x64", "--images")
     assert [run(*command, 3), run(*command, 3)] == [0, 0]
     assert "is up to date" in capsys.readouterr().err
@@ -79,7 +77,7 @@ def test_again_draws_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         ("--seed=-1", "is not in the range"),
     ],
 )
-def test_bad_options(tmp_path: Path, capsys: pytest.CaptureFixture[str], options: str, message: str) -> None:
+def test_bad_options(tmp_path, capsys, options, message):
     assert run("data", "synthetic", "--root", tmp_path / "a", *options.split()) == 2
     assert message in capsys.readouterr().err
     assert nothing_left(tmp_path / "a")

@@ -2,7 +2,6 @@
 
 import stat
 import zipfile
-from pathlib import Path
 
 import pytest
 
@@ -10,7 +9,7 @@ from finetune.data.importing import unpack
 from finetune.errors import UserError
 
 
-def test_a_zip_may_not_write_outside_nor_link_there(tmp_path: Path) -> None:
+def test_a_zip_may_not_write_outside_nor_link_there(tmp_path):
     names = ["../evil.txt", str(tmp_path / "evil.txt"), "..\\evil.txt", "C:/evil.txt", "a/../../evil.txt"]
     link = zipfile.ZipInfo("link")
     link.external_attr = (stat.S_IFLNK | 0o777) << 16
@@ -27,7 +26,7 @@ def test_a_zip_may_not_write_outside_nor_link_there(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "train" / "a.txt").is_file()
 
 
-def test_a_zip_may_not_swell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_zip_may_not_swell(tmp_path, monkeypatch):
     monkeypatch.setattr("finetune.data.importing.FREE_BYTES", 1000)
     with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as zipped:
         zipped.writestr("zeros", bytes(10_000_000))

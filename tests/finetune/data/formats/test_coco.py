@@ -11,7 +11,6 @@ from PIL import Image, ImageOps
 
 from finetune.data.dataset import class_names, load_split
 from finetune.data.masks import encode_mask, to_mask
-from tests.finetune.data.conftest import Import
 from tests.finetune.data.samples import run, save_photo
 
 SQUARE = [[5.0, 5.0, 15.0, 5.0, 15.0, 15.0, 5.0, 15.0]]
@@ -35,7 +34,7 @@ def coco_file(path: Path, count: int = 5, segmentation: Any = SQUARE, **changes:
     return data
 
 
-def test_categories_become_contiguous_in_the_order_of_their_ids(tmp_path: Path, import_data: Import) -> None:
+def test_categories_become_contiguous_in_the_order_of_their_ids(tmp_path, import_data):
     coco_file(tmp_path / "in.json", 10)
     messages = import_data(tmp_path / "in.json", "--val", 0.2, "--test", 0.2)
     assert "left out: classes without an annotation in train: unused" in messages
@@ -52,9 +51,7 @@ RUNS = np.diff(np.flatnonzero(np.concatenate([[True], FLAT[1:] != FLAT[:-1], [Tr
 
 
 @pytest.mark.parametrize("kind", [SQUARE, encode_mask(MASK), {"size": [30, 40], "counts": RUNS}])
-def test_polygons_and_both_kinds_of_rle_are_the_same_mask(
-    tmp_path: Path, import_data: Import, kind: Any
-) -> None:
+def test_polygons_and_both_kinds_of_rle_are_the_same_mask(tmp_path, import_data, kind):
     coco_file(tmp_path / "in.json", 1, kind)
     import_data(tmp_path / "in.json")
     (annotation,) = load_split(tmp_path / "set", "train")[0]["annotations"]
@@ -62,7 +59,7 @@ def test_polygons_and_both_kinds_of_rle_are_the_same_mask(
     assert (to_mask(annotation["segmentation"], 40, 30) == MASK).all()
 
 
-def test_objects_of_several_parts_and_crowds_are_kept(tmp_path: Path, import_data: Import) -> None:
+def test_objects_of_several_parts_and_crowds_are_kept(tmp_path, import_data):
     parts = [*SQUARE, [20.0, 20.0, 30.0, 20.0, 30.0, 30.0]]
     annotation = {"id": 1, "image_id": 70, "category_id": 7, "segmentation": parts, "iscrowd": 1}
     coco_file(tmp_path / "in.json", 3, annotations=[annotation])
@@ -73,7 +70,7 @@ def test_objects_of_several_parts_and_crowds_are_kept(tmp_path: Path, import_dat
     assert (kept["segmentation"], kept["iscrowd"]) == (parts, 1)
 
 
-def test_photos_in_a_folder_of_their_own_and_splits_by_file_name(tmp_path: Path, import_data: Import) -> None:
+def test_photos_in_a_folder_of_their_own_and_splits_by_file_name(tmp_path, import_data):
     (tmp_path / "annotations").mkdir()
     for split in ("train", "val", "test"):
         coco_file(tmp_path / "photos" / f"{split}.json", 3)
@@ -87,9 +84,7 @@ def test_photos_in_a_folder_of_their_own_and_splits_by_file_name(tmp_path: Path,
 
 @pytest.mark.parametrize("orientation", [1, 5, 6, 7, 8])
 @pytest.mark.parametrize("as_mask", [False, True])
-def test_annotations_of_a_photo_as_stored_are_turned_with_it(
-    tmp_path: Path, import_data: Import, orientation: int, as_mask: bool
-) -> None:
+def test_annotations_of_a_photo_as_stored_are_turned_with_it(tmp_path, import_data, orientation, as_mask):
     """A tool that ignores EXIF data lists the stored size, 40 x 30; the photo is seen 30 x 40."""
     mask = np.zeros((30, 40), dtype=bool)
     mask[3:9, 10:25] = True
@@ -152,6 +147,6 @@ BAD: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("changes", "message"), BAD)
-def test_bad_files_are_refused(tmp_path: Path, import_data: Import, changes: Any, message: str) -> None:
+def test_bad_files_are_refused(tmp_path, import_data, changes, message):
     coco_file(tmp_path / "in.json", 2, **changes)
     assert message.format(tmp_path) in import_data(tmp_path / "in.json", "--format", "coco", status=1)

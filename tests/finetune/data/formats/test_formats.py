@@ -13,7 +13,6 @@ from finetune.data.dataset import Instance, Photo, class_names, read_photos, spl
 from finetune.data.formats import FORMATS
 from finetune.data.formats.label_studio import decode_brush
 from finetune.data.masks import encode_mask, to_mask
-from tests.finetune.data.conftest import Import
 from tests.finetune.data.samples import (
     FIXTURES,
     TRIANGLE,
@@ -54,9 +53,7 @@ def iou(a: np.ndarray, b: np.ndarray) -> float:
         ("label_studio", "Label Studio", 0.98),
     ],
 )
-def test_files_of_other_tools(
-    tmp_path: Path, import_data: Import, folder: str, recognized: str, least: float
-) -> None:
+def test_files_of_other_tools(tmp_path, import_data, folder, recognized, least):
     messages = import_data(FIXTURES / folder)
     assert f"recognized as {recognized}: " in messages
     assert "skipped" not in messages
@@ -105,7 +102,7 @@ def varied(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_round_trip(varied: Path, tmp_path: Path, name: str) -> None:
+def test_round_trip(varied, tmp_path, name):
     assert run("data", "export", varied, "--format", name, "--output", tmp_path / "out") == 0
     assert run("data", "import", tmp_path / "out", "--root", tmp_path / "back") == 0
     before, after = objects_of(varied), objects_of(tmp_path / "back")
@@ -118,9 +115,7 @@ def test_round_trip(varied: Path, tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["via", "labelme", "yolo"])
-def test_photos_that_differ_in_their_suffix_alone_keep_their_objects(
-    tmp_path: Path, import_data: Import, name: str
-) -> None:
+def test_photos_that_differ_in_their_suffix_alone_keep_their_objects(tmp_path, import_data, name):
     photos = []
     for i, photo in enumerate(("a.jpg", "a.png")):
         objects = [Instance(i, [[5.25, 5.5, 30.0, 8.0, 10.75, 40.0]])]
@@ -138,7 +133,7 @@ def test_photos_that_differ_in_their_suffix_alone_keep_their_objects(
 @pytest.mark.slow
 @pytest.mark.real_data
 @pytest.mark.parametrize("name", FORMATS)
-def test_round_trip_of_the_real_photos(balloon_photos: Path, tmp_path: Path, name: str) -> None:
+def test_round_trip_of_the_real_photos(balloon_photos, tmp_path, name):
     assert run_import(balloon_photos, "--class", "balloon", "--root", tmp_path / "set") == 0
     assert run("data", "export", tmp_path / "set", "--format", name, "--output", tmp_path / "out") == 0
     assert run("data", "import", tmp_path / "out", "--root", tmp_path / "back") == 0
@@ -148,9 +143,7 @@ def test_round_trip_of_the_real_photos(balloon_photos: Path, tmp_path: Path, nam
     assert min(iou(a, b) for (_, a), (_, b) in pairs) >= 0.999
 
 
-def test_an_export_does_not_replace_what_lies_there(
-    varied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_export_does_not_replace_what_lies_there(varied, tmp_path, capsys):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("mine")
     command = ("data", "export", varied, "--format", "coco", "--output")
@@ -207,7 +200,7 @@ SHAPES: list[tuple[Any, tuple[int, ...], int]] = [  # as a tool writes it; its b
 
 
 @pytest.mark.parametrize(("write", "box", "area"), SHAPES)
-def test_shapes(tmp_path: Path, import_data: Import, write: Any, box: tuple[int, ...], area: int) -> None:
+def test_shapes(tmp_path, import_data, write, box, area):
     write(tmp_path / "in")
     import_data(tmp_path / "in")
     ((_, [(class_name, mask)]),) = objects_of(tmp_path / "set").values()
@@ -217,7 +210,7 @@ def test_shapes(tmp_path: Path, import_data: Import, write: Any, box: tuple[int,
     assert mask.sum() == pytest.approx(area, rel=0.06)
 
 
-def test_a_brush_with_literal_runs() -> None:
+def test_a_brush_with_literal_runs():
     """Label Studio writes neighboring values that differ as they are, ours writes runs of equal values alone."""
     values = [0, 0, 0, 255, 9, 9, 9, 0]  # RGBA of two pixels
     head = f"{8:032b}{7:05b}" + f"{3:04b}" * 4  # 8 values of 8 bits; run lengths of 4 bits
@@ -334,7 +327,7 @@ BAD: list[tuple[Any, str]] = [
 
 
 @pytest.mark.parametrize(("write", "message"), BAD)
-def test_bad_input_is_refused(tmp_path: Path, import_data: Import, write: Any, message: str) -> None:
+def test_bad_input_is_refused(tmp_path, import_data, write, message):
     folder = tmp_path / "in"
     folder.mkdir()
     write(folder)

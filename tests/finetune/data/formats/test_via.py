@@ -12,7 +12,6 @@ import pytest
 
 from finetune.data.dataset import class_names, load_split
 from finetune.data.formats.via import read_via, shape_points
-from tests.finetune.data.conftest import Import
 from tests.finetune.data.samples import TRIANGLE, polygon, run, save_photo, save_via, via_entry, via_folder
 
 CIRCLE = {"name": "circle", "cx": 20, "cy": 15, "r": 10}
@@ -34,19 +33,19 @@ def objects(root: Path) -> list[dict]:
         (ELLIPSE | {"theta": math.pi / 2}, math.pi * 48, (16, 3, 24, 27)),
     ],
 )
-def test_shapes_become_outlines(shape: dict, area: float, box: tuple[float, ...]) -> None:
+def test_shapes_become_outlines(shape, area, box):
     points = shape_points(shape)
     assert cv2.contourArea(points.astype(np.float32)) == pytest.approx(area, rel=0.001)
     assert (*points.min(axis=0), *points.max(axis=0)) == pytest.approx(box, abs=0.03)
 
 
-def test_an_ellipse_turns_clockwise_as_on_a_screen() -> None:
+def test_an_ellipse_turns_clockwise_as_on_a_screen():
     points = shape_points(ELLIPSE | {"cx": 0, "cy": 0, "rx": 10, "ry": 1, "theta": math.pi / 4})
     assert points[np.argmax(points.sum(axis=1))] == pytest.approx([10 / math.sqrt(2)] * 2, abs=0.1)
 
 
 @pytest.mark.parametrize(("project", "as_dict"), [(False, True), (True, False)])
-def test_both_versions_and_project_files_read_alike(tmp_path: Path, project: bool, as_dict: bool) -> None:
+def test_both_versions_and_project_files_read_alike(tmp_path, project, as_dict):
     data: dict[str, Any] = {"a.jpg1": via_entry("a.jpg", TRIANGLE, TRIANGLE, as_dict=as_dict, kind="cup")}
     if project:
         data = {"_via_settings": {}, "_via_img_metadata": data, "_via_attributes": {"region": {}}}
@@ -54,14 +53,14 @@ def test_both_versions_and_project_files_read_alike(tmp_path: Path, project: boo
     assert read_via(tmp_path / "via.json", data) == {"a.jpg": [region, region]}
 
 
-def test_one_class_half_a_pixel_in(tmp_path: Path, import_data: Import) -> None:
+def test_one_class_half_a_pixel_in(tmp_path, import_data):
     messages = import_data(via_folder(tmp_path / "photos", 10), "--class", "mug", "--val", 0.2, "--test", 0.2)
     assert "set: train 6, val 2, test 2 photos; classes: mug" in messages
     assert objects(tmp_path / "set")[0]["segmentation"] == [[5.5, 5.5, 20.5, 5.5, 5.5, 20.5]]
     assert run("data", "check", tmp_path / "set") == 0
 
 
-def test_several_classes_by_attribute(tmp_path: Path, import_data: Import) -> None:
+def test_several_classes_by_attribute(tmp_path, import_data):
     values = ["mug", " cup ", {"cup": True, "mug": False}, "mug"]  # text, dropdown or radio; a checkbox
     entries = [via_entry(f"{i}.jpg", TRIANGLE, kind=value) for i, value in enumerate(values)]
     save_via(tmp_path / "photos", *entries)
@@ -70,7 +69,7 @@ def test_several_classes_by_attribute(tmp_path: Path, import_data: Import) -> No
     assert [annotation["category_id"] for annotation in objects(tmp_path / "set")] == [1, 0, 0, 1]
 
 
-def test_photos_without_regions(tmp_path: Path, import_data: Import) -> None:
+def test_photos_without_regions(tmp_path, import_data):
     save_via(tmp_path / "photos", *(via_entry(f"{i}.jpg", *[TRIANGLE] * (i % 2)) for i in range(8)))
     command = (tmp_path / "photos", "--class", "mug")
     messages = import_data(*command, "--empty", "drop", root="a")
@@ -79,9 +78,7 @@ def test_photos_without_regions(tmp_path: Path, import_data: Import) -> None:
     assert [len(load_split(tmp_path / root, "train")) for root in "ab"] == [4, 8]
 
 
-def test_a_lying_photo_is_annotated_as_it_is_seen_and_polygons_are_clipped(
-    tmp_path: Path, import_data: Import
-) -> None:
+def test_a_lying_photo_is_annotated_as_it_is_seen_and_polygons_are_clipped(tmp_path, import_data):
     save_photo(tmp_path / "photos" / "a.jpg", 40, 30, orientation=6)  # seen 30 wide and 40 high
     shape = {"name": "rect", "x": 0, "y": 30, "width": 35, "height": 9}
     save_via(tmp_path / "photos", via_entry("a.jpg", shape))
@@ -103,12 +100,12 @@ def test_a_lying_photo_is_annotated_as_it_is_seen_and_polygons_are_clipped(
         ({"name": "rect", "x": None, "y": 1, "width": 1, "height": 1}, "has the x None"),
     ],
 )
-def test_bad_shapes_are_refused(shape: Any, message: str) -> None:
+def test_bad_shapes_are_refused(shape, message):
     with pytest.raises(ValueError, match=message):
         shape_points(shape)
 
 
-def test_bad_objects_can_be_skipped(tmp_path: Path, import_data: Import) -> None:
+def test_bad_objects_can_be_skipped(tmp_path, import_data):
     outside = polygon((50, 5), (60, 5), (60, 9))
     save_via(tmp_path / "photos", via_entry("0.jpg", TRIANGLE), via_entry("1.jpg", outside))
     message = import_data(tmp_path / "photos", "--class", "mug", status=1)
@@ -148,7 +145,7 @@ def _via(text: str) -> Callable[[Path], object]:
         (_via('{"a": {"filename": "0.jpg"}, "b": {"filename": "0.jpg"}}'), "lists 0.jpg twice"),
     ],
 )
-def test_bad_files_are_refused(tmp_path: Path, import_data: Import, spoil: Any, message: str) -> None:
+def test_bad_files_are_refused(tmp_path, import_data, spoil, message):
     spoil(via_folder(tmp_path / "photos", 2))
     assert message in import_data(tmp_path / "photos", "--format", "via", "--class", "mug", status=1)
 
@@ -161,6 +158,6 @@ def test_bad_files_are_refused(tmp_path: Path, import_data: Import, spoil: Any, 
         ("--class mug --val 0.9 --test 0.9", "leave nothing to train on"),
     ],
 )
-def test_choices_that_do_not_fit(tmp_path: Path, import_data: Import, options: str, message: str) -> None:
+def test_choices_that_do_not_fit(tmp_path, import_data, options, message):
     folder = via_folder(tmp_path / "photos", 4, kind="cup", color="red")
     assert message in import_data(folder, *options.split(), status=1)
