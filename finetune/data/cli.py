@@ -96,7 +96,9 @@ def synthetic(root: Path, images: int, seed: int, size: tuple[int, int], force: 
 @option("--val", type=SHARE, default=0.2, help="Share of the photos for val, if the source has none.")
 @option("--test", type=SHARE, default=0.2, help="Share of the photos for test, if the source has none.")
 @option("--seed", type=SEED, default=0, help="Draws these photos.")
-@click.option("--group-by", metavar="REGEX|folder", help="Keep photos whose names match alike in one split.")
+@click.option(
+    "--group-by", metavar="REGEX|folder", help="Keep a folder, or names that match alike, in one split."
+)
 @option(
     "--empty", type=click.Choice(("keep", "drop")), default="keep", help="Photos annotated with no object."
 )
@@ -109,9 +111,7 @@ def synthetic(root: Path, images: int, seed: int, size: tuple[int, int], force: 
 )
 @click.option("--skip-bad", is_flag=True, help="Leave out what cannot be used, and say so.")
 @_force
-def import_(
-    source: Path, root: Path, images: Path | None, format_name: str | None, force: bool, **options: Any
-) -> None:
+def import_(source: Path, root: Path, force: bool, **options: Any) -> None:
     """Import annotated photos from a folder or a zip.
 
     Reads VIA, COCO, labelme, YOLO segmentation, Label Studio and CVAT.
@@ -128,8 +128,7 @@ def import_(
 
     if options["class_name"] and options["class_attribute"]:
         raise click.UsageError("--class and --class-attribute exclude each other: give one")
-    settings = Options(**options)
-    _report(root, import_dataset(source, root, settings, format_name=format_name, images=images, force=force))
+    _report(root, import_dataset(source, root, Options(**options), force=force))
 
 
 @data.command()

@@ -38,22 +38,12 @@ MAX_RATIO = 100  # unpacked to packed; photos hardly shrink, label files about t
 FREE_BYTES = 100_000_000  # may be unpacked whatever the ratio
 
 
-def import_dataset(
-    source: Path,
-    root: Path,
-    options: Options,
-    *,
-    format_name: str | None = None,
-    images: Path | None = None,
-    force: bool = False,
-) -> dict[str, Any]:
+def import_dataset(source: Path, root: Path, options: Options, *, force: bool = False) -> dict[str, Any]:
     """Import photos and their annotations.
 
     Args:
         source: a folder, a zip, or one annotation file.
         root: the folder to make. force: replace the data set there.
-        format_name: one of ``finetune.data.formats.FORMATS``; None to recognize it.
-        images: the folder of the photos, if they are not in ``source``.
 
     Returns:
         The contents of ``dataset.json``.
@@ -61,8 +51,8 @@ def import_dataset(
     Raises:
         UserError: what is wrong with the source, a photo or an object; nothing is written then.
     """
-    with opened(source, images) as folder:
-        chosen = load_format(format_name) if format_name else recognize(folder)
+    with opened(source, options.images) as folder:
+        chosen = load_format(options.format_name) if options.format_name else recognize(folder)
         annotations = read_annotations(chosen, folder, options)
         listed = {photo.path for photo in annotations.photos}
         if unlisted := [name for name, path in folder.photos.items() if path not in listed]:
@@ -127,22 +117,21 @@ def recognize(folder: SourceFolder) -> Format:
     Raises:
         UserError: no format fits, or several do.
     """
-    reasons = {}
+    found = {}
     for name in FORMATS:
-        each = load_format(name)
-        if found := [folder.name_of(path) for path, _ in each.find(folder, sniff=True)]:
-            reasons[name] = f"{listing(found)} with {each.CONTENT}"
-    if not reasons:
+        if names := [folder.name_of(path) for path, _ in load_format(name).find(folder, sniff=True)]:
+            found[name] = listing(names)
+    if not found:
         raise UserError(
             f"{folder.path} holds no annotations of a known format ({', '.join(FORMATS)}): export them again, next "
             "to the photos, or name the format with --format"
         )
-    if len(reasons) > 1:
-        fitting = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+    if len(found) > 1:
+        fitting = "; ".join(f"{name}: {files}" for name, files in found.items())
         raise UserError(f"{folder.path} fits several formats ({fitting}): choose one with --format")
-    ((name, reason),) = reasons.items()
+    ((name, files),) = found.items()
     chosen = load_format(name)
-    click.echo(f"recognized as {chosen.TITLE}: {reason}", err=True)
+    click.echo(f"recognized as {chosen.TITLE}: {files}", err=True)
     return chosen
 
 

@@ -27,7 +27,6 @@ from finetune.files import write_json
 
 TITLE = "COCO"
 PHOTOS = "{split}"
-CONTENT = "images, categories and annotations"
 ADVICE = "it needs the lists images, categories and annotations"
 
 

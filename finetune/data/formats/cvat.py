@@ -30,7 +30,6 @@ from finetune.files import write_atomically
 
 TITLE = "CVAT"
 PHOTOS = "images/{split}"
-CONTENT = "<annotations>"
 ADVICE = 'export "CVAT for images 1.1" next to the photos'
 SHAPES = ("polygon", "mask", "box", "ellipse", "polyline", "points", "cuboid", "skeleton")
 

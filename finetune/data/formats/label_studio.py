@@ -36,18 +36,14 @@ from finetune.files import write_json
 
 TITLE = "Label Studio"
 PHOTOS = "images/{split}"
-CONTENT = "tasks"
 ADVICE = "export JSON (not JSON-MIN), next to the photos"
 UPLOAD_PREFIX = re.compile("^[0-9a-f]{8}-")
 KINDS = ("polygon", "brush", "ellipse", "rectangle")
 
 
 def _is_label_studio(data: Any) -> bool:
-    return (
-        isinstance(data, list)
-        and bool(data)
-        and all(fits(task, data=dict, annotations=list) for task in data)
-    )
+    filled = isinstance(data, list) and bool(data)
+    return filled and all(fits(task, data=dict, annotations=list) for task in data)
 
 
 find = partial(SourceFolder.documents, is_wanted=_is_label_studio)
@@ -103,7 +99,7 @@ def _photo(folder: SourceFolder, path: Path, name: str, result: Sequence[Any]) -
         kind = str(each.get("type")).removesuffix("labels")
         if kind in KINDS:
             size = each.get("original_width"), each.get("original_height")
-            turned_view = refuse("was drawn on a rotated view: rotate the photo")
+            turned_view = partial(refuse, "was drawn on a rotated view: rotate the photo")
             outline = turned_view if each.get("image_rotation") else partial(_outline, kind, each["value"])
             objects.append(SourceObject(f"{kind} {i}", labels.get(str(each.get("id")), ""), outline))
     photo = folder.photo(name, path, objects, size=size)

@@ -24,15 +24,9 @@ from finetune.files import write_json
 
 TITLE = "labelme"
 PHOTOS = "{split}"
-CONTENT = "shapes"
 ADVICE = "save the annotations next to the photos"
 
-
-def _is_labelme(data: Any) -> bool:
-    return fits(data, shapes=list) and "imagePath" in data
-
-
-find = partial(SourceFolder.documents, is_wanted=_is_labelme)
+find = partial(SourceFolder.documents, is_wanted=lambda data: fits(data, shapes=list) and "imagePath" in data)
 
 
 def read(folder: SourceFolder, found: Iterator[tuple[Path, Any]], options: Options) -> Annotations:

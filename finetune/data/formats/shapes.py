@@ -1,6 +1,6 @@
 """Shapes as tools describe them: numbers, ellipses, rotations, and objects of several parts."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -98,10 +98,6 @@ def _joined(parts: Sequence[SourceObject], width: int, height: int) -> list[np.n
     return np.logical_or.reduce(masks)
 
 
-def refuse(reason: str) -> Callable[[int, int], Any]:
-    """An outline that cannot be used: asking for it raises ValueError."""
-
-    def outline(width: int, height: int) -> Any:
-        raise ValueError(reason)
-
-    return outline
+def refuse(reason: str, width: int, height: int) -> Any:
+    """The outline of an object that cannot be used: ``partial(refuse, "has no class")``."""
+    raise ValueError(reason)

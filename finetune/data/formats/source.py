@@ -21,19 +21,10 @@ KEPT = 20  # parsed files kept in memory: a labelme file may hold its whole phot
 
 @dataclass(frozen=True)
 class Options:
-    """How to import; the defaults are those of the command line.
+    """How to import: the options of ``maskrcnn data import``, by the same names and defaults."""
 
-    Attributes:
-        class_name: the one class of all objects. class_attribute: the VIA region attribute that names the class.
-        val, test: shares of the photos to draw for a split that the source does not have.
-        group_by: see ``finetune.data.split.grouping``.
-        empty: ``keep`` or ``drop`` photos that were annotated with no object.
-        crowd: ``keep`` objects marked ``iscrowd`` (training ignores them), or make each an ``object``; ``auto`` trains
-            on those that look like single objects.
-        negatives: a folder of photos without any object, which join the splits by the same shares.
-        skip_bad: leave out objects and photos that cannot be used, instead of stopping at the first.
-    """
-
+    format_name: str | None = None
+    images: Path | None = None
     class_name: str | None = None
     class_attribute: str | None = None
     val: float = 0.2

@@ -20,9 +20,7 @@ from finetune.files import write_json
 
 TITLE = "VIA"
 PHOTOS = "{split}"
-CONTENT = "regions by photo"
 ADVICE = "export the annotations as JSON, next to the photos"
-ATTRIBUTE = "class"  # the region attribute that ``write`` uses
 
 
 def _is_via(data: Any) -> bool:
@@ -93,7 +91,9 @@ def _object(i: int, region: Mapping[str, Any], attribute: str | None) -> SourceO
         ticked = [key for key, on in value.items() if on]
         value = ticked[0] if len(ticked) == 1 else None
     if value is None or not str(value).strip():
-        return SourceObject(label, "", refuse(f"has no (single) value of the attribute {attribute!r}"))
+        return SourceObject(
+            label, "", partial(refuse, f"has no (single) value of the attribute {attribute!r}")
+        )
     return SourceObject(label, str(value).strip(), outline)
 
 
@@ -137,7 +137,7 @@ def write(root: Path, classes: Sequence[str], splits: Mapping[str, Sequence[Phot
             for each in photo.instances:
                 x, y = (single_polygon(each.segmentation, photo.width, photo.height) - 0.5).T.tolist()
                 shape = {"name": "polygon", "all_points_x": x, "all_points_y": y}
-                attributes = {ATTRIBUTE: classes[each.class_id]}
+                attributes = {"class": classes[each.class_id]}
                 regions.append({"shape_attributes": shape, "region_attributes": attributes})
             size = (root / split / photo.name).stat().st_size
             entry = {"filename": photo.name, "size": size, "regions": regions, "file_attributes": {}}

@@ -31,7 +31,6 @@ from finetune.errors import UserError
 
 TITLE = "YOLO-seg"
 PHOTOS = "images/{split}"
-CONTENT = "a polygon a line"
 ADVICE = "put the folder labels beside the folder images"
 # text files that are no labels, unless they lie in a folder called labels
 NOT_LABELS = {"train", "val", "valid", "test", "classes", "obj", "requirements", "license"}
@@ -45,7 +44,7 @@ def find(folder: SourceFolder, *, sniff: bool = False) -> Iterator[tuple[Path, A
         if len(words) < 5 or not words[0].isdecimal():
             return
     for path in labels:
-        yield path, _text(path)
+        yield path, None if sniff else _text(path)
 
 
 def _text(path: Path) -> str:
@@ -137,9 +136,9 @@ def _split_folders(folder: SourceFolder, config: Mapping[str, Any]) -> dict[str,
 def _object(label: str, words: Sequence[str], classes: Mapping[int, str]) -> SourceObject:
     first = words[0]
     if not first.isdecimal():
-        return SourceObject(label, "", refuse(f"begins with {first!r}, which is not a class id"))
+        return SourceObject(label, "", partial(refuse, f"begins with {first!r}, which is not a class id"))
     if len(first) > 9 or int(first) not in classes:
-        return SourceObject(label, "", refuse(f"has class {first}, which data.yaml does not name"))
+        return SourceObject(label, "", partial(refuse, f"has class {first}, which data.yaml does not name"))
     return SourceObject(label, classes[int(first)], partial(_outline, words[1:]))
 
 
