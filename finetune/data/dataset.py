@@ -69,10 +69,9 @@ def read_card(root: Path | str) -> dict[str, Any]:
         raise UserError(f"{root} holds no data set (no dataset.json): {made}")
     card = read_json(root / "dataset.json")
     classes = card.get("classes") if isinstance(card, dict) else None
-    if not isinstance(classes, list) or not classes or not all(isinstance(name, str) for name in classes):
-        raise UserError(f"{root / 'dataset.json'} lists no classes: make the data set again")
-    if len(set(classes)) < len(classes):
-        raise UserError(f"{root / 'dataset.json'} lists a class twice: make the data set again")
+    names = [name for name in classes if isinstance(name, str)] if isinstance(classes, list) else []
+    if not names or list(dict.fromkeys(names)) != classes:
+        raise UserError(f"{root / 'dataset.json'} lists no classes, or one twice: make the data set again")
     return card
 
 
