@@ -26,6 +26,8 @@ def clip_polygon(points: np.ndarray, width: int, height: int) -> np.ndarray:
     """
     for axis, limit, sign in ((0, 0, 1), (0, width, -1), (1, 0, 1), (1, height, -1)):
         inside = sign * (points[:, axis] - limit) >= 0
+        if inside.all():
+            continue
         before, crosses = np.roll(points, 1, axis=0), inside != np.roll(inside, 1)
         step = points - before
         share = np.divide(limit - before[:, axis], step[:, axis], where=crosses, out=np.zeros(len(points)))
