@@ -1,6 +1,5 @@
 """Validate a data set before training on it."""
 
-import hashlib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,12 +12,11 @@ from pycocotools import mask as coco_mask
 from tabulate import tabulate
 
 from finetune.data.dataset import SPLITS, read_card, splits_of
-from finetune.data.duplicates import difference_hash, near_pairs
-from finetune.data.formats.coco import parse_coco
+from finetune.data.formats.coco import CocoFile, parse_coco
 from finetune.data.masks import clean_polygon, to_rle
-from finetune.data.photos import open_photo, photo_path, upright_size
+from finetune.data.photos import difference_hash, near_pairs, open_photo, photo_path, upright_size
 from finetune.errors import UserError
-from finetune.files import read_json
+from finetune.files import read_json, sha256_of
 
 SIZES = {"small": 32**2, "medium": 96**2, "large": float("inf")}  # COCO's: below so many pixels of mask
 FEW = 10  # objects of a class in train, below which a warning says so
@@ -32,10 +30,9 @@ class CheckedPhoto:
 
     name: str
     split: str
-    image_id: int | str
-    annotations: int
+    empty: bool  # of annotations
     digest: str = ""  # SHA-256 of the file
-    look: np.ndarray | None = None  # difference hash
+    look: Any = None  # difference hash
     objects: list[tuple[str, str]] = field(default_factory=list)  # class and size of those that training sees
     crowds: int = 0
 
@@ -60,7 +57,7 @@ class Report:
 
 
 def check_dataset(root: Path) -> Report:
-    """Check a data set in our layout: files, sizes, ids, classes, polygons, photos shared by two splits.
+    """Check a data set in our layout: files, sizes, classes, polygons, photos shared by two splits.
 
     Raises:
         UserError: there is no data set.
@@ -87,48 +84,47 @@ def _check_split(root: Path, split: str, report: Report) -> None:
     file = parse_coco(path, read_json(path, cure="make the data set again"))
     for name in sorted(set(file.categories.values()) - set(report.card["classes"])):
         report.errors.append(f"{path.name} has the class {name!r} that dataset.json lacks: add or remove it")
-    used = Counter(str(each.get("id")) for listed in file.annotations.values() for each in listed)
-    for number, times in used.items():
-        if times > 1:
-            report.errors.append(f"{path.name}: annotation id {number} is used {times} times: renumber them")
     for name, image in file.images.items():
-        photo = CheckedPhoto(name, split, image["id"], len(file.annotations[name]))
+        photo = CheckedPhoto(name, split, empty=not file.annotations[name])
         report.photos.append(photo)
-        width, height = image.get("width"), image.get("height")
-        if not isinstance(width, int) or not isinstance(height, int):
+        size = image.get("width"), image.get("height")
+        if not all(isinstance(each, int) for each in size):
             report.errors.append(f"{path.name} has no width and height of {name}: make the data set again")
             continue
-        _check_file(root, photo, (width, height), report)
-        for annotation in file.annotations[name]:
-            where = f"{path.name}: annotation {annotation.get('id')} ({name})"
-            try:
-                area, outside = _measure(annotation, width, height)
-            except ValueError as error:
-                report.errors.append(f"{where} {error}: correct or remove it")
-                continue
-            if outside:
-                report.warnings.append(f"{where} reaches {outside:.1f} pixels out of the image: clip it")
-            if annotation.get("iscrowd"):
-                photo.crowds += 1
-            else:
-                size_class = next(key for key, limit in SIZES.items() if area < limit)
-                photo.objects.append((file.categories[annotation["category_id"]], size_class))
+        try:
+            _check_file(root, photo, size)
+        except UserError as error:
+            report.errors.append(str(error))
+        _check_objects(photo, file, size, report)
 
 
-def _check_file(root: Path, photo: CheckedPhoto, size: tuple[int, int], report: Report) -> None:
+def _check_file(root: Path, photo: CheckedPhoto, size: tuple[Any, Any]) -> None:
     """Check that a photo is inside the folder, whole, and of the listed size."""
-    try:
-        path = photo_path(root, photo.name)
-        with open_photo(path) as image:
-            actual = upright_size(image)
-            photo.look = difference_hash(image)
-    except UserError as error:
-        report.errors.append(str(error))
-        return
-    photo.digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    path = photo_path(root, photo.name)
+    with open_photo(path) as image:
+        actual = upright_size(image)
+        photo.look = difference_hash(image)
+    photo.digest = sha256_of(path)
     if actual != size:
         listed, real = "x".join(map(str, size)), "x".join(map(str, actual))
-        report.errors.append(f"{photo.split}.json says {listed} pixels for {photo.name}, which has {real}")
+        raise UserError(f"{photo.split}.json says {listed} pixels for {photo.name}, which has {real}")
+
+
+def _check_objects(photo: CheckedPhoto, file: CocoFile, size: tuple[Any, Any], report: Report) -> None:
+    for annotation in file.annotations[photo.name]:
+        where = f"{photo.split}.json: annotation {annotation.get('id')} ({photo.name})"
+        try:
+            area, outside = _measure(annotation, *size)
+        except ValueError as error:
+            report.errors.append(f"{where} {error}: correct or remove it")
+            continue
+        if outside:
+            report.warnings.append(f"{where} reaches {outside:.1f} pixels out of the image: clip it")
+        if annotation.get("iscrowd"):
+            photo.crowds += 1
+        else:
+            size_class = next(key for key, limit in SIZES.items() if area < limit)
+            photo.objects.append((file.categories[annotation["category_id"]], size_class))
 
 
 def _measure(annotation: Mapping[str, Any], width: int, height: int) -> tuple[float, float]:
@@ -138,40 +134,32 @@ def _measure(annotation: Mapping[str, Any], width: int, height: int) -> tuple[fl
         ValueError: what is wrong with it.
     """
     segmentation, outside = annotation.get("segmentation"), 0.0
-    if isinstance(segmentation, dict):
-        if not coco_mask.area(to_rle(segmentation, width, height)):
-            raise ValueError("has an empty mask")
-    elif not isinstance(segmentation, list) or not segmentation:
+    if not segmentation:
         raise ValueError("has no segmentation")
-    else:
+    if isinstance(segmentation, list):
         for polygon in segmentation:
             clean_polygon(polygon, width, height)
             points = np.reshape(polygon, (-1, 2))
             outside = max(outside, *-points.min(axis=0), *(points.max(axis=0) - (width, height)))
-    box, area = annotation.get("bbox"), annotation.get("area")
-    if not isinstance(box, list) or len(box) != 4 or not all(isinstance(v, int | float) for v in box):
-        raise ValueError("has no box of four numbers")
-    if not (box[2] > 0 and box[3] > 0):
-        raise ValueError(f"has a box of no size ({box[2]} x {box[3]})")
-    if not isinstance(area, int | float) or not area > 0:
-        raise ValueError("has no area")
+    area = coco_mask.area(to_rle(segmentation, width, height))
+    if not area:
+        raise ValueError("has an empty mask")
+    box = annotation.get("bbox")
+    numbers = [each for each in box if isinstance(each, int | float)] if isinstance(box, list) else []
+    if len(numbers) != 4 or not min(numbers[2:]) > 0:
+        raise ValueError("has no box (x, y, width and height) of a size above 0")
     return area, outside
 
 
 def _check_counts(split: str, report: Report) -> None:
     photos = report.of(split)
-    splits = report.card.get("splits")
-    listed = splits.get(split) if isinstance(splits, dict) else None
-    if listed != len(photos):
-        report.warnings.append(f"dataset.json counts {listed} photos in {split}: correct it")
     if not photos:
         report.errors.append(f"{split} has no photos: make the data set again with a share for it")
     elif not report.objects(split):
         crowds = sum(photo.crowds for photo in photos)
-        said = f" ({crowds} are marked iscrowd)" if crowds else ""
         cure = "import it again with --crowd object" if crowds else "annotate some"
-        report.errors.append(f"{split} has no object that training sees{said}: {cure}")
-    if empty := sum(not photo.annotations for photo in photos):
+        report.errors.append(f"{split} has no object that training sees ({crowds} are crowds): {cure}")
+    if empty := sum(photo.empty for photo in photos):
         report.notes.append(f"{empty} of {len(photos)} photos in {split} show no object")
 
 
@@ -179,16 +167,12 @@ def _check_classes(report: Report) -> None:
     """Warn about classes with few objects, and say what sampling can do about rare ones."""
     photos, counts, classes = report.of("train"), report.objects("train"), report.card["classes"]
     for name in classes:
-        count = counts[name]
-        if not count:
-            report.warnings.append(f"no object of class {name!r} in train: annotate some or drop the class")
-            continue
-        if count < FEW:
+        share = sum(any(name == each for each, _ in photo.objects) for photo in photos) / max(len(photos), 1)
+        if counts[name] < FEW:
             report.warnings.append(
-                f"only {count} objects of class {name!r} in train: annotate at least {FEW}"
+                f"only {counts[name]} objects of class {name!r} in train: annotate at least {FEW}, or drop the class"
             )
-        share = sum(any(name == each for each, _ in photo.objects) for photo in photos) / len(photos)
-        if len(classes) > 1 and share < RARE:
+        if len(classes) > 1 and 0 < share < RARE:
             report.warnings.append(
                 f"class {name!r} is in {share:.0%} of the train photos: training with FINETUNE.REPEAT_THRESHOLD {RARE} "
                 f"shows them {(RARE / share) ** 0.5:.1f} times as often"
@@ -196,23 +180,16 @@ def _check_classes(report: Report) -> None:
 
 
 def _check_copies(report: Report) -> None:
-    """Find image ids used twice, photos listed twice, and photos in two splits that look alike."""
-    ids: dict[int | str, CheckedPhoto] = {}
+    """Find photos that are there twice, and photos in two splits that look alike."""
     contents: dict[str, CheckedPhoto] = {}
     for photo in report.photos:
-        if (other := ids.setdefault(photo.image_id, photo)) is not photo:
-            report.errors.append(
-                f"{other.name} and {photo.name} have one image id, {photo.image_id}: change one"
-            )
         if photo.digest and (other := contents.setdefault(photo.digest, photo)) is not photo:
-            same_split = other.split == photo.split
-            where = f"{photo.name} and {other.name} in {photo.split}"
-            if not same_split:
-                where = f"{photo.name} in {photo.split} and {other.name} in {other.split}"
-            level = report.warnings if same_split else report.errors
-            level.append(f"{where} are the same photo: remove one")
+            level = report.warnings if other.split == photo.split else report.errors
+            level.append(
+                f"{photo.name} in {photo.split} and {other.name} in {other.split} are the same photo: remove one"
+            )
     unique = list(contents.values())
-    for i, j in near_pairs([photo.look for photo in unique if photo.look is not None]):
+    for i, j in near_pairs([photo.look for photo in unique]):
         one, other = unique[i], unique[j]
         if one.split != other.split:
             report.warnings.append(
@@ -228,16 +205,14 @@ def print_report(report: Report) -> None:
     for split in splits:
         photos = report.of(split)
         sizes = Counter(size for photo in photos for _, size in photo.objects)
-        counts = [len(photos), sum(not photo.annotations for photo in photos), sizes.total()]
+        counts = [len(photos), sum(photo.empty for photo in photos), sizes.total()]
         rows.append([split, *counts, *(sizes[key] for key in SIZES), sum(photo.crowds for photo in photos)])
     click.echo(f"{card.get('name')}: {card.get('source', 'source unknown')}\n")
     click.echo(tabulate(rows, headers=["split", "photos", "empty", "objects", *SIZES, "crowds"]))
     click.echo("(by area of the mask: small below 32², large from 96² pixels; training ignores crowds)\n")
     rows = [[name, *(report.objects(split)[name] for split in splits)] for name in card["classes"]]
-    click.echo(tabulate(rows, headers=["class", *splits]))
+    click.echo(tabulate(rows, headers=["class", *splits]) + "\n")
     for kind, lines in (("error", report.errors), ("warning", report.warnings), ("note", report.notes)):
-        if lines:
-            click.echo()
         for line in lines[:SHOWN]:
             click.echo(f"{kind}: {line}")
         if len(lines) > SHOWN:

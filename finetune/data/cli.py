@@ -12,9 +12,9 @@ from finetune.data.formats import FORMATS
 # The modules that do the work are imported when a command runs, so that --help answers at once.
 
 DIRECTORY = click.Path(path_type=Path, file_okay=False)
+FILE = click.Path(path_type=Path)
 SEED = click.IntRange(0, 2**32 - 1)
 SHARE = click.FloatRange(0, 1, max_open=True)
-_SHARE_HELP = "Share of the photos for this split, where the source has none."
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -35,22 +35,20 @@ def _report(root: Path, card: dict[str, Any]) -> None:
 
 
 _force = click.option("--force", is_flag=True, help="Replace what is at --root.")
+_folder = click.argument("root", type=DIRECTORY, metavar="DIR")
 _root = click.option("--root", type=DIRECTORY, required=True, help="The folder to make.")
 
 
+def option(*names: str, default: Any, **settings: Any) -> Any:
+    """An option whose help shows the default."""
+    return click.option(*names, default=default, show_default=True, **settings)
+
+
 @data.command()
-@click.option("--root", type=DIRECTORY, default="data/balloon", show_default=True, help="The folder to make.")
-@click.option(
-    "--from",
-    "origin",
-    type=click.Path(path_type=Path),
-    metavar="DIR|ZIP",
-    help="Take it from here, not from GitHub.",
-)
-@click.option("--url", help="Where to download it.  [default: the release on GitHub]")
-@click.option("--seed", type=SEED, default=1997, show_default=True, help="Draws the val photos.")
+@option("--root", type=DIRECTORY, default="data/balloon", help="The folder to make.")
+@click.option("--from", "origin", type=FILE, metavar="DIR|ZIP", help="Take it from here, not from GitHub.")
 @_force
-def balloon(root: Path, origin: Path | None, url: str | None, seed: int, force: bool) -> None:
+def balloon(root: Path, origin: Path | None, force: bool) -> None:
     """The balloon photos of Matterport's Mask R-CNN.
 
     \b
@@ -58,31 +56,23 @@ def balloon(root: Path, origin: Path | None, url: str | None, seed: int, force: 
       maskrcnn data balloon
       maskrcnn data balloon --from balloon_dataset.zip --root data/balloon
     """
-    from finetune.data.balloon import URL, make_balloon
+    from finetune.data.balloon import make_balloon
 
-    _report(root, make_balloon(root, origin=origin, url=url or URL, seed=seed, force=force))
+    _report(root, make_balloon(root, origin=origin, force=force))
 
 
 def _size(context: click.Context, parameter: click.Parameter, value: str) -> tuple[int, int]:
     width, _, height = value.partition("x")
-    if not (width.isdecimal() and height.isdecimal()):
-        raise click.BadParameter(f"{value!r} is not a size such as 640x480")
-    if not (64 <= int(width) <= 4096 and 64 <= int(height) <= 4096):
-        raise click.BadParameter(f"{value} is out of bounds: choose 64 to 4096 pixels a side")
+    if not all(each.isdecimal() and 64 <= int(each) <= 4096 for each in (width, height)):
+        raise click.BadParameter(f"{value!r} is not a size such as 640x480, of 64 to 4096 pixels a side")
     return int(width), int(height)
 
 
 @data.command()
 @_root
-@click.option(
-    "--images", type=click.IntRange(min=3), default=60, show_default=True, help="Number of pictures."
-)
-@click.option(
-    "--seed", type=SEED, default=0, show_default=True, help="The same seed draws the same pictures."
-)
-@click.option(
-    "--size", callback=_size, default="640x480", show_default=True, metavar="WxH", help="In pixels."
-)
+@option("--images", type=click.IntRange(min=3), default=60, help="Number of pictures.")
+@option("--seed", type=SEED, default=0, help="The same seed draws the same pictures.")
+@option("--size", callback=_size, default="640x480", metavar="WxH", help="In pixels.")
 @_force
 def synthetic(root: Path, images: int, seed: int, size: tuple[int, int], force: bool) -> None:
     """Drawn balloons with exact masks, without a download.
@@ -97,40 +87,31 @@ def synthetic(root: Path, images: int, seed: int, size: tuple[int, int], force: 
 
 
 @data.command("import")
-@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("source", type=FILE)
 @_root
 @click.option("--images", type=DIRECTORY, help="Where the photos are, if not next to the annotations.")
 @click.option("--format", "format_name", type=click.Choice(FORMATS), help="Recognized if not given.")
 @click.option("--class", "class_name", metavar="NAME", help="The one class of all objects.")
 @click.option("--class-attribute", metavar="NAME", help="The VIA region attribute that names the class.")
-@click.option("--val", type=SHARE, default=0.2, show_default=True, help=_SHARE_HELP)
-@click.option("--test", type=SHARE, default=0.2, show_default=True, help=_SHARE_HELP)
-@click.option("--seed", type=SEED, default=0, show_default=True, help="Draws these photos.")
+@option("--val", type=SHARE, default=0.2, help="Share of the photos for val, if the source has none.")
+@option("--test", type=SHARE, default=0.2, help="Share of the photos for test, if the source has none.")
+@option("--seed", type=SEED, default=0, help="Draws these photos.")
 @click.option(
-    "--group-by",
-    metavar="REGEX|folder",
-    help="Keep photos of one group in one split: those of a folder, or whose names match alike.",
+    "--group-by", metavar="REGEX|folder", help="Keep a folder, or names that match alike, in one split."
 )
-@click.option(
-    "--empty",
-    type=click.Choice(("keep", "drop")),
-    default="keep",
-    show_default=True,
-    help="What to do with photos that were annotated with no object.",
+@option(
+    "--empty", type=click.Choice(("keep", "drop")), default="keep", help="Photos annotated with no object."
 )
 @click.option("--negatives", type=DIRECTORY, help="Add photos that show no object.")
-@click.option(
+@option(
     "--crowd",
-    type=click.Choice(("auto", "keep", "object", "drop")),
+    type=click.Choice(("auto", "keep", "object")),
     default="auto",
-    show_default=True,
-    help="What to do with objects marked iscrowd: training ignores those that are kept.",
+    help="Objects marked iscrowd: training ignores those that are kept.",
 )
 @click.option("--skip-bad", is_flag=True, help="Leave out what cannot be used, and say so.")
 @_force
-def import_(
-    source: Path, root: Path, images: Path | None, format_name: str | None, force: bool, **options: Any
-) -> None:
+def import_(source: Path, root: Path, force: bool, **options: Any) -> None:
     """Import annotated photos from a folder or a zip.
 
     Reads VIA, COCO, labelme, YOLO segmentation, Label Studio and CVAT.
@@ -147,14 +128,11 @@ def import_(
 
     if options["class_name"] and options["class_attribute"]:
         raise click.UsageError("--class and --class-attribute exclude each other: give one")
-    card = import_dataset(
-        source, root, Options(**options), format_name=format_name, images=images, force=force
-    )
-    _report(root, card)
+    _report(root, import_dataset(source, root, Options(**options), force=force))
 
 
 @data.command()
-@click.argument("root", type=DIRECTORY, metavar="DIR")
+@_folder
 def check(root: Path) -> int:
     """Check a data set before training on it.
 
@@ -216,7 +194,7 @@ def from_review(store: Path, root: Path, format_name: str, force: bool) -> None:
 
 
 @data.command()
-@click.argument("root", type=DIRECTORY, metavar="DIR")
+@_folder
 @_format
 @click.option("--output", type=DIRECTORY, help="The folder to make.  [default: DIR_FORMAT]")
 @_force
@@ -231,6 +209,5 @@ def export(root: Path, format_name: str, output: Path | None, force: bool) -> No
     """
     from finetune.data.exporting import export_dataset
 
-    click.echo(
-        export_dataset(root, format_name, output or root.with_name(f"{root.name}_{format_name}"), force=force)
-    )
+    output = output or root.with_name(f"{root.name}_{format_name}")
+    click.echo(export_dataset(root, format_name, output, force=force))

@@ -38,9 +38,8 @@ def convert_photo(
             if class_name not in classes:
                 reason = f"has the class {class_name!r}, which no training photo has"
                 raise ValueError(reason if class_name else "has no class")
-            iscrowd = each.iscrowd and _stays_crowd(segmentation, annotations, options)
-            if not (iscrowd and options.crowd == "drop"):
-                instances.append(Instance(classes.index(class_name), segmentation, iscrowd))
+            iscrowd = each.iscrowd and _stays_crowd(segmentation, annotations, options.crowd)
+            instances.append(Instance(classes.index(class_name), segmentation, iscrowd))
         except ValueError as error:
             trouble = f"{each.label} of {photo.path} {error}"
             if not options.skip_bad:
@@ -63,34 +62,21 @@ def _segmentation(each: SourceObject, size: tuple[int, int], orientation: int) -
     return encode_mask(turn_mask(mask, orientation))
 
 
-def _stays_crowd(segmentation: Segmentation, annotations: Annotations, options: Options) -> bool:
-    """Whether something marked ``iscrowd`` is one; counts what becomes of it."""
-    single = options.crowd == "object"
-    if options.crowd == "auto" and isinstance(segmentation, dict):
-        height, width = segmentation["size"]
-        mask = to_mask(segmentation, width, height).astype(np.uint8)
-        single = bool(annotations.crowds_are_objects) or cv2.connectedComponents(mask)[0] == 2
-    annotations.crowds["object" if single else "drop" if options.crowd == "drop" else "keep"] += 1
+def _stays_crowd(segmentation: Segmentation, annotations: Annotations, crowd: str) -> bool:
+    """Whether something marked ``iscrowd`` is one; ``annotations`` counts what becomes of it."""
+    single = crowd == "object"
+    if crowd == "auto" and isinstance(segmentation, dict):
+        mask = to_mask(segmentation, *reversed(segmentation["size"])).astype(np.uint8)
+        single = annotations.crowds_are_objects or cv2.connectedComponents(mask)[0] == 2
+    annotations.crowds["trained on" if single else "not trained on"] += 1
     return not single
-
-
-def crowd_notes(annotations: Annotations) -> list[str]:
-    """What became of the objects marked ``iscrowd``, for the user."""
-    says = {
-        "object": f"trained on: {{}} objects marked iscrowd, as they look like single objects "
-        f"({annotations.crowds_are_objects or 'each is one connected mask'}); --crowd keep|object|drop decides",
-        "keep": "not trained on: {} objects marked iscrowd; --crowd object trains on them",
-        "drop": "left out: {} objects marked iscrowd",
-    }
-    return [says[fate].format(count) for fate, count in annotations.crowds.items()]
 
 
 def turn_polygon(polygon: list[float], width: int, height: int, orientation: int) -> list[float]:
     """Turn a flat polygon from the stored photo (of this size) upright, by EXIF orientation 1 or 5 to 8."""
     x, y = np.reshape(polygon, (-1, 2)).T
-    turned = {1: (x, y), 5: (y, x), 6: (height - y, x), 7: (height - y, width - x), 8: (y, width - x)}[
-        orientation
-    ]
+    down, right = height - y, width - x
+    turned = {1: (x, y), 5: (y, x), 6: (down, x), 7: (down, right), 8: (y, right)}[orientation]
     return [float(value) for value in np.stack(turned, axis=1).ravel()]
 
 

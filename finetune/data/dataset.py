@@ -13,8 +13,9 @@ Photos stand upright (no EXIF orientation); ids of images and annotations are un
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -68,10 +69,9 @@ def read_card(root: Path | str) -> dict[str, Any]:
         raise UserError(f"{root} holds no data set (no dataset.json): {made}")
     card = read_json(root / "dataset.json")
     classes = card.get("classes") if isinstance(card, dict) else None
-    if not isinstance(classes, list) or not classes or not all(isinstance(name, str) for name in classes):
-        raise UserError(f"{root / 'dataset.json'} lists no classes: make the data set again")
-    if len(set(classes)) < len(classes):
-        raise UserError(f"{root / 'dataset.json'} lists a class twice: make the data set again")
+    names = [name for name in classes if isinstance(name, str)] if isinstance(classes, list) else []
+    if not names or list(dict.fromkeys(names)) != classes:
+        raise UserError(f"{root / 'dataset.json'} lists no classes, or one twice: make the data set again")
     return card
 
 
@@ -109,28 +109,19 @@ def load_split(root: Path | str, split: str) -> list[dict[str, Any]]:
             raise UserError(
                 f"{path} has the class {unknown[0]!r} that dataset.json lacks ({', '.join(names)})"
             )
-        photos = {
-            image["id"]: {
-                "file_name": str(root.resolve() / image["file_name"]),
-                "image_id": image["id"],
-                "height": image["height"],
-                "width": image["width"],
-                "group": image.get("group"),
-                "annotations": [],
-            }
-            for image in coco["images"]
-        }
+        photos = {}
+        for image in coco["images"]:
+            record = {key: image[key] for key in ("height", "width")} | {"group": image.get("group")}
+            record |= {"file_name": str(root.resolve() / image["file_name"]), "image_id": image["id"]}
+            photos[image["id"]] = record | {"annotations": []}
         for annotation in coco["annotations"]:
             x, y, width, height = annotation["bbox"]
-            photos[annotation["image_id"]]["annotations"].append(
-                {
-                    "bbox": [x, y, x + width, y + height],
-                    "bbox_mode": 0,  # detectron2.structures.BoxMode.XYXY_ABS, without importing torch
-                    "category_id": names.index(listed[annotation["category_id"]]),
-                    "iscrowd": annotation.get("iscrowd", 0),
-                    "segmentation": annotation["segmentation"],
-                }
-            )
+            record = {"bbox": [x, y, x + width, y + height]}
+            record["bbox_mode"] = 0  # detectron2.structures.BoxMode.XYXY_ABS, without importing torch
+            record["category_id"] = names.index(listed[annotation["category_id"]])
+            record["iscrowd"] = annotation.get("iscrowd", 0)
+            record["segmentation"] = annotation["segmentation"]
+            photos[annotation["image_id"]]["annotations"].append(record)
     except (KeyError, TypeError, ValueError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise UserError(f"{path} is damaged ({reason}): run `maskrcnn data check {root}`") from None
@@ -147,13 +138,9 @@ def read_photos(root: Path, split: str) -> list[Photo]:
     """
     photos = []
     for record in load_split(root, split):
-        instances = [
-            Instance(each["category_id"], each["segmentation"], bool(each["iscrowd"]))
-            for each in record["annotations"]
-        ]
-        path = Path(record["file_name"])
-        size = record["width"], record["height"]
-        photos.append(Photo(path.name, path, *size, instances, record["group"]))
+        path, found = Path(record["file_name"]), record["annotations"]
+        instances = [Instance(i["category_id"], i["segmentation"], bool(i["iscrowd"])) for i in found]
+        photos.append(Photo(path.name, path, record["width"], record["height"], instances, record["group"]))
     return photos
 
 
@@ -214,7 +201,7 @@ def write_dataset(
     _check_replaceable(root)
     taken: set[str] = set()
     counts: dict[str, int] = {}
-    first_image = first_annotation = 1  # pycocotools takes an id of 0 for "no match"
+    ids = count(1), count(1)  # pycocotools takes an id of 0 for "no match"
     try:
         with new_folder(root) as folder:
             (folder / "images").mkdir()
@@ -223,9 +210,7 @@ def write_dataset(
                     _store(photo, folder, taken) if copy else replace(photo, name=str(photo.image))
                     for photo in photos
                 ]
-                document = coco_document(classes, kept, first_image, first_annotation)
-                first_image += len(document["images"])
-                first_annotation += len(document["annotations"])
+                document = coco_document(classes, kept, ids)
                 (folder / f"{split}.json").write_text(json.dumps(document))
                 counts[split] = len(kept)
             if not classes:
@@ -250,28 +235,21 @@ def _store(photo: Photo, folder: Path, taken: set[str]) -> Photo:
 
 
 def coco_document(
-    classes: Sequence[str], photos: Iterable[Photo], first_image: int = 1, first_annotation: int = 1
+    classes: Sequence[str], photos: Iterable[Photo], ids: tuple[Iterator[int], Iterator[int]] | None = None
 ) -> dict[str, list[dict[str, Any]]]:
-    """The content of a COCO JSON file; ids count up from the two given ones."""
+    """The content of a COCO JSON file; ``ids`` number the images and the annotations."""
+    image_ids, annotation_ids = ids or (count(1), count(1))
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    for image_id, photo in enumerate(photos, start=first_image):
-        images.append({"id": image_id, "file_name": photo.name, "width": photo.width, "height": photo.height})
-        if photo.group is not None:
-            images[-1]["group"] = photo.group
-        for instance in photo.instances:
-            box, area = box_and_area(instance.segmentation, photo.width, photo.height)
-            annotations.append(
-                {
-                    "id": first_annotation + len(annotations),
-                    "image_id": image_id,
-                    "category_id": instance.class_id + 1,
-                    "bbox": box,
-                    "area": area,
-                    "iscrowd": int(instance.iscrowd),
-                    "segmentation": instance.segmentation,
-                }
-            )
+    for photo in photos:
+        size = {"width": photo.width, "height": photo.height}
+        group = {} if photo.group is None else {"group": photo.group}
+        images.append({"id": next(image_ids), "file_name": photo.name} | size | group)
+        for each in photo.instances:
+            box, area = box_and_area(each.segmentation, photo.width, photo.height)
+            what = {"category_id": each.class_id + 1, "iscrowd": int(each.iscrowd)}
+            where = {"bbox": box, "area": area, "segmentation": each.segmentation}
+            annotations.append({"id": next(annotation_ids), "image_id": images[-1]["id"]} | what | where)
     categories = [{"id": i, "name": class_name} for i, class_name in enumerate(classes, start=1)]
     return {"images": images, "annotations": annotations, "categories": categories}
 

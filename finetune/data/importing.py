@@ -3,11 +3,14 @@
 import contextlib
 import hashlib
 import itertools
+import lzma
 import posixpath
+import shutil
 import tempfile
 import zipfile
+import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,7 @@ from typing import Any
 import click
 from tqdm import tqdm
 
-from finetune.data.conversion import convert_photo, crowd_notes
+from finetune.data.conversion import convert_photo
 from finetune.data.dataset import Photo, already_made, write_dataset
 from finetune.data.formats import FORMATS, Format, load_format
 from finetune.data.formats.source import (
@@ -27,27 +30,20 @@ from finetune.data.formats.source import (
     listing,
 )
 from finetune.data.split import grouping, plan_splits
-from finetune.data.unzip import unpack
 from finetune.errors import UserError
 from finetune.files import sha256_of
 
+MAX_FILES = 200_000
+MAX_RATIO = 100  # unpacked to packed; photos hardly shrink, label files about ten times
+FREE_BYTES = 100_000_000  # may be unpacked whatever the ratio
 
-def import_dataset(
-    source: Path,
-    root: Path,
-    options: Options,
-    *,
-    format_name: str | None = None,
-    images: Path | None = None,
-    force: bool = False,
-) -> dict[str, Any]:
+
+def import_dataset(source: Path, root: Path, options: Options, *, force: bool = False) -> dict[str, Any]:
     """Import photos and their annotations.
 
     Args:
         source: a folder, a zip, or one annotation file.
         root: the folder to make. force: replace the data set there.
-        format_name: one of ``finetune.data.formats.FORMATS``; None to recognize it.
-        images: the folder of the photos, if they are not in ``source``.
 
     Returns:
         The contents of ``dataset.json``.
@@ -55,8 +51,8 @@ def import_dataset(
     Raises:
         UserError: what is wrong with the source, a photo or an object; nothing is written then.
     """
-    with _opened(source, images) as folder:
-        chosen = load_format(format_name) if format_name else recognize(folder)
+    with opened(source, options.images) as folder:
+        chosen = load_format(options.format_name) if options.format_name else recognize(folder)
         annotations = read_annotations(chosen, folder, options)
         listed = {photo.path for photo in annotations.photos}
         if unlisted := [name for name, path in folder.photos.items() if path not in listed]:
@@ -64,12 +60,55 @@ def import_dataset(
                 f"left out: {len(unlisted)} photos without annotations ({listing(unlisted)}); --negatives DIR adds "
                 "photos that show no object"
             )
-        if options.negatives:
-            annotations.negatives = _negatives(options.negatives)
-        line = f"{chosen.TITLE} annotations {_digest(annotations)}: {options}"
+        negatives = _negatives(options.negatives) if options.negatives else {}
+        digest = _digest(folder, (*annotations.photos, *negatives.values()))
+        line = f"{chosen.TITLE} annotations {digest}: {options}"
         if card := already_made(root, line, force):
             return card
-        return write_annotations(annotations, root, options, name=root.name, source=line)
+        return write_annotations(annotations, root, options, negatives, name=root.name, source=line)
+
+
+@contextlib.contextmanager
+def opened(source: Path, images: Path | None = None) -> Iterator[SourceFolder]:
+    """The files of a folder, a zip or one annotation file; see ``import_dataset``."""
+    if not source.is_file() or source.suffix.lower() in (".json", ".xml"):
+        yield SourceFolder(source, images)
+        return
+    if not zipfile.is_zipfile(source):
+        raise UserError(f"{source} is neither a folder, a zip nor a JSON or XML file: give one of these")
+    with tempfile.TemporaryDirectory(prefix="maskrcnn-import-") as scratch:
+        try:
+            unpack(source, Path(scratch))
+            yield SourceFolder(Path(scratch), images)
+        except UserError as error:  # the temporary folder means nothing to the user
+            raise UserError(error.message.replace(scratch, str(source))) from None
+
+
+def unpack(archive: Path, folder: Path) -> None:
+    """Unpack a zip, but no bomb; Python's zipfile writes no links, and nothing outside of ``folder``.
+
+    Raises:
+        UserError: it is damaged, larger than ``MAX_RATIO`` times its size, or does not fit on the disk.
+    """
+    try:
+        with zipfile.ZipFile(archive) as zipped:
+            members = zipped.infolist()
+            total = sum(member.file_size for member in members)
+            limit = max(archive.stat().st_size * MAX_RATIO, FREE_BYTES)
+            if len(members) > MAX_FILES or total > limit:
+                raise UserError(
+                    f"{archive} unpacks to {len(members):,} files of {total:,} bytes, more than the {limit:,} bytes "
+                    "allowed for it: make the zip again"
+                )
+            if total > shutil.disk_usage(folder).free:
+                raise UserError(f"{archive} unpacks to {total:,} bytes, more than is free: free some space")
+            for member in members:
+                member.filename = member.filename.replace("\\", "/")  # some tools for Windows write these
+                zipped.extract(member, folder)  # at most file_size bytes; the CRC is checked
+    except OSError as error:
+        raise UserError(f"cannot unpack {archive} ({error.strerror or error}): free some space") from None
+    except (EOFError, RuntimeError, ValueError, lzma.LZMAError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"{archive} is not a whole zip file ({error}): make or fetch it again") from None
 
 
 def recognize(folder: SourceFolder) -> Format:
@@ -78,22 +117,21 @@ def recognize(folder: SourceFolder) -> Format:
     Raises:
         UserError: no format fits, or several do.
     """
-    reasons = {}
+    found = {}
     for name in FORMATS:
-        each = load_format(name)
-        if found := [folder.name_of(path) for path, _ in each.find(folder, sniff=True)]:
-            reasons[name] = f"{listing(found)} with {each.CONTENT}"
-    if not reasons:
+        if names := [folder.name_of(path) for path, _ in load_format(name).find(folder, sniff=True)]:
+            found[name] = listing(names)
+    if not found:
         raise UserError(
             f"{folder.path} holds no annotations of a known format ({', '.join(FORMATS)}): export them again, next "
             "to the photos, or name the format with --format"
         )
-    if len(reasons) > 1:
-        listed = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
-        raise UserError(f"{folder.path} fits several formats ({listed}): choose one with --format")
-    ((name, reason),) = reasons.items()
+    if len(found) > 1:
+        fitting = "; ".join(f"{name}: {files}" for name, files in found.items())
+        raise UserError(f"{folder.path} fits several formats ({fitting}): choose one with --format")
+    ((name, files),) = found.items()
     chosen = load_format(name)
-    click.echo(f"recognized as {chosen.TITLE}: {reason}", err=True)
+    click.echo(f"recognized as {chosen.TITLE}: {files}", err=True)
     return chosen
 
 
@@ -108,48 +146,49 @@ def read_annotations(chosen: Format, folder: SourceFolder, options: Options) -> 
     if not first:
         raise UserError(f"{folder.path} holds no {chosen.TITLE} file: {chosen.ADVICE}")
     annotations = chosen.read(folder, itertools.chain([first], found), options)
-    if not annotations.photos:
-        files = listing(map(str, annotations.files))
-        raise UserError(f"{files} lists no photos: annotate some and export again")
+    if not any(photo.objects for photo in annotations.photos):
+        notes = "".join(f"; {note}" for note in annotations.notes)
+        raise UserError(f"{folder.path} holds no annotated object{notes}: annotate some and export again")
     return annotations
 
 
-@contextlib.contextmanager
-def _opened(source: Path, images: Path | None) -> Iterator[SourceFolder]:
-    if not source.is_file() or source.suffix.lower() in (".json", ".xml"):
-        yield SourceFolder(source, images)
-        return
-    if not zipfile.is_zipfile(source):
-        raise UserError(f"{source} is neither a folder, a zip nor a JSON or XML file: give one of these")
-    with tempfile.TemporaryDirectory(prefix="maskrcnn-import-") as scratch:
-        try:
-            unpack(source, Path(scratch))
-            yield SourceFolder(Path(scratch), images)
-        except UserError as error:  # the temporary folder means nothing to the user
-            raise UserError(error.message.replace(scratch, str(source))) from None
+def _negatives(path: Path) -> dict[str, SourcePhoto]:
+    photos = SourceFolder(path).photos
+    if not photos:
+        raise UserError(f"--negatives {path} holds no photos ({', '.join(PHOTO_SUFFIXES)}): check the path")
+    named = {f"negatives/{name}": file for name, file in photos.items()}
+    return {name: SourcePhoto(file, name, ()) for name, file in named.items()}
+
+
+def _digest(folder: SourceFolder, photos: Iterable[SourcePhoto]) -> str:
+    """Twelve digits that change when an annotation file does, or the size of a photo, or which photos there are."""
+    contents = [sha256_of(path) for path in folder.files(".json", ".xml", ".txt", ".yaml", ".yml")]
+    sizes = [f"{photo.name} {photo.path.stat().st_size}" for photo in photos if not photo.problem]
+    return hashlib.sha256("\n".join(contents + sizes).encode()).hexdigest()[:12]
 
 
 def write_annotations(
     annotations: Annotations,
     root: Path,
     options: Options,
+    negatives: dict[str, SourcePhoto],
     *,
     name: str,
     source: str,
 ) -> dict[str, Any]:
-    """Write annotations as a data set; see ``import_dataset`` for the result and the errors."""
+    """Write annotations and photos without any object as a data set; see ``import_dataset``."""
     photos = _usable_photos(annotations, options)
     classes = _classes(annotations, photos, options.class_name)
     group_of = grouping(options.group_by)
     given = {key: photo.split for key, photo in photos.items()}
     plan = plan_splits(given, options.val, options.test, options.seed, group_of)
-    if negatives := annotations.negatives:  # they are spread over the splits
+    if negatives:  # spread over the splits that there are, if there are enough of them
         photos |= negatives
-        enough = len(negatives) >= len(plan)
-        val = options.val if enough and "val" in plan else 0
-        test = options.test if enough and "test" in plan else 0
-        for split, names in plan_splits(dict.fromkeys(negatives), val, test, options.seed, group_of).items():
-            plan[split] = plan[split] + names
+        few = len(negatives) < len(plan)
+        val = 0 if few or "val" not in plan else options.val
+        test = 0 if few or "test" not in plan else options.test
+        spread = plan_splits(dict.fromkeys(negatives), val, test, options.seed, group_of)
+        plan = {split: names + spread.get(split, []) for split, names in plan.items()}
     bases = Counter(posixpath.basename(key) for key in photos)
     short = {key: base if bases[base := posixpath.basename(key)] == 1 else key for key in photos}
     with tqdm(total=len(photos), desc="importing", unit="photo", leave=False, disable=None) as bar:
@@ -162,20 +201,11 @@ def write_annotations(
 
         splits = {split: convert(names) for split, names in plan.items()}
         card = write_dataset(root, name=name, classes=classes, source=source, splits=splits)
-    for note in [*annotations.notes, *crowd_notes(annotations)]:
+    for fate, count in annotations.crowds.items():
+        annotations.notes.append(f"{fate}: {count} objects marked iscrowd; --crowd keep|object decides")
+    for note in annotations.notes:
         click.echo(note, err=True)
     return card
-
-
-def _digest(annotations: Annotations) -> str:
-    """Twelve digits that change when an annotation file does, or the size of a photo, or which photos there are."""
-    every = hashlib.sha256()
-    for path in annotations.files:
-        every.update(sha256_of(path).encode())
-    for photo in (*annotations.photos, *annotations.negatives.values()):
-        if not photo.problem:
-            every.update(f"{photo.name} {photo.path.stat().st_size}\n".encode())
-    return every.hexdigest()[:12]
 
 
 def _usable_photos(annotations: Annotations, options: Options) -> dict[str, SourcePhoto]:
@@ -195,11 +225,10 @@ def _usable_photos(annotations: Annotations, options: Options) -> dict[str, Sour
         else:
             photos[photo.name] = photo
     if empty := [name for name, photo in photos.items() if not photo.objects]:
+        did = "kept as examples of nothing to find"
         if options.empty == "drop":
             did = "left out"
             photos = {name: photo for name, photo in photos.items() if photo.objects}
-        else:
-            did = "kept as examples of nothing to find"
         annotations.notes.append(
             f"{did}: {len(empty)} photos annotated with no object ({listing(empty)}); --empty keep|drop decides"
         )
@@ -210,28 +239,11 @@ def _usable_photos(annotations: Annotations, options: Options) -> dict[str, Sour
 
 def _classes(annotations: Annotations, photos: dict[str, SourcePhoto], only: str | None) -> list[str]:
     """The classes that occur in training photos, in the order of the tool."""
-    if not any(photo.objects for photo in photos.values()):
-        raise UserError(
-            f"{listing(map(str, annotations.files))} holds no annotations: annotate some objects and export again"
-        )
     if only:
         return [only]
-    used = {
-        each.class_name
-        for photo in photos.values()
-        if photo.split in ("train", None)
-        for each in photo.objects
-        if each.class_name
-    }
+    training = [photo for photo in photos.values() if photo.split in ("train", None)]
+    used = {each.class_name for photo in training for each in photo.objects} - {""}
     order = annotations.classes or sorted(used)
     if unused := [name for name in order if name not in used]:
         annotations.notes.append(f"left out: classes without an annotation in train: {', '.join(unused)}")
     return [name for name in order if name in used]
-
-
-def _negatives(path: Path) -> dict[str, SourcePhoto]:
-    folder = SourceFolder(path)
-    if not folder.photos:
-        raise UserError(f"--negatives {path} holds no photos ({', '.join(PHOTO_SUFFIXES)}): check the path")
-    named = {f"negatives/{name}": file for name, file in folder.photos.items()}
-    return {name: SourcePhoto(file, name, ()) for name, file in named.items()}

@@ -24,37 +24,23 @@ def clip_polygon(points: np.ndarray, width: int, height: int) -> np.ndarray:
     Returns:
         (M, 2) float64 inside 0..width, 0..height, without repeated neighbours; M is 0 if nothing is left.
     """
-    for axis, limit, sign in ((0, 0.0, 1), (0, float(width), -1), (1, 0.0, 1), (1, float(height), -1)):
-        if len(points) == 0:
-            break
+    for axis, limit, sign in ((0, 0, 1), (0, width, -1), (1, 0, 1), (1, height, -1)):
         inside = sign * (points[:, axis] - limit) >= 0
         if inside.all():
             continue
-        kept: list[np.ndarray] = []
-        for i, point in enumerate(points):
-            before = points[i - 1]
-            if inside[i] != inside[i - 1]:
-                share = (limit - before[axis]) / (point[axis] - before[axis])
-                crossing = before + share * (point - before)
-                crossing[axis] = limit
-                kept.append(crossing)
-            if inside[i]:
-                kept.append(point)
-        points = np.array(kept).reshape(-1, 2)
+        before, crosses = np.roll(points, 1, axis=0), inside != np.roll(inside, 1)
+        step = points - before
+        share = np.divide(limit - before[:, axis], step[:, axis], where=crosses, out=np.zeros(len(points)))
+        crossing = before + share[:, None] * step
+        crossing[:, axis] = limit
+        # each point follows the place where the edge that leads to it crosses the border
+        points = np.stack([crossing, points], axis=1)[np.stack([crosses, inside], axis=1)]
     return _without_repeats(points)
 
 
 def _without_repeats(points: np.ndarray) -> np.ndarray:
-    """Drop points that equal the one before them (and a last one that equals the first)."""
-    if len(points) < 2:
-        return points
+    """Drop points that equal the one before them (and a first one that equals the last)."""
     return points[np.any(points != np.roll(points, 1, axis=0), axis=1)]
-
-
-def polygon_area(points: np.ndarray) -> float:
-    """Area in square pixels of a polygon (N, 2), by the shoelace formula."""
-    x, y = points[:, 0], points[:, 1]
-    return float(abs(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1))) / 2)
 
 
 def clean_polygon(points: Any, width: int, height: int) -> list[float]:
@@ -81,9 +67,9 @@ def clean_polygon(points: Any, width: int, height: int) -> list[float]:
     clipped = np.round(clip_polygon(array, width, height), 2)
     if len(clipped) < 3:
         raise ValueError(f"lies outside the image ({width} x {height})")
-    if polygon_area(clipped) < 0.5:
+    if cv2.contourArea(clipped.astype(np.float32)) < 0.5:
         raise ValueError("has no area inside the image")
-    return [float(value) for value in clipped.ravel()]
+    return clipped.ravel().tolist()
 
 
 def encode_mask(mask: np.ndarray) -> dict[str, Any]:
@@ -103,9 +89,8 @@ def to_mask(segmentation: Segmentation, width: int, height: int) -> np.ndarray:
 
 def crop(mask: np.ndarray) -> tuple[int, int, np.ndarray]:
     """The left column, the top row and the content of the box around a mask that is not empty."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    part = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    return int(columns[0]), int(rows[0]), part
+    x, y, width, height = cv2.boundingRect(mask.astype(np.uint8))
+    return x, y, mask[y : y + height, x : x + width]
 
 
 def single_polygon(segmentation: Segmentation, width: int, height: int) -> np.ndarray:
@@ -171,16 +156,11 @@ def check_counts(counts: Any, pixels: int) -> bytes:
             raise broken
         value |= (group & 0x1F) << shift
         shift += 5
-        if group & 0x20:
-            continue
-        if group & 0x10:
-            value -= 1 << shift
-        run = value + (runs[-2] if len(runs) > 2 else 0)
-        if run < 0:
-            raise broken
-        runs.append(run)
-        value = shift = 0
-    if shift or sum(runs) != pixels:
+        if not group & 0x20:  # the last group of a run; its highest bit is the sign
+            value -= (group & 0x10) << (shift - 4)
+            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+            value = shift = 0
+    if shift or min(runs, default=-1) < 0 or sum(runs) != pixels:
         raise broken
     return text
 

@@ -1,8 +1,8 @@
 """Merge a corrected or enlarged data set into an older one."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +17,8 @@ from finetune.data.dataset import (
     splits_of,
     write_dataset,
 )
-from finetune.data.duplicates import difference_hash, near_pairs
-from finetune.data.photos import open_photo
-from finetune.errors import UserError
+from finetune.data.photos import difference_hash, near_pairs, open_photo
 from finetune.files import sha256_of
-
-
-@dataclass
-class _Entry:
-    """A photo of one of the two data sets; classes are those of the merged one."""
-
-    photo: Photo
-    split: str
-    digest: str
 
 
 def merge_datasets(old: Path, new: Path, root: Path, *, force: bool = False) -> dict[str, Any]:
@@ -45,53 +34,55 @@ def merge_datasets(old: Path, new: Path, root: Path, *, force: bool = False) -> 
     Raises:
         UserError: one of the two is not a data set, or ``root`` is taken.
     """
+    classes = list(dict.fromkeys(class_names(old) + class_names(new)))
     source = f"merged from {_digest(old)} and {_digest(new)}"
     if card := already_made(root, source, force):
         return card
-    classes = class_names(old)
-    classes += [name for name in class_names(new) if name not in classes]
-    entries, newer = _entries(old, classes), _entries(new, classes)
-    by_digest = {each.digest: each for each in entries}
-    by_name = {each.photo.name: each for each in entries}
+    merged = dict(_entries(old, classes))
+    before = _objects(merged.values())
+    by_name = {photo.name: digest for digest, (_, photo) in merged.items()}
     changes: Counter[str] = Counter()
-    for each in newer:
-        same, namesake = by_digest.get(each.digest), by_name.get(each.photo.name)
-        if same is None and namesake and _look_alike(namesake.photo, each.photo):
+    for digest, (split, photo) in _entries(new, classes):
+        same, namesake = digest, by_name.get(photo.name)
+        if digest not in merged and namesake and _look_alike(merged[namesake][1], photo):
             same = namesake
-        if same is None:
-            entries.append(each)
+        if same not in merged:
+            merged[digest] = split, photo
             changes["added"] += 1
             continue
-        changes["unchanged" if same.photo.instances == each.photo.instances else "corrected"] += 1
+        split, older = merged[same]
+        changes["unchanged" if older.instances == photo.instances else "corrected"] += 1
         # of one file, the older name is kept
-        name = same.photo.name if same.digest == each.digest else each.photo.name
-        same.photo = replace(each.photo, name=name)
-    changes["only in the older set"] = len(entries) - changes.total()
-    splits = {split: [each.photo for each in entries if each.split == split] for split in SPLITS}
+        merged[same] = split, replace(photo, name=older.name) if same == digest else photo
+    changes["only in the older set"] = len(merged) - changes.total()
+    splits = {split: [photo for place, photo in merged.values() if place == split] for split in SPLITS}
     splits = {split: photos for split, photos in splits.items() if photos}
-    before = Counter({split: _count(read_photos(old, split)) for split in splits_of(old)})
     card = write_dataset(root, name=root.name, classes=classes, source=source, splits=splits)
     click.echo("photos: " + ", ".join(f"{count} {what}" for what, count in changes.items()), err=True)
-    for split, photos in splits.items():
-        click.echo(f"{split}: {before[split]} objects before, {_count(photos)} now", err=True)
+    for split, count in _objects(merged.values()).items():
+        click.echo(f"{split}: {before[split]} objects before, {count} now", err=True)
     return card
 
 
 def _digest(root: Path) -> str:
-    if not (splits := splits_of(root)):
-        raise UserError(f"{root} holds no data set: make one with `maskrcnn data import`")
-    return " ".join(sha256_of(root / f"{split}.json")[:12] for split in splits)
+    return " ".join(sha256_of(root / f"{split}.json")[:12] for split in splits_of(root))
 
 
-def _entries(root: Path, classes: Sequence[str]) -> list[_Entry]:
+def _entries(root: Path, classes: Sequence[str]) -> Iterator[tuple[str, tuple[str, Photo]]]:
+    """SHA-256 of each photo's file, its split, and the photo with its objects in these classes."""
     number = [classes.index(name) for name in class_names(root)]
-    entries = []
     for split in splits_of(root):
         for photo in read_photos(root, split):
             assert isinstance(photo.image, Path)
             instances = [replace(each, class_id=number[each.class_id]) for each in photo.instances]
-            entries.append(_Entry(replace(photo, instances=instances), split, sha256_of(photo.image)))
-    return entries
+            yield sha256_of(photo.image), (split, replace(photo, instances=instances))
+
+
+def _objects(entries: Iterable[tuple[str, Photo]]) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    for split, photo in entries:
+        counts[split] += len(photo.instances)
+    return counts
 
 
 def _look_alike(one: Photo, other: Photo) -> bool:
@@ -103,7 +94,3 @@ def _look_alike(one: Photo, other: Photo) -> bool:
         with open_photo(photo.image) as image:
             hashes.append(difference_hash(image))
     return any(near_pairs(hashes))
-
-
-def _count(photos: Iterable[Photo]) -> int:
-    return sum(len(photo.instances) for photo in photos)

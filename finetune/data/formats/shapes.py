@@ -1,6 +1,6 @@
 """Shapes as tools describe them: numbers, ellipses, rotations, and objects of several parts."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -10,7 +10,7 @@ import numpy as np
 from finetune.data.formats.source import SourceObject
 from finetune.data.masks import clean_polygon, to_mask
 
-Point = tuple[float, float] | list[float] | np.ndarray
+Point = Sequence[float] | np.ndarray
 
 
 def number(value: Any, what: str = "coordinate") -> float:
@@ -55,15 +55,21 @@ def turned(points: np.ndarray, angle: float) -> np.ndarray:
     return points @ np.array([[cos, sin], [-sin, cos]])
 
 
-def window(left: int, top: int, columns: int, rows: int, width: int, height: int) -> tuple[slice, slice]:
-    """The rows and columns of a photo that a smaller mask covers.
+def paste(part: np.ndarray, left: int, top: int, width: int, height: int) -> np.ndarray:
+    """The mask (height, width) of a photo, from a smaller one (h, w) bool at this place.
 
     Raises:
-        ValueError: it reaches out of the photo.
+        ValueError: the smaller one reaches out of the photo.
     """
-    if min(left, top) < 0 or min(columns, rows) < 1 or left + columns > width or top + rows > height:
+    rows, columns = part.shape
+    if min(left, top) < 0 or left + columns > width or top + rows > height:
         raise ValueError(f"has a mask of {columns} x {rows} pixels that reaches out of the photo")
-    return slice(top, top + rows), slice(left, left + columns)
+    return np.pad(part, ((top, height - top - rows), (left, width - left - columns)))
+
+
+def run_lengths(values: np.ndarray) -> list[int]:
+    """The lengths of the runs of equal values (N,)."""
+    return np.diff(np.flatnonzero(values[1:] != values[:-1]) + 1, prepend=0, append=values.size).tolist()
 
 
 def join_groups(shapes: Iterable[tuple[Any, SourceObject]]) -> list[SourceObject]:
@@ -92,10 +98,6 @@ def _joined(parts: Sequence[SourceObject], width: int, height: int) -> list[np.n
     return np.logical_or.reduce(masks)
 
 
-def refuse(reason: str) -> Callable[[int, int], Any]:
-    """An outline that cannot be used: asking for it raises ValueError."""
-
-    def outline(width: int, height: int) -> Any:
-        raise ValueError(reason)
-
-    return outline
+def refuse(reason: str, width: int, height: int) -> Any:
+    """The outline of an object that cannot be used: ``partial(refuse, "has no class")``."""
+    raise ValueError(reason)

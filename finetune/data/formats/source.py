@@ -5,6 +5,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -12,33 +13,18 @@ from finetune.errors import UserError
 from finetune.files import read_json
 
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
-SPLIT_WORDS = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-    "testing": "test",
-}
+_WORDS = {"train": "train training", "val": "val valid validation", "test": "test testing"}
+SPLIT_WORDS = {word: split for split, words in _WORDS.items() for word in words.split()}
 SNIFFED = 3  # files opened to recognize a format that has one JSON file per photo
+KEPT = 20  # parsed files kept in memory: a labelme file may hold its whole photo
 
 
 @dataclass(frozen=True)
 class Options:
-    """How to import; the defaults are those of the command line.
+    """How to import: the options of ``maskrcnn data import``, by the same names and defaults."""
 
-    Attributes:
-        class_name: the one class of all objects. class_attribute: the VIA region attribute that names the class.
-        val, test: shares of the photos to draw for a split that the source does not have.
-        group_by: see ``finetune.data.split.grouping``.
-        empty: ``keep`` or ``drop`` photos that were annotated with no object.
-        crowd: ``keep`` objects marked ``iscrowd`` (training ignores them), make each an ``object``, or ``drop`` them;
-            ``auto`` trains on those that look like single objects.
-        negatives: a folder of photos without any object, which join the splits by the same shares.
-        skip_bad: leave out objects and photos that cannot be used, instead of stopping at the first.
-    """
-
+    format_name: str | None = None
+    images: Path | None = None
     class_name: str | None = None
     class_attribute: str | None = None
     val: float = 0.2
@@ -52,9 +38,7 @@ class Options:
 
     def __str__(self) -> str:
         given = {key: value for key, value in vars(self).items() if value is not None}
-        return ", ".join(
-            f"{key} {value.name if isinstance(value, Path) else value}" for key, value in given.items()
-        )
+        return ", ".join(f"{key} {getattr(value, 'name', value)}" for key, value in given.items())
 
 
 @dataclass(frozen=True)
@@ -91,12 +75,10 @@ class Annotations:
     """All that a reader found, and what became of it."""
 
     photos: list[SourcePhoto]
-    files: list[Path]  # the annotation files
     classes: list[str] = field(default_factory=list)  # in the order of the tool; empty for alphabetical order
-    negatives: dict[str, SourcePhoto] = field(default_factory=dict)  # photos without any object, by name
     notes: list[str] = field(default_factory=list)  # what the user should know: what was left out, and why
     crowds: Counter[str] = field(default_factory=Counter)  # what became of objects marked ``iscrowd``
-    crowds_are_objects: str = ""  # why ``iscrowd`` does not mean a crowd here
+    crowds_are_objects: bool = False  # the tool marks every mask ``iscrowd``
 
 
 class SourceFolder:
@@ -114,14 +96,13 @@ class SourceFolder:
         self.path = path.parent if path.is_file() else path
         self.images = images or self.path
         self._files = [path] if path.is_file() else _files_below(path)
-        photos = self._files if self.images == path else _files_below(self.images)
-        self.photos = {
-            _relative(file, self.images): file for file in photos if file.suffix.lower() in PHOTO_SUFFIXES
-        }
+        every = self._files if self.images == path else _files_below(self.images)
+        photos = [file for file in every if file.suffix.lower() in PHOTO_SUFFIXES]
+        self.photos = {_relative(file, self.images): file for file in photos}
         self._by_base: dict[str, list[str]] = {}
         for name in self.photos:
             self._by_base.setdefault(posixpath.basename(name), []).append(name)
-        self._documents: dict[Path, Any] = {}
+        self._document = lru_cache(KEPT)(partial(read_json, cure="export it again"))
 
     def files(self, *suffixes: str) -> list[Path]:
         """The files with one of these suffixes (in lower case), sorted; not the photos in a folder of their own."""
@@ -132,7 +113,7 @@ class SourceFolder:
         return _relative(file, self.path)
 
     def documents(
-        self, is_wanted: Callable[[Any], bool], *, sniff: bool = False
+        self, *, is_wanted: Callable[[Any], bool], sniff: bool = False
     ) -> Iterator[tuple[Path, Any]]:
         """The JSON files whose content ``is_wanted``, in the order of their names.
 
@@ -155,13 +136,6 @@ class SourceFolder:
             if is_wanted(content):
                 yield file, content
 
-    def _document(self, file: Path) -> Any:
-        if file not in self._documents:
-            if len(self._documents) > 20:  # a labelme file may hold its whole photo
-                self._documents.clear()
-            self._documents[file] = read_json(file, cure="export it again")
-        return self._documents[file]
-
     def photo(
         self,
         name: str,
@@ -181,19 +155,19 @@ class SourceFolder:
         """
         listed = self.name_of(listed_in)
         split = split or split_of(listed)
-        known = size if isinstance(size[0], int) and isinstance(size[1], int) else None
-        wanted = unicodedata.normalize("NFC", name.replace("\\", "/"))
+        known = size if all(isinstance(each, int) for each in size) else None
+        wanted = posixpath.normpath(unicodedata.normalize("NFC", name.replace("\\", "/")))
         beside = posixpath.normpath(posixpath.join(posixpath.dirname(listed), wanted))
         same = self._by_base.get(posixpath.basename(wanted), [])
         if len(same) > 1 and split:
             same = [each for each in same if split_of(each) == split] or same
-        for found in (beside, posixpath.normpath(wanted), *(same if len(same) == 1 else ())):
+        for found in (beside, wanted, *(same if len(same) == 1 else ())):
             if found in self.photos:
                 return SourcePhoto(self.photos[found], found, objects, split or split_of(found), known)
         if not wanted.lower().endswith(PHOTO_SUFFIXES):
             problem = f"which is none of {', '.join(PHOTO_SUFFIXES)}: convert it"
         elif same:
-            problem = f"which fits several photos ({', '.join(same[:3])}): write the folder into the name"
+            problem = f"which fits several photos ({listing(same)}): write the folder into the name"
         else:
             problem = f"which is not in {self.images}: put it there or remove it from the annotations"
         problem = f"{listed} names the photo {name!r}, {problem}"

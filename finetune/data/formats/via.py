@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from finetune.data.dataset import Photo
-from finetune.data.formats.shapes import ellipse, number, rectangle, refuse
+from finetune.data.formats.shapes import ellipse, number, pairs, rectangle, refuse
 from finetune.data.formats.source import Annotations, Options, SourceFolder, SourceObject, fits
 from finetune.data.masks import single_polygon
 from finetune.errors import UserError
@@ -20,16 +20,7 @@ from finetune.files import write_json
 
 TITLE = "VIA"
 PHOTOS = "{split}"
-CONTENT = "regions by photo"
 ADVICE = "export the annotations as JSON, next to the photos"
-ATTRIBUTE = "class"  # the region attribute that ``write`` uses
-
-Regions = dict[str, list[dict[str, Any]]]
-
-
-def find(folder: SourceFolder, *, sniff: bool = False) -> Iterator[tuple[Path, Any]]:
-    """See ``Format``."""
-    return folder.documents(_is_via, sniff=sniff)
 
 
 def _is_via(data: Any) -> bool:
@@ -38,38 +29,42 @@ def _is_via(data: Any) -> bool:
     return isinstance(data, dict) and bool(data) and all(fits(entry, filename=str) for entry in data.values())
 
 
+find = partial(SourceFolder.documents, is_wanted=_is_via)
+
+
 def read(folder: SourceFolder, found: Iterator[tuple[Path, Any]], options: Options) -> Annotations:
     """See ``Format``."""
-    files = {path: read_via(path, data) for path, data in found}
-    every = [region for photos in files.values() for regions in photos.values() for region in regions]
-    attribute = None if options.class_name else _attribute(every, options.class_attribute, folder.path)
+    every = [(path, *photo) for path, data in found for photo in read_via(path, data).items()]
+    attribute = None
+    if not options.class_name:
+        regions = [region for _, _, regions in every for region in regions]
+        attribute = _attribute(regions, options.class_attribute, folder.path)
     photos = []
-    for path, regions_of in files.items():
-        for name, regions in regions_of.items():
-            objects = [_object(i, region, attribute) for i, region in enumerate(regions, start=1)]
-            photos.append(folder.photo(name, path, objects))
-    return Annotations(photos, list(files))
+    for path, name, regions in every:
+        objects = [_object(i, region, attribute) for i, region in enumerate(regions, start=1)]
+        photos.append(folder.photo(name, path, objects))
+    return Annotations(photos)
 
 
-def read_via(path: Path, data: Any) -> Regions:
+def read_via(path: Path, data: Any) -> dict[str, list[dict[str, Any]]]:
     """Photo name → regions, each a dict with ``shape_attributes`` and ``region_attributes``.
 
     Raises:
         UserError: it lists a photo twice, or has damaged regions.
     """
-    photos: Regions = {}
+    photos: dict[str, list[dict[str, Any]]] = {}
     for entry in data.get("_via_img_metadata", data).values():
         if not fits(entry, filename=str):
             raise UserError(f"{path} lists a photo without a filename: export again")
-        regions = entry.get("regions") or []  # VIA 1 writes a dict, VIA 2 a list
-        regions = list(regions.values()) if isinstance(regions, dict) else regions
+        name, regions = entry["filename"], entry.get("regions") or []
+        regions = list(regions.values()) if isinstance(regions, dict) else regions  # VIA 1 writes a dict
         if not isinstance(regions, list) or not all(
             fits(each, shape_attributes=dict, region_attributes=dict | None) for each in regions
         ):
-            raise UserError(f"{path}: the regions of {entry['filename']} are damaged: export again")
-        if entry["filename"] in photos:
-            raise UserError(f"{path} lists {entry['filename']} twice: remove one of the two in VIA")
-        photos[entry["filename"]] = regions
+            raise UserError(f"{path}: the regions of {name} are damaged: export again")
+        if name in photos:
+            raise UserError(f"{path} lists {name} twice: remove one of the two in VIA")
+        photos[name] = regions
     return photos
 
 
@@ -78,7 +73,7 @@ def _attribute(regions: list[dict[str, Any]], wanted: str | None, path: Path) ->
     found = sorted({key for region in regions for key in region.get("region_attributes") or {}})
     if wanted is None and len(found) == 1:
         return found[0]
-    there = f"the regions have: {', '.join(found)}" if found else "the regions have none"
+    there = f"the regions have: {', '.join(found) or 'none'}"
     if wanted is None:
         raise UserError(f"give --class NAME for one class, or --class-attribute NAME for several ({there})")
     if wanted not in found:
@@ -88,47 +83,48 @@ def _attribute(regions: list[dict[str, Any]], wanted: str | None, path: Path) ->
 
 def _object(i: int, region: Mapping[str, Any], attribute: str | None) -> SourceObject:
     shape = region["shape_attributes"]
-    label = f"{shape.get('name', 'shape')} {i}"
+    label, outline = f"{shape.get('name', 'shape')} {i}", partial(_outline, shape)
     if attribute is None:
-        return SourceObject(label, "", partial(_outline, shape))
+        return SourceObject(label, "", outline)
     value = (region.get("region_attributes") or {}).get(attribute)
     if isinstance(value, dict):  # a checkbox: {"cat": true, "dog": false}
         ticked = [key for key, on in value.items() if on]
         value = ticked[0] if len(ticked) == 1 else None
     if value is None or not str(value).strip():
-        return SourceObject(label, "", refuse(f"has no (single) value of the attribute {attribute!r}"))
-    return SourceObject(label, str(value).strip(), partial(_outline, shape))
+        return SourceObject(
+            label, "", partial(refuse, f"has no (single) value of the attribute {attribute!r}")
+        )
+    return SourceObject(label, str(value).strip(), outline)
 
 
 def _outline(shape: Mapping[str, Any], width: int, height: int) -> list[np.ndarray]:
-    return [shape_points(shape)]
+    return [shape_points(shape) + 0.5]
 
 
 def shape_points(shape: Mapping[str, Any]) -> np.ndarray:
-    """The outline (N, 2) of a VIA shape: polygon, polyline (closed), rect, circle or ellipse, in continuous pixels.
+    """The outline (N, 2) of a VIA shape in its whole pixels: polygon, polyline (closed), rect, circle or ellipse.
 
     Raises:
         ValueError: what is wrong with it, as the end of a sentence that begins with the shape's name.
     """
+
+    def get(*keys: str) -> list[float]:
+        return [number(shape.get(key), key) for key in keys]
+
     kind = shape.get("name")
-    try:
-        if kind in ("polygon", "polyline"):
-            xs, ys = shape["all_points_x"], shape["all_points_y"]
-            if not isinstance(xs, list) or not isinstance(ys, list):
-                raise ValueError("has coordinates that are no lists")
-            if len(xs) != len(ys):
-                raise ValueError(f"has {len(xs)} x but {len(ys)} y coordinates")
-            points = [(number(x), number(y)) for x, y in zip(xs, ys, strict=True)]
-            return np.array(points).reshape(-1, 2) + 0.5
-        if kind == "rect":
-            x, y, width, height = (number(shape[key]) for key in ("x", "y", "width", "height"))
-            return rectangle(x, y, x + width, y + height) + 0.5
-        if kind in ("circle", "ellipse"):
-            rx, ry = (number(shape["r" if kind == "circle" else key]) for key in ("rx", "ry"))
-            theta = number(shape.get("theta", 0))  # radians, since VIA 2.0.9
-            return ellipse((number(shape["cx"]), number(shape["cy"])), (rx, ry), theta) + 0.5
-    except KeyError as error:
-        raise ValueError(f"has no {error.args[0]}") from None
+    if kind in ("polygon", "polyline"):
+        xs, ys = shape.get("all_points_x"), shape.get("all_points_y")
+        if not isinstance(xs, list) or not isinstance(ys, list) or len(xs) != len(ys):
+            raise ValueError("has no lists of x and y coordinates of one length")
+        return pairs([list(each) for each in zip(xs, ys, strict=True)])
+    if kind == "rect":
+        x, y, width, height = get("x", "y", "width", "height")
+        return rectangle(x, y, x + width, y + height)
+    if kind == "circle":
+        return ellipse(get("cx", "cy"), get("r", "r"))
+    if kind == "ellipse":
+        theta = number(shape.get("theta", 0), "theta")  # radians, since VIA 2.0.9
+        return ellipse(get("cx", "cy"), get("rx", "ry"), theta)
     raise ValueError(f"is of the kind {kind!r}, which has no area")
 
 
@@ -139,10 +135,9 @@ def write(root: Path, classes: Sequence[str], splits: Mapping[str, Sequence[Phot
         for photo in photos:
             regions = []
             for each in photo.instances:
-                points = single_polygon(each.segmentation, photo.width, photo.height) - 0.5
-                x, y = points.T.tolist()
+                x, y = (single_polygon(each.segmentation, photo.width, photo.height) - 0.5).T.tolist()
                 shape = {"name": "polygon", "all_points_x": x, "all_points_y": y}
-                attributes = {ATTRIBUTE: classes[each.class_id]}
+                attributes = {"class": classes[each.class_id]}
                 regions.append({"shape_attributes": shape, "region_attributes": attributes})
             size = (root / split / photo.name).stat().st_size
             entry = {"filename": photo.name, "size": size, "regions": regions, "file_attributes": {}}

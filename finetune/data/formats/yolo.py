@@ -31,20 +31,20 @@ from finetune.errors import UserError
 
 TITLE = "YOLO-seg"
 PHOTOS = "images/{split}"
-CONTENT = "a polygon a line"
 ADVICE = "put the folder labels beside the folder images"
 # text files that are no labels, unless they lie in a folder called labels
 NOT_LABELS = {"train", "val", "valid", "test", "classes", "obj", "requirements", "license"}
 
 
 def find(folder: SourceFolder, *, sniff: bool = False) -> Iterator[tuple[Path, Any]]:
-    """See ``Format``; the content is left to ``read``."""
+    """See ``Format``; the content is the text."""
     labels = [path for path in folder.files(".txt") if _is_label(folder.name_of(path))]
     if sniff and labels and not any("names:" in _text(path) for path in folder.files(".yaml", ".yml")):
         words = _text(labels[0]).split()
         if len(words) < 5 or not words[0].isdecimal():
             return
-    yield from ((path, None) for path in labels)
+    for path in labels:
+        yield path, None if sniff else _text(path)
 
 
 def _text(path: Path) -> str:
@@ -56,42 +56,39 @@ def _is_label(name: str) -> bool:
     return "labels" in name.split("/")[:-1] or not (stem in NOT_LABELS or stem.startswith("readme"))
 
 
+def read(folder: SourceFolder, found: Iterator[tuple[Path, Any]], options: Options) -> Annotations:
+    """See ``Format``."""
+    configs = {path: _load_yaml(path) for path in folder.files(".yaml", ".yml")}
+    configs = {path: content for path, content in configs.items() if content.get("names")}
+    if len(configs) > 1:
+        raise UserError(f"{folder.path} holds several data.yaml ({listing(map(str, configs))}): leave one")
+    config = next(iter(configs.values()), {})
+    classes, splits = _class_names(folder, config.get("names")), _split_folders(folder, config)
+    photos_of = _photos_by_label(folder)
+    result = Annotations([], list(classes.values()))
+    for path, text in found:
+        lines = enumerate(text.splitlines(), start=1)
+        objects = [_object(f"line {i}", line.split(), classes) for i, line in lines if line.strip()]
+        label = folder.name_of(path)
+        names = photos_of.get(posixpath.splitext(label)[0], [])
+        if len(names) == 1:
+            (name,) = names
+            given = (split for start, split in splits.items() if name.startswith(start))
+            photo = SourcePhoto(folder.photos[name], name, objects, next(given, None) or split_of(name))
+        else:
+            several = f"fits several photos ({listing(names)}): give each its own name"
+            missing = "has no photo of the same name: put it there or remove the label file"
+            photo = SourcePhoto(path, label, objects, problem=f"{label} {several if names else missing}")
+        result.photos.append(photo)
+    return result
+
+
 def _load_yaml(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, ValueError, RecursionError):
         raise UserError(f"{path} is not valid YAML: export it again") from None
     return content if isinstance(content, dict) else {}
-
-
-def read(folder: SourceFolder, found: Iterator[tuple[Path, Any]], options: Options) -> Annotations:
-    """See ``Format``."""
-    configs = [(path, _load_yaml(path)) for path in folder.files(".yaml", ".yml")]
-    configs = [(path, content) for path, content in configs if content.get("names")]
-    if len(configs) > 1:
-        listed = listing(str(path) for path, _ in configs)
-        raise UserError(f"{folder.path} holds several data.yaml ({listed}): leave one")
-    classes = _class_names(folder, configs)
-    splits = _split_folders(folder, configs[0][1]) if configs else {}
-    photos_of = _photos_by_label(folder)
-    result = Annotations([], [path for path, _ in configs], list(classes.values()))
-    for path, _ in found:
-        label = folder.name_of(path)
-        objects = _objects(path, classes)
-        result.files.append(path)
-        names = photos_of.get(posixpath.splitext(label)[0], [])
-        if len(names) == 1:
-            name = names[0]
-            given = (split for start, split in splits.items() if name.startswith(start))
-            photo = SourcePhoto(folder.photos[name], name, objects, next(given, None) or split_of(name))
-        elif names:
-            problem = f"{label} fits several photos ({listing(names)}): give each its own name"
-            photo = SourcePhoto(path, label, objects, problem=problem)
-        else:
-            problem = f"{label} has no photo of the same name: put it there or remove the label file"
-            photo = SourcePhoto(path, label, objects, problem=problem)
-        result.photos.append(photo)
-    return result
 
 
 def _photos_by_label(folder: SourceFolder) -> dict[str, list[str]]:
@@ -106,22 +103,18 @@ def _photos_by_label(folder: SourceFolder) -> dict[str, list[str]]:
     return photos
 
 
-def _class_names(folder: SourceFolder, configs: Sequence[tuple[Path, Mapping[str, Any]]]) -> dict[int, str]:
-    """Class id → name, from data.yaml or classes.txt."""
-    if configs:
-        names = configs[0][1]["names"]
-        if not isinstance(names, dict | list):
-            raise UserError(f"{configs[0][0]}: names is {names!r}, not a list of class names: correct it")
-        pairs = names.items() if isinstance(names, dict) else enumerate(names)
-    else:
+def _class_names(folder: SourceFolder, names: Any) -> dict[int, str]:
+    """Class id → name, from the ``names`` of data.yaml, or from classes.txt."""
+    if not names:
         lists = [path for path in folder.files(".txt") if path.stem.lower() in ("classes", "obj")]
         if not lists:
             raise UserError(f"{folder.path} names no classes: add data.yaml with names, or classes.txt")
-        pairs = enumerate(lists[0].read_text(encoding="utf-8").splitlines())
+        names = _text(lists[0]).splitlines()
     try:
+        pairs = enumerate(names) if isinstance(names, list) else names.items()
         classes = {int(key): str(name).strip() for key, name in pairs}
-    except (TypeError, ValueError):
-        raise UserError(f"{folder.path}: class ids of data.yaml are no whole numbers: correct them") from None
+    except (AttributeError, TypeError, ValueError):
+        raise UserError(f"{folder.path}: names in data.yaml is no list of class names: correct it") from None
     if len(set(classes.values())) < len(classes):
         raise UserError(f"{folder.path} names a class twice ({', '.join(classes.values())}): rename one")
     return classes
@@ -130,31 +123,22 @@ def _class_names(folder: SourceFolder, configs: Sequence[tuple[Path, Mapping[str
 def _split_folders(folder: SourceFolder, config: Mapping[str, Any]) -> dict[str, str]:
     """Start of the photos' names → split, from data.yaml, whose paths may start elsewhere (Roboflow's ``../``)."""
     splits = {}
-    for key, value in config.items():
-        for place in value if isinstance(value, list) else [value]:
-            if key in SPLIT_WORDS and isinstance(place, str) and not place.endswith(".txt"):
-                parts = [part for part in place.replace("\\", "/").split("/") if part not in ("", ".", "..")]
-                while parts and not (folder.path / "/".join(parts)).is_dir():
-                    parts = parts[1:]
-                if parts:
-                    splits["/".join(parts) + "/"] = SPLIT_WORDS[key]
+    for key in filter(SPLIT_WORDS.get, config):
+        for place in config[key] if isinstance(config[key], list) else [config[key]]:
+            parts = [part for part in str(place).replace("\\", "/").split("/") if part not in ("", ".", "..")]
+            while parts and not (folder.path / "/".join(parts)).is_dir():
+                parts = parts[1:]
+            if parts:
+                splits["/".join(parts) + "/"] = SPLIT_WORDS[key]
     return splits
-
-
-def _objects(path: Path, classes: Mapping[int, str]) -> list[SourceObject]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except ValueError:
-        raise UserError(f"{path} is not text: export it again") from None
-    return [_object(f"line {i}", line.split(), classes) for i, line in enumerate(lines, 1) if line.strip()]
 
 
 def _object(label: str, words: Sequence[str], classes: Mapping[int, str]) -> SourceObject:
     first = words[0]
     if not first.isdecimal():
-        return SourceObject(label, "", refuse(f"begins with {first!r}, which is not a class id"))
+        return SourceObject(label, "", partial(refuse, f"begins with {first!r}, which is not a class id"))
     if len(first) > 9 or int(first) not in classes:
-        return SourceObject(label, "", refuse(f"has class {first}, which data.yaml does not name"))
+        return SourceObject(label, "", partial(refuse, f"has class {first}, which data.yaml does not name"))
     return SourceObject(label, classes[int(first)], partial(_outline, words[1:]))
 
 
@@ -172,11 +156,10 @@ def write(root: Path, classes: Sequence[str], splits: Mapping[str, Sequence[Phot
         folder = root / "labels" / split
         folder.mkdir(parents=True)
         for photo in photos:
-            size, lines = (photo.width, photo.height), []
+            size, text = (photo.width, photo.height), ""
             for each in photo.instances:
                 points = single_polygon(each.segmentation, *size) / size
-                lines.append(" ".join([str(each.class_id), *(f"{value:.7g}" for value in points.ravel())]))
-            text = "".join(f"{line}\n" for line in lines)
+                text += " ".join([str(each.class_id), *(f"{value:.7g}" for value in points.ravel())]) + "\n"
             (folder / f"{Path(photo.name).stem}.txt").write_text(text, encoding="utf-8")
     config: dict[str, Any] = {"path": "."} | {split: f"images/{split}" for split in splits}
     text = yaml.safe_dump(config | {"names": dict(enumerate(classes))}, sort_keys=False, allow_unicode=True)

@@ -28,25 +28,29 @@ def write(root: Path, folder: Path, **changes: object) -> dict:
     return write_dataset(root, **settings)  # type: ignore[arg-type]
 
 
-def test_round_trip(tmp_path: Path) -> None:
+def test_round_trip(tmp_path):
+    from detectron2.data.detection_utils import annotations_to_instances
+    from detectron2.structures import BoxMode
+
     root = tmp_path / "set"
-    card = write(root, tmp_path)
-    assert card["splits"] == {"train": 1, "val": 1, "test": 1}
+    assert write(root, tmp_path)["splits"] == {"train": 1, "val": 1, "test": 1}
     assert class_names(root) == ["cup", "mug"]
     (train,), (val,), (test,) = (load_split(root, split) for split in ("train", "val", "test"))
     assert Path(train["file_name"]).read_bytes() == (tmp_path / "0.png").read_bytes()
     assert (train["height"], train["width"]) == (30, 40)
     cup, mug = train["annotations"]
-    assert (cup["bbox"], cup["bbox_mode"], cup["category_id"], cup["iscrowd"]) == ([1, 2, 11, 12], 0, 0, 0)
+    assert (cup["bbox"], cup["category_id"], cup["iscrowd"]) == ([1, 2, 11, 12], 0, 0)
+    assert cup["bbox_mode"] == BoxMode.XYXY_ABS
     assert (mug["category_id"], mug["iscrowd"]) == (1, 1)
     assert val["annotations"][0]["bbox"] == [5, 10, 25, 20]
     assert test["annotations"] == []
     assert len({train["image_id"], val["image_id"], test["image_id"]}) == 3
+    for photo, area in ((val, MASK.sum()), (train, 100)):  # Detectron2 reads polygons and RLE as bitmasks
+        instances = annotations_to_instances(photo["annotations"], (30, 40), mask_format="bitmask")
+        assert instances.gt_masks.tensor[0].sum() == area
 
 
-def test_the_files_are_coco_as_pycocotools_reads_it(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_files_are_coco_as_pycocotools_reads_it(tmp_path, capsys):
     from pycocotools.coco import COCO
 
     write(tmp_path / "set", tmp_path)
@@ -56,26 +60,7 @@ def test_the_files_are_coco_as_pycocotools_reads_it(
     assert (coco.annToMask(annotation) == MASK).all()
 
 
-def test_detectron2_reads_polygons_and_rle_as_bitmasks(tmp_path: Path) -> None:
-    from detectron2.data.detection_utils import annotations_to_instances
-    from detectron2.structures import BoxMode
-
-    write(tmp_path / "set", tmp_path)
-    (photo,) = load_split(tmp_path / "set", "val")
-    (annotation,) = photo["annotations"]
-    assert annotation["bbox_mode"] == BoxMode.XYXY_ABS
-    instances = annotations_to_instances([annotation], (30, 40), mask_format="bitmask")
-    assert (instances.gt_masks.tensor[0].numpy() == MASK).all()
-    (photo,) = load_split(tmp_path / "set", "train")
-    assert (
-        annotations_to_instances(photo["annotations"], (30, 40), mask_format="bitmask")
-        .gt_masks.tensor[0]
-        .sum()
-        == 100
-    )
-
-
-def test_names_from_strangers_stay_inside_and_apart(tmp_path: Path) -> None:
+def test_names_from_strangers_stay_inside_and_apart(tmp_path):
     names = ["x/a.png", "x_a.png", "X_A.PNG", "../../b c.png", "..", ".hidden.png"]
     photos = [Photo(name, save_photo(tmp_path / f"{i}.png", seed=i), 40, 30) for i, name in enumerate(names)]
     write_dataset(tmp_path / "set", name="n", classes=["c"], source="s", splits={"train": photos})
@@ -84,38 +69,34 @@ def test_names_from_strangers_stay_inside_and_apart(tmp_path: Path) -> None:
     assert not any(name.startswith(".") or "/" in name for name in files)
 
 
+class Interrupted:
+    """Photos during which Ctrl-C is pressed."""
+
+    def __iter__(self):
+        raise KeyboardInterrupt
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"classes": []}, "no classes"),
         ({"splits": {"train": []}}, "no photos to train on"),
         ({"splits": {"train": [Photo("a.png", Path("nowhere.png"), 1, 1)]}}, "nowhere.png is missing"),
+        ({"splits": {"train": Interrupted()}}, None),
     ],
 )
-def test_a_failure_leaves_nothing_behind(tmp_path: Path, changes: dict, message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        write(tmp_path / "set", tmp_path, **changes)
-    assert nothing_left(tmp_path / "set")
+def test_a_failure_leaves_nothing_behind_and_keeps_the_old_one(tmp_path, changes, message):
+    root = tmp_path / "set"
+    with pytest.raises((UserError, KeyboardInterrupt), match=message):
+        write(root, tmp_path, **changes)
+    assert nothing_left(root)
+    write(root, tmp_path)
+    with pytest.raises((UserError, KeyboardInterrupt)):
+        write(root, tmp_path, **changes)
+    assert len(load_split(root, "train")) == 1
 
 
-def test_an_interrupt_leaves_nothing_behind(tmp_path: Path) -> None:
-    def stop():
-        raise KeyboardInterrupt
-        yield
-
-    with pytest.raises(KeyboardInterrupt):
-        write(tmp_path / "set", tmp_path, splits={"train": stop()})
-    assert nothing_left(tmp_path / "set")
-
-
-def test_a_failure_keeps_the_old_data_set(tmp_path: Path) -> None:
-    write(tmp_path / "set", tmp_path)
-    with pytest.raises(UserError):
-        write(tmp_path / "set", tmp_path, splits={"train": []})
-    assert len(load_split(tmp_path / "set", "train")) == 1
-
-
-def test_other_files_are_never_replaced(tmp_path: Path) -> None:
+def test_other_files_are_never_replaced(tmp_path):
     save_photo(tmp_path / "set" / "precious.png")
     with pytest.raises(UserError, match="holds other files"):
         write(tmp_path / "set", tmp_path)
@@ -123,24 +104,26 @@ def test_other_files_are_never_replaced(tmp_path: Path) -> None:
     assert (tmp_path / "set" / "precious.png").is_file()
 
 
-def test_reading_says_what_is_wrong(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            {"categories": [{"id": 1, "name": "bowl"}]},
+            r"the class 'bowl' that dataset.json lacks \(cup, mug\)",
+        ),
+        ({"images": [{}]}, "run `maskrcnn data check"),
+        ("{", "not valid JSON"),
+        ({"images": [], "annotations": [], "categories": []}, "has no photos"),
+        (None, "no split 'train': choose one of: val, test"),
+    ],
+)
+def test_reading_says_what_is_wrong(tmp_path, content, message):
+    write(tmp_path / "set", tmp_path)
+    path = tmp_path / "set" / "train.json"
+    path.write_text(
+        content if isinstance(content, str) else json.dumps(content)
+    ) if content else path.unlink()
+    with pytest.raises(UserError, match=message):
+        load_split(tmp_path / "set", "train")
     with pytest.raises(UserError, match="holds no data set"):
         load_split(tmp_path / "nowhere", "train")
-    root = tmp_path / "set"
-    write(root, tmp_path)
-    with pytest.raises(UserError, match="no split 'training': choose one of: train, val, test"):
-        load_split(root, "training")
-    coco = json.loads((root / "train.json").read_text())
-    coco["categories"][0]["name"] = "bowl"
-    (root / "train.json").write_text(json.dumps(coco))
-    with pytest.raises(UserError, match=r"has the class 'bowl' that dataset.json lacks \(cup, mug\)"):
-        load_split(root, "train")
-    (root / "train.json").write_text(json.dumps({"images": [{}]}))
-    with pytest.raises(UserError, match="data check"):
-        load_split(root, "train")
-    (root / "train.json").write_text("{")
-    with pytest.raises(UserError, match="not valid JSON"):
-        load_split(root, "train")
-    (root / "train.json").write_text(json.dumps({"images": [], "annotations": [], "categories": []}))
-    with pytest.raises(UserError, match="has no photos"):
-        load_split(root, "train")

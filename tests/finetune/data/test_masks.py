@@ -1,5 +1,6 @@
 """finetune.data.masks: clipping, checking and encoding."""
 
+import cv2
 import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
@@ -10,29 +11,24 @@ from finetune.data.masks import (
     clean_polygon,
     clip_polygon,
     encode_mask,
-    polygon_area,
     to_rle,
 )
 
 SQUARE = np.array([(2, 2), (8, 2), (8, 8), (2, 8)], dtype=float)
 
 
-def test_a_polygon_inside_is_left_alone() -> None:
-    assert clean_polygon(SQUARE, 10, 10) == [2, 2, 8, 2, 8, 8, 2, 8]
-
-
 @pytest.mark.parametrize("shift", [(0, 0), (5, 0), (-5, 0), (0, 5), (5, 5), (-3, 4)])
-def test_clipping_keeps_exactly_what_lies_inside(shift: tuple[int, int]) -> None:
-    moved = SQUARE + shift
-    clipped = clip_polygon(moved, 10, 10)
-    width = min(8 + shift[0], 10) - max(2 + shift[0], 0)
-    height = min(8 + shift[1], 10) - max(2 + shift[1], 0)
-    assert polygon_area(clipped) == pytest.approx(width * height)
+def test_clipping_keeps_exactly_what_lies_inside(shift):
+    clipped = clip_polygon(SQUARE + shift, 10, 10)
+    width, height = (min(8 + each, 10) - max(2 + each, 0) for each in shift)
+    assert cv2.contourArea(clipped.astype(np.float32)) == pytest.approx(width * height)
     assert clipped.min() >= 0
     assert clipped.max() <= 10
+    if shift == (0, 0):
+        assert (clipped == SQUARE).all()
 
 
-def test_clipping_cuts_a_slanted_edge_where_it_crosses_the_border() -> None:
+def test_clipping_cuts_a_slanted_edge_where_it_crosses_the_border():
     clipped = clip_polygon(np.array([(5.0, 0.0), (15.0, 10.0), (5.0, 10.0)]), 10, 10)
     assert {tuple(point) for point in clipped.tolist()} == {(5, 0), (10, 5), (10, 10), (5, 10)}
 
@@ -40,7 +36,6 @@ def test_clipping_cuts_a_slanted_edge_where_it_crosses_the_border() -> None:
 @pytest.mark.parametrize(
     ("points", "message"),
     [
-        ([(1, 1), (2, 2)], "has 2 different points"),
         ([(1, 1), (2, 2), (2, 2), (1, 1)], "has 2 different points"),
         ([(1, 1), (2, 2), (3, 3)], "no area"),
         ([(11, 1), (15, 1), (15, 5)], "outside the image"),
@@ -51,12 +46,12 @@ def test_clipping_cuts_a_slanted_edge_where_it_crosses_the_border() -> None:
         ([None, {}], "not numbers in pairs"),
     ],
 )
-def test_useless_polygons_are_refused(points: object, message: str) -> None:
+def test_useless_polygons_are_refused(points, message):
     with pytest.raises(ValueError, match=message):
         clean_polygon(points, 10, 10)
 
 
-def test_compressed_counts_are_checked_as_pycocotools_reads_them() -> None:
+def test_compressed_counts_are_checked_as_pycocotools_reads_them():
     rng = np.random.default_rng(0)
     for _ in range(50):
         height, width = rng.integers(1, 60, 2)
@@ -67,23 +62,21 @@ def test_compressed_counts_are_checked_as_pycocotools_reads_them() -> None:
 
 
 @pytest.mark.parametrize("counts", ["", "0\x00", "oooooooooo", "é", 5, None, "P" * 40, "~~~"])
-def test_damaged_counts_are_refused(counts: object) -> None:
+def test_damaged_counts_are_refused(counts):
     with pytest.raises(ValueError, match="do not unpack"):
         to_rle({"size": [10, 10], "counts": counts}, 10, 10)
 
 
-def test_uncompressed_rle_becomes_compressed() -> None:
+def test_uncompressed_rle_becomes_compressed():
     rle = to_rle({"size": [2, 3], "counts": [1, 2, 3]}, 3, 2)
     assert coco_mask.decode(rle).tolist() == [[0, 1, 0], [1, 0, 0]]
     for counts in ([1, 2], [1, 2, -3, 6], [1.5, 4.5], ["6"]):
         with pytest.raises(ValueError, match="do not add up"):
             to_rle({"size": [2, 3], "counts": counts}, 3, 2)
-    with pytest.raises(ValueError, match="3 x 2"):
-        to_rle({"size": [3, 2], "counts": [6]}, 3, 2)
 
 
-def test_box_and_area_agree_between_polygon_and_rle() -> None:
-    polygon = [[2.0, 3.0, 7.0, 3.0, 7.0, 9.0, 2.0, 9.0]]
+def test_box_and_area_agree_between_polygon_and_rle():
     mask = np.zeros((12, 10), dtype=bool)
     mask[3:9, 2:7] = True
+    polygon = [[2.0, 3.0, 7.0, 3.0, 7.0, 9.0, 2.0, 9.0]]
     assert box_and_area(polygon, 10, 12) == box_and_area(encode_mask(mask), 10, 12) == ([2, 3, 5, 6], 30)

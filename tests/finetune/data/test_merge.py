@@ -26,7 +26,7 @@ def sets(tmp_path: Path) -> tuple[Path, Path]:
     return tmp_path / "old", tmp_path / "new"
 
 
-def test_merge(sets: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_merge(sets, tmp_path, capsys):
     old, new = sets
     capsys.readouterr()
     assert run("data", "merge", old, new, "--root", tmp_path / "merged") == 0
@@ -50,9 +50,7 @@ def test_merge(sets: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFi
     assert run("data", "check", tmp_path / "merged") == 0
 
 
-def test_merging_into_the_older_set_needs_force(
-    sets: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_merging_into_the_older_set_needs_force(sets, capsys):
     old, new = sets
     assert run("data", "merge", old, new, "--root", old) == 1
     assert "holds another data set" in capsys.readouterr().err
