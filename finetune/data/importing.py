@@ -31,6 +31,9 @@ from finetune.data.unzip import unpack
 from finetune.errors import UserError
 from finetune.files import sha256_of
 
+NEGATIVES = "negatives"
+"""Their names begin with it as with a folder."""
+
 
 def import_dataset(
     source: Path,
@@ -140,12 +143,18 @@ def write_annotations(
     """Write annotations as a data set; see ``import_dataset`` for the result and the errors."""
     photos = _usable_photos(annotations, options)
     classes = _classes(annotations, photos, options.class_name)
-    group_of = grouping(options.group_by)
+    rule = grouping(options.group_by)
+
+    def group_of(name: str) -> str:
+        group = rule(name)
+        # by --group-by folder, that of --negatives itself would hold all of them together
+        return name if group == NEGATIVES and name in annotations.negatives else group
+
     given = {key: photo.split for key, photo in photos.items()}
     plan = plan_splits(given, options.val, options.test, options.seed, group_of)
     if negatives := annotations.negatives:  # they are spread over the splits
         photos |= negatives
-        enough = len(negatives) >= len(plan)
+        enough = len({group_of(name) for name in negatives}) >= len(plan)
         val = options.val if enough and "val" in plan else 0
         test = options.test if enough and "test" in plan else 0
         for split, names in plan_splits(dict.fromkeys(negatives), val, test, options.seed, group_of).items():
@@ -233,5 +242,5 @@ def _negatives(path: Path) -> dict[str, SourcePhoto]:
     folder = SourceFolder(path)
     if not folder.photos:
         raise UserError(f"--negatives {path} holds no photos ({', '.join(PHOTO_SUFFIXES)}): check the path")
-    named = {f"negatives/{name}": file for name, file in folder.photos.items()}
+    named = {f"{NEGATIVES}/{name}": file for name, file in folder.photos.items()}
     return {name: SourcePhoto(file, name, ()) for name, file in named.items()}
