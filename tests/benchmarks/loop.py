@@ -2,9 +2,9 @@
 
     python -m tests.benchmarks.loop --data data/balloon
 
-A model is trained on a few photos of train. It predicts others as labelme files, whose ground truth takes the place of
-a person's corrections; merged, they train it further. A third model trains on for as long without them: the difference
-to that one is what the corrections are worth. Everything else is done by the commands that a user types.
+A first model is trained on a few photos. It predicts others as labelme files, in which the ground truth then takes the
+place of a person's corrections; they are imported and merged, and the model is trained further. A control is trained as
+long without them: the difference to it is what the corrections are worth. Only the commands that a user types are used.
 """
 
 from __future__ import annotations
