@@ -29,7 +29,7 @@ def main() -> int:
     parser.add_argument("--data", type=Path, required=True, help="a data set with train, val and test")
     parser.add_argument("--weights", default="imagenet", help="the first model's (default: %(default)s)")
     parser.add_argument("--first", type=int, default=12, help="photos of its training (default: %(default)s)")
-    parser.add_argument("--first-steps", type=int, default=100, help="(default: %(default)s)")
+    parser.add_argument("--first-steps", type=int, default=300, help="(default: %(default)s)")
     parser.add_argument("--photos", type=int, default=20, help="photos to correct (default: %(default)s)")
     parser.add_argument(
         "--steps", type=int, default=100, help="of the further training (default: %(default)s)"
