@@ -43,11 +43,11 @@ EPILOG = "Example: maskrcnn train mobilenetv2_fpn --data photos --weights imagen
 class Rooms:
     """What one room does for another's command, which gets it as ``ctx.obj``: rooms do not import each other."""
 
-    def export_run(self, run: Path, folder: Path) -> Path:
-        """Package a run folder or a published checkpoint; return the archive."""
-        from finetune.export.archive import Options, export
+    def export_run(self, run: Path) -> Path:
+        """See ``finetune.export.cached``."""
+        from finetune.export.cached import cached_archive
 
-        return export(run, Options(output=folder))
+        return cached_archive(run)
 
     def write_annotations(self, *arguments: Any) -> None:
         """See ``finetune.data.pre_annotations``."""

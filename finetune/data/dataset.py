@@ -226,7 +226,7 @@ def write_dataset(
 
 def _store(photo: Photo, folder: Path, taken: set[str]) -> Photo:
     """Copy a photo upright into ``images/``; the result has no picture any more, and its new name."""
-    name = f"images/{_free_name(photo.name, taken)}"
+    name = f"images/{free_name(photo.name, taken)}"
     if isinstance(photo.image, bytes):
         (folder / name).write_bytes(photo.image)
     else:
@@ -254,7 +254,7 @@ def coco_document(
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
-def _free_name(name: str, taken: set[str]) -> str:
+def free_name(name: str, taken: set[str]) -> str:
     """A file name for ``images/`` that no other photo has, not even in other case (some systems fold it)."""
     path = Path(re.sub(r"[^\w.\-]+", "_", name.replace("\\", "/").replace("/", "_"), flags=re.ASCII))
     free, number = path.name.lstrip(".") or "photo", 1

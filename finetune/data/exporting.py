@@ -1,6 +1,5 @@
 """Write a data set in the format of another tool."""
 
-import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -10,6 +9,7 @@ import click
 
 from finetune.data.dataset import Photo, class_names, read_photos, splits_of
 from finetune.data.formats import load_format
+from finetune.data.photos import copy_upright
 from finetune.errors import UserError
 from finetune.files import new_folder
 
@@ -43,7 +43,7 @@ def write_export(
     *,
     force: bool = False,
 ) -> Path:
-    """Write photos and annotations in the format of another tool; see ``export_dataset``."""
+    """Write photos, upright, and their annotations in the format of another tool; see ``export_dataset``."""
     chosen = load_format(format_name)
     if not force and output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"{output} is taken: choose another folder, or replace it with --force")
@@ -62,10 +62,8 @@ def write_export(
                 target.mkdir(parents=True)
                 for photo in photos:
                     assert isinstance(photo.image, Path)
-                    shutil.copyfile(photo.image, target / photo.name)
+                    copy_upright(photo.image, target / photo.name)
             chosen.write(folder, classes, splits)
-    except FileNotFoundError as error:  # a review store in use may have deleted it
-        raise UserError(f"{error.filename} is gone: run the command again") from None
     except OSError as error:
         raise UserError(f"{output} cannot be written ({error.strerror or error}): free some space") from None
     if crowds:

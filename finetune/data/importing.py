@@ -33,6 +33,9 @@ from finetune.data.split import grouping, plan_splits
 from finetune.errors import UserError
 from finetune.files import sha256_of
 
+NEGATIVES = "negatives"
+"""The names of photos from ``--negatives`` begin with it as with a folder."""
+
 MAX_FILES = 200_000
 MAX_RATIO = 100  # unpacked to packed; photos hardly shrink, label files about ten times
 FREE_BYTES = 100_000_000  # may be unpacked whatever the ratio
@@ -156,7 +159,7 @@ def _negatives(path: Path) -> dict[str, SourcePhoto]:
     photos = SourceFolder(path).photos
     if not photos:
         raise UserError(f"--negatives {path} holds no photos ({', '.join(PHOTO_SUFFIXES)}): check the path")
-    named = {f"negatives/{name}": file for name, file in photos.items()}
+    named = {f"{NEGATIVES}/{name}": file for name, file in photos.items()}
     return {name: SourcePhoto(file, name, ()) for name, file in named.items()}
 
 
@@ -179,16 +182,22 @@ def write_annotations(
     """Write annotations and photos without any object as a data set; see ``import_dataset``."""
     photos = _usable_photos(annotations, options)
     classes = _classes(annotations, photos, options.class_name)
-    group_of = grouping(options.group_by)
+    rule = grouping(options.group_by)
+
+    def group_of(name: str) -> str:
+        group = rule(name)
+        # by --group-by folder, that of --negatives itself would hold all of them together
+        return name if group == NEGATIVES and name in negatives else group
+
     given = {key: photo.split for key, photo in photos.items()}
     plan = plan_splits(given, options.val, options.test, options.seed, group_of)
     if negatives:  # spread over the splits that there are, if there are enough of them
         photos |= negatives
-        few = len(negatives) < len(plan)
-        val = 0 if few or "val" not in plan else options.val
-        test = 0 if few or "test" not in plan else options.test
-        spread = plan_splits(dict.fromkeys(negatives), val, test, options.seed, group_of)
-        plan = {split: names + spread.get(split, []) for split, names in plan.items()}
+        enough = len({group_of(name) for name in negatives}) >= len(plan)
+        val = options.val if enough and "val" in plan else 0
+        test = options.test if enough and "test" in plan else 0
+        for split, names in plan_splits(dict.fromkeys(negatives), val, test, options.seed, group_of).items():
+            plan[split] = plan[split] + names
     bases = Counter(posixpath.basename(key) for key in photos)
     short = {key: base if bases[base := posixpath.basename(key)] == 1 else key for key in photos}
     with tqdm(total=len(photos), desc="importing", unit="photo", leave=False, disable=None) as bar:

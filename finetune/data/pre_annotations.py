@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune.data.dataset import Instance, Photo, write_dataset
-from finetune.data.exporting import export_dataset
+from finetune.data.dataset import Instance, Photo, free_name
+from finetune.data.exporting import write_export
 from finetune.files import read_json, write_json
 
 Predicted = tuple[str, Path, int, int, Sequence[tuple[int, Any]]]
@@ -26,16 +25,14 @@ def write_pre_annotations(
         format_name: one of ``finetune.data.formats.FORMATS``.
 
     Raises:
-        UserError: no photos, one that cannot be used, or no space.
+        UserError: a photo that cannot be used, or no space.
     """
-    records = (
-        Photo(name, path, width, height, [Instance(*each) for each in found])
+    taken: set[str] = set()
+    train = [
+        Photo(free_name(name, taken), path, width, height, [Instance(*each) for each in found])
         for name, path, width, height, found in photos
-    )
-    with tempfile.TemporaryDirectory(prefix="maskrcnn-") as scratch:
-        root = Path(scratch) / "predicted"
-        write_dataset(root, name=output.name, classes=classes, source="", splits={"train": records})
-        export_dataset(root, format_name, output, force=True)
+    ]
+    write_export(classes, {"train": train}, format_name, output, force=True)
     if format_name == "label-studio":
         path = output / "train" / "label_studio.json"
         tasks = read_json(path)

@@ -3,15 +3,13 @@
 ``web_client/api/review.py`` describes the store.
 """
 
-from functools import partial
 from pathlib import Path
 
 import click
 
-from finetune.data.conversion import convert_photo
-from finetune.data.dataset import Photo
+from finetune.data.dataset import Instance, Photo
 from finetune.data.exporting import write_export
-from finetune.data.formats.source import PHOTO_SUFFIXES, Annotations, Options, SourceObject, SourcePhoto
+from finetune.data.formats.source import PHOTO_SUFFIXES
 from finetune.errors import UserError
 from finetune.files import read_json
 
@@ -46,20 +44,13 @@ def _photo(path: Path, classes: list[str]) -> Photo:
     content = read_json(path, cure=f"delete {entry}")
     try:
         (photo,) = (file for file in entry.iterdir() if file.suffix in PHOTO_SUFFIXES)
-        found = [
-            each for each in content["answer"]["instances"] if each["score"] >= content["score_threshold"]
-        ]
+        answer, threshold = content["answer"], content["score_threshold"]
+        # the box of an object may be too small for a mask
+        found = [each for each in answer["instances"] if each["score"] >= threshold and each["area"]]
         names = [*content["classes"], *(each["class_name"] for each in found)]
-        objects = [
-            SourceObject(f"object {each['id']}", each["class_name"], partial(_outline, each["mask"]))
-            for each in found
-        ]
+        classes += [name for name in dict.fromkeys(names) if name not in classes]
+        objects = [Instance(classes.index(each["class_name"]), each["mask"]) for each in found]
+        size = answer["image"]["width"], answer["image"]["height"]
     except (LookupError, TypeError, ValueError):
         raise UserError(f"{entry} does not hold a photo and an answer to it: delete it") from None
-    classes += [name for name in dict.fromkeys(names) if name not in classes]
-    source = SourcePhoto(photo, f"{entry.name}{photo.suffix}", objects)
-    return convert_photo(source, classes, Annotations([], []), Options())
-
-
-def _outline(mask: dict[str, object], width: int, height: int) -> dict[str, object]:
-    return mask
+    return Photo(f"{entry.name}{photo.suffix}", photo, *size, objects)

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import click
@@ -30,6 +27,7 @@ QUIET = {
 }
 """What Ray and OpenCV read when they are imported."""
 
+STOPS = (signal.SIGINT, signal.SIGTERM)
 COUNT, RATE = click.IntRange(min=1), click.FloatRange(min=0, min_open=True)
 FORMATS = ("coco", "csv", "parquet", "labelme", "yolo", "via", "label-studio", "cvat")
 
@@ -92,29 +90,15 @@ def predict(rooms: Any, **values: Any) -> None:
 
     names = ("score_threshold", "max_detections", "classes")
     options = {name: value for name in names if (value := values.pop(name)) is not None}
-    with _interruptible():
-        try:
-            made = run(Job(**values, options=options), rooms)
-        except ModuleNotFoundError as error:
-            raise PredictError(
-                f"the Python package {error.name} is missing: run `make install-batch`"
-            ) from error
-        except KeyboardInterrupt:
-            raise click.Abort("stopped; the same command continues from here") from None
-    click.echo(made)
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """SIGTERM keeps what is done, as Ctrl-C does; a parent that ignores SIGINT (nohup) changes neither."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    former = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    for number in former:
-        signal.signal(number, signal.default_int_handler)
+    # SIGTERM keeps what is done, as Ctrl-C does, also where a parent ignores SIGINT (nohup)
+    former = {number: signal.signal(number, signal.default_int_handler) for number in STOPS}
     try:
-        yield
+        made = run(Job(**values, options=options), rooms)
+    except ModuleNotFoundError as error:
+        raise PredictError(f"the Python package {error.name} is missing: run `make install-batch`") from error
+    except KeyboardInterrupt:
+        raise click.Abort("stopped; the same command continues from here") from None
     finally:
         for number, handler in former.items():
             signal.signal(number, handler)
+    click.echo(made)

@@ -6,7 +6,6 @@ supervision PyAV and SciPy; both solve a harder problem, as they match boxes thr
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -65,13 +64,11 @@ def _as_file(film: str, folder: Path) -> str:
     """The path of a film; what lies in a zip or an object store is copied, as OpenCV reads files only."""
     if "://" not in film:
         return film
-    path = folder / f"film{Path(file_name(film)).suffix}"
     try:
-        with fsspec.open(film, "rb") as source, path.open("wb") as copy:
-            shutil.copyfileobj(source, copy)
+        cache = {"cache_storage": str(folder / "copy")}
+        return str(fsspec.open_local(f"simplecache::{film}", mode="rb", simplecache=cache))
     except Exception as error:  # of a file system
         raise PredictError(f"{film} cannot be copied to {folder.parent} ({error}): check both") from error
-    return str(path)
 
 
 def _extract_one(film: str, path: str, folder: Path, fps: float | None) -> None:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -24,21 +23,18 @@ _VOLATILE = ("archive.json", "MAR-INF/", "openvino/trunk.")
 """Parts that differ between two exports of one run: dates, and the order in which OpenVINO writes the network."""
 
 
-@contextlib.contextmanager
-def opened(job: Job, rooms: Any) -> Iterator[Model]:
+def open_model(job: Job, rooms: Any) -> Model:
     """The model of a job.
 
-    A run or a checkpoint is exported to a temporary archive, so its answers are those that it will give when served.
+    A run or a checkpoint is exported, so its answers are those that it will give when served.
 
     Raises:
         PredictError, or the error of another room: there is no such model.
     """
     if job.model.startswith(("http://", "https://")):
-        yield _connect(job, rooms)
-        return
-    with tempfile.TemporaryDirectory(prefix="maskrcnn-", ignore_cleanup_errors=True) as folder:
-        path = Path(job.model)
-        yield _read(path if path.suffix == ".mar" else rooms.export_run(path, Path(folder)), job)
+        return _connect(job, rooms)
+    path = Path(job.model)
+    return _read(path if path.suffix == ".mar" else rooms.export_run(path), job)
 
 
 def _read(path: Path, job: Job) -> Model:

@@ -18,7 +18,7 @@ from handler.api.options import FormText, parse_options
 from handler.errors import PredictError
 from handler.predict import films, pictures, writers
 from handler.predict.job import Job, Model
-from handler.predict.models import opened
+from handler.predict.models import open_model
 from handler.predict.sources import is_film, list_sources
 from handler.predict.store import Store
 
@@ -46,21 +46,21 @@ def run(job: Job, rooms: Any) -> str:
         raise PredictError(f"{what} needs a folder of this machine as --output")
     if job.format == "parquet":
         import pyarrow  # noqa: F401 # to fail before the work if it is missing
-    with opened(job, rooms) as model:
-        options = {**job.options, "mask_format": "rle"}
-        _check(options, model.classes)
-        about = {"model": model.identity, "version": model.version, "options": options, "fps": job.fps}
-        store = Store(job.output, about, job.shard_size)
-        with store.exclusive():
-            frames = films.extract(clips, job.folder / "frames", job.fps) if clips else {}
-            photos = [photo for source in sources for photo in frames.get(source, [source])]
-            _predict(job, model, options, photos, store)
-            if clips:
-                films.write(frames, store, job.folder, overlay=job.overlay)
-            if job.overlay:
-                in_films = {frame for listed in frames.values() for frame in listed}
-                pictures.write_overlays(store, job.folder / "overlays", in_films)
-            return writers.write(job, store, model.classes, rooms)
+    model = open_model(job, rooms)
+    options = {**job.options, "mask_format": "rle"}
+    _check(options, model.classes)
+    about = {"model": model.identity, "version": model.version, "options": options, "fps": job.fps}
+    store = Store(job.output, about, job.shard_size)
+    with store.exclusive():
+        frames = films.extract(clips, job.folder / "frames", job.fps) if clips else {}
+        photos = [photo for source in sources for photo in frames.get(source, [source])]
+        _predict(job, model, options, photos, store)
+        if clips:
+            films.write(frames, store, job.folder, overlay=job.overlay)
+        if job.overlay:
+            in_films = {frame for listed in frames.values() for frame in listed}
+            pictures.write_overlays(store, job.folder / "overlays", in_films)
+        return writers.write(job, store, model.classes, rooms)
 
 
 def _check(options: Mapping[str, str], classes: Sequence[str]) -> None:

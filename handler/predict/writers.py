@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -29,40 +29,30 @@ def write(job: Job, store: Store, classes: list[str], rooms: Any) -> str:
     Raises:
         PredictError, or the error of another room: the disk is full, or a photo is gone.
     """
-    if job.format in ANNOTATIONS:
+    if job.format not in FILES:
         write_annotations(job, store, classes, rooms)
         return f"{job.output.rstrip('/')}/{job.format}"
     target = f"{job.output.rstrip('/')}/{FILES[job.format]}"
-    if job.format == "parquet":
-        write_parquet(store, target)
-    else:
-        {"coco": write_coco, "csv": write_counts}[job.format](store, target, classes)
+    {"coco": write_coco, "csv": write_counts, "parquet": write_parquet}[job.format](store, target, classes)
     return target
 
 
 def write_annotations(job: Job, store: Store, classes: Sequence[str], rooms: Any) -> None:
     """Write the photos and their instances for an annotation tool, in a folder with the name of the format."""
+    answers = [(photo, answer) for photo, answer in sorted(store.photos()) if "error" not in answer]
+    if not answers:
+        raise PredictError(f"no photo could be predicted, so there is nothing for --format {job.format}")
     with tempfile.TemporaryDirectory(prefix="maskrcnn-", ignore_cleanup_errors=True) as scratch:
-        if all("error" in answer for _, answer in store.photos()):
-            raise PredictError(f"no photo could be predicted, so there is nothing for --format {job.format}")
-
-        def photos() -> Iterator[tuple[Any, ...]]:
-            for number, (photo, answer) in enumerate(sorted(store.photos())):
-                if "error" in answer:
-                    continue
-                path = as_file(photo, Path(scratch) / str(number))
-                name = Path(file_name(photo)).with_suffix(path.suffix).name
-                if Path(photo).is_relative_to(job.folder / "frames"):
-                    name = f"{Path(photo).parent.name}_{name}"
-                # the box of an instance may be too small for a mask, and an annotation is an outline
-                found = [
-                    (each["class_id"], outline_of(each["mask"]))
-                    for each in answer["instances"]
-                    if each["area"]
-                ]
-                yield name, path, *answer["image"].values(), found
-
-        rooms.write_annotations(job.format, job.folder / job.format, classes, photos())
+        photos = []
+        for number, (photo, answer) in enumerate(answers):
+            path = as_file(photo, Path(scratch) / str(number))
+            name = Path(file_name(photo)).with_suffix(path.suffix).name
+            if Path(photo).is_relative_to(job.folder / "frames"):
+                name = f"{Path(photo).parent.name}_{name}"
+            # the box of an instance may be too small for a mask, and an annotation is an outline
+            found = [(e["class_id"], outline_of(e["mask"])) for e in answer["instances"] if e["area"]]
+            photos.append((name, path, *answer["image"].values(), found))
+        rooms.write_annotations(job.format, job.folder / job.format, classes, photos)
 
 
 def write_coco(store: Store, target: str, classes: Sequence[str]) -> None:
@@ -113,7 +103,7 @@ def write_csv(target: str, lines: Iterable[Sequence[object]]) -> None:
     _write_whole(target, lambda file: file.write(text.getvalue().encode()))
 
 
-def write_parquet(store: Store, target: str) -> None:
+def write_parquet(store: Store, target: str, classes: Sequence[str]) -> None:
     """Write one Parquet file: a row per instance, and one for a photo without instances or with an error.
 
     ``box`` is XYXY in pixels, ``mask`` the counts of a compressed COCO RLE of size (``height``, ``width``).

@@ -5,6 +5,7 @@
     config.properties   rendered from templates/config.properties at each start
     key_file.json       TorchServe's keys; TorchServe writes it, mode 0600
     state.json          State, below
+    drift.json          the week's counts of pictures, see models/drift.py
     logs/               TorchServe's logs
     tmp/                unpacked archives and the workers' sockets; emptied at each start and stop
     lock                locked while a command changes something

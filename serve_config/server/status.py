@@ -6,7 +6,7 @@ import contextlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import date, datetime
 from pathlib import Path
 
 import psutil
@@ -15,7 +15,7 @@ from tabulate import tabulate
 from serve_config.errors import ServeError
 from serve_config.models.archives import read_archive
 from serve_config.models.client import Client
-from serve_config.models.drift import drift
+from serve_config.models.drift import Week
 from serve_config.models.management import Version, default_version, versions
 from serve_config.server import processes
 from serve_config.server.logs import SERVER_LOG, WORKER_LOG, Record, read_tail, server_errors, worker_errors
@@ -41,8 +41,8 @@ class VersionStatus:
     drift: str  # how its pictures differ from those that it was judged by, if they do
 
     @classmethod
-    def of(cls, version: Version, default: str | None, store: Path, metrics: str) -> VersionStatus:
-        """TorchServe's description, with what the operating system and the metrics say of its workers."""
+    def of(cls, version: Version, default: str | None, store: Path, week: Week) -> VersionStatus:
+        """TorchServe's description, with its workers' memory and how its pictures differ."""
         usual = None
         with contextlib.suppress(ServeError):  # a version is served although its archive is gone
             usual = read_archive(store / version.archive).uncertainty
@@ -55,7 +55,7 @@ class VersionStatus:
             capacity=version.capacity,
             memory=sum(resident_memory(int(worker["pid"])) for worker in version.workers),
             archive=version.archive,
-            drift=drift(metrics, version.name, usual),
+            drift=week.drift(version.name, usual),
         )
 
 
@@ -98,8 +98,8 @@ def collect(home: Home) -> Status:
         client = Client(home)
         default, page = default_version(client), client.metrics()
         status.requests = {name: int(float(count)) for name, count in COUNTED.findall(page)}
-        store = Path(state.store)
-        status.versions = [VersionStatus.of(each, default, store, page) for each in versions(client)]
+        store, week = Path(state.store), Week.of(home, page, date.today())
+        status.versions = [VersionStatus.of(each, default, store, week) for each in versions(client)]
     except ServeError as error:
         status.problem = f"{state.server}'s process is running but does not answer: {error}"
         return status

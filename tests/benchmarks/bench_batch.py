@@ -1,10 +1,11 @@
-"""Batch prediction on Ray against the predictor alone, and two Ray nodes of one core against one.
+"""A folder's prediction, with and without Ray, against the predictor alone; two Ray nodes of one core against one.
 
     python -m tests.benchmarks.bench_batch                  # random weights that find about ten objects
     python -m tests.benchmarks.bench_batch --run RUN        # a trained one
 
-The predictor alone has all cores and its photos decoded in memory. Batch reads and decodes JPEGs and writes Parquet;
-its rate is that between the first and the last tenth of the answers, without Ray's start. They take turns.
+The predictor alone has all cores and its photos decoded in memory. `maskrcnn predict` reads and decodes JPEGs, encodes
+masks and writes the answers; its rate is that between the first and the last tenth of them, without its start. They
+take turns.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ def main() -> int:
     parser.add_argument("--run", type=Path, help="a run folder or checkpoint instead of random weights")
     parser.add_argument("--photos", type=int, default=120)
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--no-ray", action="store_true", help="only what needs no Ray")
     args = parser.parse_args()
     if args.photos < FEWEST:
         parser.error(f"--photos {args.photos} is too few: a rate between the tenths needs {FEWEST} or more")
@@ -68,20 +70,28 @@ def main() -> int:
             picture.save(folder / f"photos/{i:04}.jpg", quality=90)
         contestants: dict[str, Callable[[Path], float]] = {
             "predictor alone, all cores": lambda _: alone(folder),
-            "batch, this machine": lambda output: batch(archive, folder, output),
-            "batch, one Ray node of one core": lambda output: on_cluster(1, archive, folder, output),
-            "batch, two Ray nodes of one core": lambda output: on_cluster(2, archive, folder, output),
+            "a folder": lambda output: predict(archive, folder, output),
         }
+        if not args.no_ray:
+            contestants |= {
+                "… with Ray": lambda output: predict(archive, folder, output, "--ray", "local"),
+                "… on one Ray node of one core": lambda output: on_cluster(1, archive, folder, output),
+                "… on two Ray nodes of one core": lambda output: on_cluster(2, archive, folder, output),
+            }
         rates: dict[str, list[float]] = {name: [] for name in contestants}
         for number in range(args.rounds):
             for name, measure in contestants.items():
                 rates[name].append(measure(folder / f"out{number}" / name.replace(" ", "_")))
                 print(f"{name}: {rates[name][-1]:.2f} photos a second", file=sys.stderr, flush=True)
-    medians = {name: statistics.median(values) for name, values in rates.items()}
-    first, _, one, _ = medians.values()
+    alone_rates, *_ = rates.values()
     rows: list[dict[str, Any]] = [
-        {"what": name, "photos a second": rate, "× predictor": rate / first, "× one node": rate / one}
-        for name, rate in medians.items()
+        {
+            "what": name,
+            "photos a second": statistics.median(values),
+            # round by round: other load changes between them
+            "× predictor": statistics.median(a / b for a, b in zip(values, alone_rates, strict=True)),
+        }
+        for name, values in rates.items()
     ]
     title = f"{args.run or args.backbone}, {WIDTH}x{HEIGHT}, {args.photos} photos, {describe(where)}"
     text = f"{title}\n\n{table(rows)}"
@@ -96,10 +106,10 @@ def alone(folder: Path) -> float:
     return float(subprocess.run(command, capture_output=True, text=True, check=True, cwd=folder).stdout)
 
 
-def batch(archive: Path, folder: Path, output: Path, ray: str = "local") -> float:
+def predict(archive: Path, folder: Path, output: Path, *options: str) -> float:
     """Photos a second of the command line, once the predictors answer."""
     command = [sys.executable, "-m", "maskrcnn", "predict", str(archive), str(folder / "photos")]
-    command += ["--output", str(output), "--ray", ray, "--shard-size", "1"]
+    command += ["--output", str(output), "--shard-size", "1", *options]
     run = subprocess.run(command, capture_output=True, text=True)
     if run.returncode or "errors: 0" not in run.stderr:
         raise RuntimeError(run.stderr[-2000:])
@@ -120,7 +130,7 @@ def on_cluster(nodes: int, archive: Path, folder: Path, output: Path) -> float:
     try:
         for _ in range(nodes - 1):
             cluster.add_node(num_cpus=1, object_store_memory=500 * 2**20)
-        return batch(archive, folder, output, cluster.address)
+        return predict(archive, folder, output, "--ray", cluster.address)
     finally:
         cluster.shutdown()
         time.sleep(2)

@@ -37,6 +37,7 @@ class Studio(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Studio)
         self.files = {UPLOAD: PHOTO, "/api/secrets": PHOTO}
         self.seen: list[tuple[str, str | None]] = []
+        self.exchanges = 0
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
 
 
@@ -56,7 +57,7 @@ class _Studio(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         key = self.headers.get("Authorization")
         self.server.seen.append((self.path, key))
-        if key not in ("Token legacy", "Bearer access"):
+        if key not in ("Token legacy", f"Bearer access{self.server.exchanges}"):
             self.answer(401)
         elif self.path == "/data/elsewhere.png":
             self.answer(302)
@@ -66,7 +67,8 @@ class _Studio(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         sent = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         right = self.path == "/api/token/refresh/" and sent == {"refresh": "a.personal.token"}
-        self.answer(200 if right else 401, b'{"access": "access"}')
+        self.server.exchanges += right
+        self.answer(200 if right else 401, json.dumps({"access": f"access{self.server.exchanges}"}).encode())
 
 
 @pytest.fixture
@@ -178,13 +180,17 @@ def test_an_unreachable_label_studio_is_named(settings: dict[str, Any], stub: St
     assert "http://127.0.0.1:9 does not answer" in refused["error"]["message"]
 
 
-def test_a_personal_access_token_is_exchanged(
+def test_a_personal_access_token_is_exchanged_until_that_expires(
     settings: dict[str, Any], studio: Studio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LABEL_STUDIO_API_KEY", "a.personal.token")
-    (prediction,) = predict(create_app(settings).test_client(), UPLOAD)
+    client = create_app(settings).test_client()
+    assert all(each["result"] for each in predict(client, UPLOAD, UPLOAD))
+    assert studio.seen == [(UPLOAD, "Bearer access1")] * 2
+    studio.exchanges += 1  # as if minutes had passed
+    (prediction,) = predict(client, UPLOAD)
     assert prediction["result"]
-    assert studio.seen == [(UPLOAD, "Bearer access")]
+    assert [key for _, key in studio.seen[2:]] == ["Bearer access1", "Bearer access3"]
     monkeypatch.setenv("LABEL_STUDIO_API_KEY", "an.expired.token")
     (refused,) = predict(create_app(settings).test_client(), UPLOAD)
     assert "check LABEL_STUDIO_API_KEY" in refused["error"]["message"]

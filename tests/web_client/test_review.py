@@ -63,6 +63,36 @@ def test_what_is_uncertain_or_flagged_is_kept(client: FlaskClient, folder: Path)
     assert list(content) == ["time", "reason", "score_threshold", "classes", "answer"]
 
 
+def test_two_versions_that_disagree(client: FlaskClient, folder: Path, stub: Stub) -> None:
+    """The second version of the stub misses an object. An answer to other options says nothing about it."""
+    send(client, score_threshold="0.1")
+    send(client, version="resnet50_fpn")
+    assert kept(folder) == []
+    send(client)
+    assert kept(folder) == [("disagreement", SURE)]
+    send(client, review="wrong")
+    send(client)
+    assert kept(folder) == [("wrong", SURE)]
+    assert len(stub.requests) == 5, "no version is asked for the store's sake"
+
+
+@pytest.mark.parametrize(
+    ("other", "same"),
+    [
+        ([("cup", (51, 0, 151, 100)), ("cup", (0, 0, 100, 100))], True),  # in another order
+        ([("cup", (0, 0, 100, 100))], False),
+        ([("cup", (0, 0, 100, 100))] * 2, False),
+        ([("cup", (0, 0, 100, 100)), ("mug", (50, 0, 150, 100))], False),
+        ([("cup", (0, 0, 100, 100)), ("cup", (100, 0, 200, 100))], False),
+        ([("cup", (0, 0, 0, 0))] * 2, False),
+    ],
+)
+def test_same_objects(other: review.Objects, same: bool) -> None:
+    one: review.Objects = [("cup", (0, 0, 100, 100)), ("cup", (50, 0, 150, 100))]
+    assert review.same_objects(one, other) is same
+    assert review.same_objects(other, one) is same
+
+
 def test_a_flagged_picture_stays_flagged(client: FlaskClient, folder: Path) -> None:
     for form in ({}, {"review": "wrong"}, {}):
         send(client, UNSURE, **form)

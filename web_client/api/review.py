@@ -6,9 +6,10 @@
     DIR/0123456789abcdef-wrong/photo.jpg      the picture as it was sent; the name has its SHA-256
                                answer.json    {"time", "reason", "score_threshold", "classes", "answer"}
 
-``reason`` is ``wrong`` (a visitor flagged the picture) or ``uncertain`` (a score lies near the threshold); ``answer``
-is Contract 2's JSON, with the model's version and the SHA-256 of its weights. `maskrcnn data from-review` reads the
-store. An entry appears whole, and several processes may write to one store.
+``reason`` is ``wrong`` (a visitor flagged the picture), ``uncertain`` (a score lies near the threshold) or
+``disagreement`` (another version, asked with the same options, shows other objects); ``answer`` is Contract 2's JSON,
+with the model's version and the SHA-256 of its weights. `maskrcnn data from-review` reads the store. An entry appears
+whole, and several processes may write to one store.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ import logging
 import os
 import shutil
 import tempfile
+import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -36,7 +38,11 @@ log = logging.getLogger("web_client")
 
 MARGIN = 0.1
 """A score this close to the threshold makes an answer uncertain."""
-WRONG, UNCERTAIN = "wrong", "uncertain"
+SAME_OBJECT = 0.5
+"""IoU from which boxes of two versions show the same object."""
+REMEMBERED = 256
+"""Pictures whose answers are kept in memory, as boxes alone, until another version answers."""
+WRONG, UNCERTAIN, DISAGREEMENT = "wrong", "uncertain", "disagreement"
 SUFFIXES = {"image/jpeg": ".jpg", "image/png": ".png", "image/webp": ".webp", "image/bmp": ".bmp"}
 """What `maskrcnn data import` reads; GIF and TIFF are not kept."""
 HOUR = 3600
@@ -63,9 +69,31 @@ def register(app: Flask) -> None:
             log.error("the review store cannot be cleaned: %s", error)
 
 
+Objects = list[tuple[str, Sequence[float]]]
+"""The class and the box of each object."""
+
+
 def is_uncertain(answer: Mapping[str, Any], score_threshold: float) -> bool:
     """Whether a small change of the threshold would change the answer."""
     return any(abs(each["score"] - score_threshold) <= MARGIN for each in answer["instances"])
+
+
+def same_objects(one: Objects, other: Objects) -> bool:
+    """Whether each object has its counterpart of the same class, whose box overlaps it by ``SAME_OBJECT``."""
+    left = list(other)
+    for name, box in one:
+        overlaps = [_iou(box, each[1]) if each[0] == name else 0.0 for each in left]
+        if max(overlaps, default=0.0) < SAME_OBJECT:
+            return False
+        del left[overlaps.index(max(overlaps))]
+    return not left
+
+
+def _iou(a: Sequence[float], b: Sequence[float]) -> float:
+    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    common = max(width, 0) * max(height, 0)
+    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - common
+    return common / union if union > 0 else 0.0
 
 
 class ReviewStore:
@@ -85,6 +113,8 @@ class ReviewStore:
         self.max_bytes = max_bytes
         self.days = days
         self._next_deletion = 0.0
+        self._shown: dict[Any, dict[str, Objects]] = {}  # picture and options → version → what it shows
+        self._mutex = threading.Lock()
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             if folder.stat().st_mode & 0o077:
@@ -96,6 +126,20 @@ class ReviewStore:
             raise WebClientError(
                 f"the review store {folder} cannot be used ({error.strerror}): choose another folder"
             ) from None
+
+    def disagrees(
+        self, picture: Picture, options: Mapping[str, str], answer: Mapping[str, Any], score_threshold: float
+    ) -> bool:
+        """Whether another version has shown other objects on this picture. Nobody is asked: see ``REMEMBERED``."""
+        found = [each for each in answer["instances"] if each["score"] >= score_threshold]
+        shown = [(each["class_name"], each["box"]) for each in found]
+        key, version = (_digest(picture), *sorted(options.items())), answer["model"]["version"]
+        with self._mutex:
+            others = self._shown.pop(key, {})
+            self._shown[key] = others | {version: shown}
+            while len(self._shown) > REMEMBERED:
+                del self._shown[next(iter(self._shown))]
+        return not all(same_objects(shown, each) for other, each in others.items() if other != version)
 
     def keep(self, picture: Picture, answer: Mapping[str, Any], reason: str, **more: Any) -> None:
         """Keep a picture; an older answer to it is replaced, but for one that a visitor flagged.
@@ -109,7 +153,7 @@ class ReviewStore:
         """
         if picture.media_type not in SUFFIXES:
             raise ValueError(f"the store does not take {picture.media_type}")
-        digest = hashlib.sha256(picture.data).hexdigest()[:16]
+        digest = _digest(picture)
         entry = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "reason": reason, **more}
         files = {
             f"photo{SUFFIXES[picture.media_type]}": picture.data,
@@ -119,7 +163,7 @@ class ReviewStore:
         if size > self.max_bytes:
             raise ValueError("the picture is larger than the store may be")
         with self._locked():
-            if reason == UNCERTAIN and (self.folder / f"{digest}-{WRONG}").exists():
+            if reason != WRONG and (self.folder / f"{digest}-{WRONG}").exists():
                 return
             self._make_room(size)
             new = Path(tempfile.mkdtemp(prefix=".new-", dir=self.folder))
@@ -162,6 +206,10 @@ class ReviewStore:
         while excess > 0:
             excess -= sizes[kept[-1]]
             shutil.rmtree(kept.pop())
+
+
+def _digest(picture: Picture) -> str:
+    return hashlib.sha256(picture.data).hexdigest()[:16]
 
 
 def _write(path: Path, data: bytes) -> None:

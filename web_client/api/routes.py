@@ -100,18 +100,23 @@ def _answer(picture: Picture, version: str | None, options: dict[str, str], flag
     if content_type not in RESPONSE_TYPES:
         raise unexpected_answer()
     if "review" in current_app.extensions and _has_masks(options):
-        _review(picture, json.loads(reply.content), flagged)
+        _review(picture, options, json.loads(reply.content), flagged)
     return Response(reply.content, content_type=content_type)
 
 
-def _review(picture: Picture, answer: dict[str, Any], flagged: bool) -> None:
-    """Keep the picture if it is flagged or the answer uncertain; a failure spoils no prediction but a flagged one."""
+def _review(picture: Picture, options: dict[str, str], answer: dict[str, Any], flagged: bool) -> None:
+    """Keep the picture if it is flagged, the answer uncertain or another version of another opinion.
+
+    A failure spoils no prediction but a flagged one.
+    """
     store: review.ReviewStore = current_app.extensions["review"]
-    reason = review.WRONG if flagged else review.UNCERTAIN
     try:
         card = torchserve().card(answer["model"]["version"])
         threshold = score_threshold(card)
-        if flagged or review.is_uncertain(answer, threshold):
+        disagrees = store.disagrees(picture, options, answer, threshold)
+        reason = review.UNCERTAIN if review.is_uncertain(answer, threshold) else ""
+        reason = review.WRONG if flagged else review.DISAGREEMENT if disagrees else reason
+        if reason:
             classes = card.get("classes") or []
             store.keep(picture, answer, reason, score_threshold=threshold, classes=classes)
             log.info("%s kept for review: %s", g.request_id, reason)

@@ -27,6 +27,7 @@ class LabelStudio:
         self.url = url.rstrip("/")
         self.max_bytes = max_bytes
         self._key = key
+        self._header = "" if key.count(".") == 2 else f"Token {key}"
         self._session = requests.Session()
         self._session.trust_env = False  # .netrc would replace the key
 
@@ -37,7 +38,7 @@ class LabelStudio:
             raise _missing(400, f"Only pictures that Label Studio serves below {self.url}/data/ are fetched.")
         data = bytearray()
         try:
-            with self._request("GET", path, headers={"Authorization": self._authorization()}) as response:
+            with self._get(path) as response:
                 for part in response.iter_content(1 << 16):
                     data += part
                     if len(data) > self.max_bytes:
@@ -47,21 +48,28 @@ class LabelStudio:
             raise _missing(502, f"Label Studio at {self.url} does not answer ({kind}).") from None
         return check_picture(bytes(data), "picture")
 
-    def _authorization(self) -> str:
-        """The header's value. A personal access token is exchanged for an access token, which lives for minutes."""
-        if self._key.count(".") != 2:
-            return f"Token {self._key}"
-        with self._request("POST", "/api/token/refresh/", json={"refresh": self._key}) as response:
-            return f"Bearer {response.json()['access']}"
+    def _get(self, path: str) -> requests.Response:
+        """A personal access token is exchanged for an access token, which lives for minutes, and then again."""
+        if self._header:
+            response = self._request("GET", path, headers={"Authorization": self._header})
+            if response.status_code != 401 or self._header.startswith("Token"):
+                return _checked(response)
+            response.close()
+        with _checked(self._request("POST", "/api/token/refresh/", json={"refresh": self._key})) as response:
+            self._header = header = f"Bearer {response.json()['access']}"
+        return _checked(self._request("GET", path, headers={"Authorization": header}))
 
     def _request(self, method: str, path: str, **kwargs: Any) -> requests.Response:
-        response = self._session.request(
+        return self._session.request(
             method, self.url + path, stream=True, allow_redirects=False, timeout=SECONDS, **kwargs
         )
-        if response.status_code != 200:
-            response.close()
-            raise _missing(502, f"Label Studio answered {response.status_code}: check LABEL_STUDIO_API_KEY.")
-        return response
+
+
+def _checked(response: requests.Response) -> requests.Response:
+    if response.status_code != 200:
+        response.close()
+        raise _missing(502, f"Label Studio answered {response.status_code}: check LABEL_STUDIO_API_KEY.")
+    return response
 
 
 def _missing(status: int, message: str) -> ApiError:

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
+from xml.etree import ElementTree
 
 import numpy as np
 
@@ -32,7 +33,7 @@ from finetune.data.formats.source import (
 )
 from finetune.data.masks import to_mask
 from finetune.errors import UserError
-from finetune.files import write_json
+from finetune.files import write_atomically, write_json
 
 TITLE = "Label Studio"
 PHOTOS = "images/{split}"
@@ -125,17 +126,29 @@ def _outline(kind: str, value: Mapping[str, Any], width: int, height: int) -> An
 
 
 def write(root: Path, classes: Sequence[str], splits: Mapping[str, Sequence[Photo]]) -> None:
-    """See ``Format``: one list of tasks per split; masks and objects of several parts become brushes."""
+    """See ``Format``: a list of tasks per split, and the labeling interface that a project needs for them.
+
+    Masks and objects of several parts become brushes.
+    """
+    view = ElementTree.Element("View")
+    ElementTree.SubElement(view, "Image", name="image", value="$image")
+    for kind in ("polygon", "brush"):
+        control = ElementTree.SubElement(view, f"{kind.title()}Labels", name=kind, toName="image")
+        for name in classes:
+            ElementTree.SubElement(control, "Label", value=name)
+    ElementTree.indent(view)
+    write_atomically(root / "interface.xml", ElementTree.ElementTree(view).write)
     for split, photos in splits.items():
         tasks = []
         for i, photo in enumerate(photos, start=1):
-            common = {"from_name": "label", "to_name": "image", "image_rotation": 0}
+            common = {"to_name": "image", "image_rotation": 0}
             common |= {"original_width": photo.width, "original_height": photo.height}
             result = []
             for j, each in enumerate(photo.instances):
                 kind, value = _value(each.segmentation, photo.width, photo.height)
-                value[kind] = [classes[each.class_id]]
-                result.append({"id": f"{split}-{i}-{j}", "type": kind, "value": value} | common)
+                value[f"{kind}labels"] = [classes[each.class_id]]
+                region = {"id": f"{split}-{i}-{j}", "type": f"{kind}labels", "value": value}
+                result.append(region | common | {"from_name": kind})
             image = f"/data/local-files/?d=images/{split}/{photo.name}"
             annotation = {"id": i, "was_cancelled": False, "ground_truth": False, "result": result}
             tasks.append({"id": i, "data": {"image": image}, "annotations": [annotation]})
@@ -145,8 +158,8 @@ def write(root: Path, classes: Sequence[str], splits: Mapping[str, Sequence[Phot
 def _value(segmentation: Any, width: int, height: int) -> tuple[str, dict[str, Any]]:
     if isinstance(segmentation, list) and len(segmentation) == 1:
         points = np.reshape(segmentation[0], (-1, 2)) / (width, height) * 100
-        return "polygonlabels", {"points": points.tolist(), "closed": True}
-    return "brushlabels", {"format": "rle", "rle": encode_brush(to_mask(segmentation, width, height))}
+        return "polygon", {"points": points.tolist(), "closed": True}
+    return "brush", {"format": "rle", "rle": encode_brush(to_mask(segmentation, width, height))}
 
 
 def decode_brush(rle: Any, width: int, height: int) -> np.ndarray:

@@ -149,10 +149,11 @@ def nothing(tmp_path: Path) -> Path:
     return tmp_path / "nothing"
 
 
-def test_negatives_join_the_splits_and_groups_stay_together(tmp_path, import_data, nothing):
+@pytest.mark.parametrize("rule", ["(film\\d)", "folder"])
+def test_negatives_join_the_splits_and_groups_stay_together(tmp_path, import_data, nothing, rule):
     for film in range(6):
         via_folder(tmp_path / "in" / f"film{film}", 3, kind="mug")
-    options = ("--group-by", "(film\\d)", "--val", 0.2, "--test", 0.2)
+    options = ("--group-by", rule, "--val", 0.2, "--test", 0.2)
     import_data(tmp_path / "in", "--negatives", nothing, *options)
     places: dict[str, set[str]] = {}
     for name, split in split_of_photos(tmp_path / "set").items():

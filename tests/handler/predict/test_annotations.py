@@ -16,6 +16,7 @@ from handler.predict.pictures import outline_of
 from handler.predict.writers import ANNOTATIONS
 from maskrcnn import maskrcnn, run
 from tests.handler.predict.archives import answers, invoke, write_bad_photos, write_photos
+from tests.web_client.conftest import ask_tools
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +51,11 @@ def test_unchanged_annotations_come_back_as_predicted(
         path = predicted / "out/label-studio/train/label_studio.json"
         tasks = json.loads(path.read_text())
         assert not any(task["annotations"] for task in tasks)
+        regions = [region for task in tasks for each in task["predictions"] for region in each["result"]]
+        assert {(each["from_name"], each["type"]) for each in regions} == {
+            ("polygon", "polygonlabels"),
+            ("brush", "brushlabels"),
+        }
         path.write_text(json.dumps([task | {"annotations": task["predictions"]} for task in tasks]))
     root = tmp_path / "back"
     rest = ["--root", str(root), "--val", "0", "--test", "0", "--skip-bad"]  # a data set has no GIFs
@@ -67,6 +73,22 @@ def test_unchanged_annotations_come_back_as_predicted(
             ious.append(coco_mask.iou([again], [each["mask"]], [0])[0, 0])
     assert len(ious) > 50
     assert min(ious) >= 0.98
+
+
+@pytest.mark.parametrize("format_name", ["labelme", "yolo", "label-studio", "cvat"])
+def test_the_tools_own_packages_read_it(predicted: Path, real_archive: Path, format_name: str) -> None:
+    arguments = (real_archive, predicted / "photos", "--output", predicted / "out", "--score-threshold", 0.05)
+    assert invoke(*arguments, "--format", format_name).exit_code == 0
+    back = ask_tools("read_export", format_name=format_name, folder=str(predicted / "out" / format_name))
+    expected = {Path(each["photo"]).stem: each for each in answers(predicted / "out") if "error" not in each}
+    assert {Path(name).stem for name in back} == expected.keys()
+    for name, photo in back.items():
+        answer = expected[Path(name).stem]
+        found = [each for each in answer["instances"] if each["area"]]
+        assert set(photo["labels"]) == {each["class_name"] for each in found}
+        assert photo["size"] == [answer["image"]["height"], answer["image"]["width"]]
+        union = coco_mask.merge([each["mask"] for each in found])
+        assert not found or coco_mask.iou([photo["mask"]], [union], [0])[0, 0] >= 0.97
 
 
 def test_a_mask_becomes_polygons_that_are_easy_to_correct_unless_it_has_holes() -> None:

@@ -123,7 +123,7 @@ def test_coco_file(store: Store, tmp_path: Path) -> None:
 
 def test_parquet_file(store: Store, tmp_path: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed: make install-batch")
-    write_parquet(store, str(tmp_path / "out.parquet"))
+    write_parquet(store, str(tmp_path / "out.parquet"), [])
     rows = parquet.read_table(tmp_path / "out.parquet").to_pylist()
     found = {name: value for name, value in INSTANCE.items() if name != "id"} | {"instance": 0, "mask": "abc"}
     assert [{name: value for name, value in row.items() if value is not None} for row in rows] == [

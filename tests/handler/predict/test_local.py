@@ -140,7 +140,8 @@ def test_answers_equal_those_of_the_service(tmp_path: Path, real_archive: Path) 
     assert sum(len(answer["instances"]) for answer in answers(out)) > 15
 
 
-def test_a_run_answers_as_its_archive_will(tmp_path: Path) -> None:
+def test_a_run_answers_as_its_archive_will(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MASKRCNN_CACHE", str(tmp_path / "cache"))
     write_run(tmp_path / "run", classes=("balloon",))
     photos = write_photos(tmp_path / "photos", 2)
     assert run(maskrcnn, "maskrcnn", ["export", f"{tmp_path}/run", "--output", str(tmp_path)]) == 0
