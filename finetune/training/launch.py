@@ -83,9 +83,9 @@ def prepare(
             )
         if minutes and "SOLVER.MAX_ITER" in overrides[::2]:
             raise UserError("--minutes sets SOLVER.MAX_ITER: leave one of the two out")
-        given = dict(zip(overrides[::2], overrides[1::2], strict=False))
-        device = given.get("MODEL.DEVICE", "cuda" if torch.cuda.is_available() else "cpu")
-        start = weights or given.get("FINETUNE.INIT", "coco")
+        chosen = dict(zip(overrides[::2], overrides[1::2], strict=False))
+        device = chosen.get("MODEL.DEVICE", "cuda" if torch.cuda.is_available() else "cpu")
+        start = weights or chosen.get("FINETUNE.INIT", "coco")
         network = _network_of(Path(start), backbone)
         pretrained = network or start in ("coco", "imagenet")
         lean = LEAN.get(backbone, "") if device == "cpu" and pretrained else ""
