@@ -94,7 +94,7 @@ def main() -> int:
     if "predictor" in report:
         chart, title = args.output / f"{kind_of(where)}.png", f"One photo at 800 pixels\n{describe(where)}"
         rows = report["predictor"]
-        bar_chart(chart, rows, group="backbone", label="contestant", value="median_ms", title=title)
+        bar_chart(chart, rows, group="model", label="contestant", value="median_ms", title=title)
     print(f"\n{args.output / kind_of(where)}.json")
     return 0
 

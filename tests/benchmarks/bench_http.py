@@ -119,7 +119,7 @@ def baseline(kind: str, run: Path) -> Iterator[str]:
 
 
 def eight_clients(ask: dict[str, Callable[[], requests.Response]], seconds: float) -> dict[str, float]:
-    """Server → requests a second with eight in flight, the servers in turn, for about ``seconds`` and twice at least."""
+    """Server → requests a second with eight in flight, the servers in turn, for ``seconds`` and twice at least."""
     rates: dict[str, list[float]] = {name: [] for name in ask}
     begun = time.perf_counter()
     with ThreadPoolExecutor(CLIENTS) as pool:

@@ -43,50 +43,50 @@ SMALL = "448 × 640"
 
 
 def rows_of(backbone: str, args: argparse.Namespace, folder: Path, trained: Path | None = None) -> list[Row]:
-    """Measure one model, with random weights or a trained one's; a row per contestant.
+    """Measure one model, with random weights or a trained one's; a row per contestant and one per floor.
 
     Args:
-        args: ``device``, ``seconds`` of timed calls, ``data``, ``split``, ``yolo``, as :mod:`tests.benchmarks.bench` has
-            them.
+        args: ``device``, ``seconds`` of timed calls, ``data``, ``split``, ``yolo``, of :mod:`tests.benchmarks.bench`.
     """
     run = write_run_at_800(folder / "run", backbone, trained)
-    on_cpu, data = args.device == "cpu", args.data if trained else None
-    engine = "openvino" if on_cpu else "torch"
-    archive = export(run, Options(output=folder, engine=engine, data=data if on_cpu else None, max_loss=100))
+    on_cpu, records = args.device == "cpu", load_split(args.data, args.split) if args.data and trained else []
+    int8 = args.data if on_cpu and records else None
+    archive = export(
+        run, Options(output=folder, engine="openvino" if on_cpu else "torch", data=int8, max_loss=100)
+    )
     shutil.unpack_archive(archive, folder / "unpacked", "zip")
     names = contestants(args.device, int8=(folder / "unpacked" / INT8_IR_NAME).is_file())
     ours = {f"ours {name}": _load(folder / "unpacked", name, args.device) for name in names}
     default = default_predictor(run, args.device)
 
-    rgb = read_photos(load_split(data, args.split)[:1])[0] if data else photo(HEIGHT, WIDTH, seed=1)
+    (rgb,) = read_photos(records[:1]) or [photo(HEIGHT, WIDTH, seed=1)]
     bgr = rgb[:, :, ::-1].copy()
-
-    def plain() -> Any:
-        return default.model.inference([_resized(default, bgr)], do_postprocess=False)
-
-    calls: dict[str, Callable[[], object]] = {
+    calls: dict[str, Callable[[], Any]] = {
         DEFAULT: lambda: default(bgr),
-        UNPASTED: plain,
-        **{name: (lambda p=p: p.predict([rgb])) for name, p in ours.items()},
+        UNPASTED: lambda: default.model.inference([_resized(default, bgr)], do_postprocess=False),
     }
-    if on_cpu:
-        calls |= products()
-        if backbone == "resnet50_fpn" and not trained:
-            calls |= {
-                n: (lambda rival=rival: rival(bgr)) for n, rival in torchvision_rivals(run, bgr).items()
-            }
-        if trained:
-            calls |= small_contestants(folder, names[-1], args)
+    calls |= {name: partial(each.predict, [rgb]) for name, each in ours.items()}
+    others = {**products()} if on_cpu else {}
+    if on_cpu and trained:
+        others |= small_contestants(folder, names[-1], args)
+    elif on_cpu and backbone == "resnet50_fpn":
+        others |= {name: partial(rival, bgr) for name, rival in torchvision_rivals(run, bgr).items()}
     with torch.no_grad(), quiet_detectron2():
-        adds = multiply_adds(plain)
-        seconds: dict[str, Any] = alternate(calls, repeats=20, warm_up=2, limit=args.seconds)
-        objects = {DEFAULT: len(plain()[0])} | {name: len(p.predict([rgb])[0]) for name, p in ours.items()}
+        adds = multiply_adds(calls[UNPASTED])
+        objects = {name: len(calls[name]()[0]) for name in (UNPASTED, *ours)}
+        seconds: dict[str, Any] = alternate(calls | others, repeats=20, warm_up=2, limit=args.seconds)
     floor = floors(adds, seconds) if on_cpu else {}
-    accuracy = _accuracies(load_split(data, args.split), default, ours) if data else {}
+    accuracy = _accuracies(records, default, ours) if records else {}
+    return _table(trained.stem if trained else backbone, seconds, floor, objects, accuracy)
+
+
+def _table(
+    model: str, seconds: Row, floor: dict[str, float], objects: dict[str, int], accuracy: dict[str, Row]
+) -> list[Row]:
     medians = {name: summary(times)["median_ms"] for name, times in seconds.items()}
     rows: list[Row] = [
         {
-            "backbone": trained.stem if trained else backbone,
+            "model": model,
             "contestant": name,
             **summary(times),
             "× DefaultPredictor": medians[DEFAULT] / medians[name],
@@ -97,11 +97,7 @@ def rows_of(backbone: str, args: argparse.Namespace, folder: Path, trained: Path
         }
         for name, times in seconds.items()
     ]
-    limits = [
-        {**dict.fromkeys(rows[0]), "backbone": rows[0]["backbone"], "contestant": f"floor {name}"}
-        for name in floor
-    ]
-    return rows + [row | {"median_ms": floor[row["contestant"][6:]]} for row in limits]
+    return rows + [{"model": model, "contestant": f"floor {n}", "median_ms": ms} for n, ms in floor.items()]
 
 
 def small_contestants(folder: Path, name: str, args: argparse.Namespace) -> dict[str, Callable[[], object]]:

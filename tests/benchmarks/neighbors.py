@@ -7,10 +7,11 @@ asked again and again by a client of its own.
 from __future__ import annotations
 
 import contextlib
+import json
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -20,75 +21,75 @@ from serve_config.server.processes import environment
 
 ROOT = Path(__file__).parents[2]
 WORKER = """
-import sys, time
-from itertools import chain
+import json, sys, time
 from pathlib import Path
 from handler.model.predictor import Predictor
 from tests.toy_models import photo
-archive, threads, seconds = sys.argv[1:]
+archive, threads = sys.argv[1:]
 predictor, image = Predictor.load(Path(archive), device="cpu", threads=int(threads)), photo(768, 1024, seed=1)
-for _ in range(3):
-    predictor.predict([image])
-print("ready", flush=True)
-sys.stdin.readline()
-start = end = time.perf_counter()
-while end < start + float(seconds):
-    predictor.predict([image])
-    print(time.perf_counter() - end, flush=True)
-    end = time.perf_counter()
+predictor.predict([image])
+print("[]", flush=True)
+for seconds in sys.stdin:
+    times, end = [], time.perf_counter() + float(seconds)
+    while time.perf_counter() < end or not times:
+        start = time.perf_counter()
+        predictor.predict([image])
+        times.append(time.perf_counter() - start)
+    print(json.dumps(times), flush=True)
 """
+ALONE, BUSY = "one worker, all cores", "the same beside a busy core"
+TOGETHER, SINGLE = "two workers, all cores each", "a worker a core, one thread each"
 
 
-def rows_of(archive: Path, seconds: float) -> list[dict[str, Any]]:
-    """A row per way to share the cores; ``archive`` is an unpacked one. Twice in turn, about ``seconds`` together."""
+def rows_of(archive: Path, seconds: float, rounds: int = 3) -> list[dict[str, Any]]:
+    """A row per way to share the cores, from about ``seconds`` of requests in all; ``archive`` is an unpacked one.
+
+    The ways take turns, ``rounds`` times.
+    """
     cores = usable_cores()
-    ways: dict[str, dict[str, Any]] = {
-        "one worker, all cores": {"workers": 1, "threads": cores},
-        "the same beside a busy core": {"workers": 1, "threads": cores, "busy": True},
-        "two workers, all cores each": {"workers": 2, "threads": cores},
-        "a worker a core, one thread each": {"workers": cores, "threads": 1},
-    }
-    times: dict[str, list[list[float]]] = {name: [] for name in ways}
-    for _ in range(2):
-        for name, way in ways.items():
-            times[name] += ask(archive, seconds=seconds / 2 / len(ways), **way)
+    with contextlib.ExitStack() as stack:
+        threads = [cores, cores, *[1] * cores]
+        workers = [stack.enter_context(running(WORKER, archive, count)) for count in threads]
+        assert [answer(worker) for worker in workers] == [[]] * len(workers)
+        ways = {ALONE: workers[:1], BUSY: workers[:1], TOGETHER: workers[:2], SINGLE: workers[2:]}
+        times: dict[str, list[list[float]]] = {name: [] for name in ways}
+        for _ in range(rounds):
+            for name, asked in ways.items():
+                with running("while True: pass") if name == BUSY else contextlib.nullcontext():
+                    times[name] += ask(asked, seconds / rounds / len(ways))
     p50 = {name: 1e3 * statistics.median(chain.from_iterable(lists)) for name, lists in times.items()}
-    rate = {name: sum(len(each) / sum(each) for each in lists) / 2 for name, lists in times.items()}
-    first = next(iter(ways))
+    rate = {name: sum(len(each) / sum(each) for each in lists) / rounds for name, lists in times.items()}
     return [
         {
             "workers": name,
             "p50 ms": p50[name],
-            "p50, ×": p50[name] / p50[first],
+            "p50, ×": p50[name] / p50[ALONE],
             "photos a second": rate[name],
-            "photos a second, ×": rate[name] / rate[first],
+            "photos a second, ×": rate[name] / rate[ALONE],
         }
         for name in ways
     ]
 
 
-def ask(
-    archive: Path, *, workers: int, threads: int, seconds: float, busy: bool = False
-) -> list[list[float]]:
-    """The seconds of each request, a list per worker, all asked at once; ``busy`` keeps a core at work beside them."""
-    command = [sys.executable, "-c", WORKER, str(archive), str(threads), str(seconds)]
-    with contextlib.ExitStack() as stack:
-        started = [stack.enter_context(running(command)) for _ in range(workers)]
-        ready = [each.stdout.readline() for each in started if each.stdout]
-        assert ready == ["ready\n"] * workers, "a worker did not load"
-        if busy:
-            stack.enter_context(running([sys.executable, "-c", "while True: pass"]))
-        for each in started:
-            print(file=each.stdin, flush=True)
-        answers = [each.stdout.read().split() for each in started if each.stdout]
-    return [[float(word) for word in words] for words in answers]
+def ask(workers: Sequence[subprocess.Popen[str]], seconds: float) -> list[list[float]]:
+    """The seconds of each request, a list per worker, all asked at once."""
+    for worker in workers:
+        print(seconds, file=worker.stdin, flush=True)
+    return [answer(worker) for worker in workers]
+
+
+def answer(worker: subprocess.Popen[str]) -> list[float]:
+    assert worker.stdout
+    line = worker.stdout.readline()
+    assert line, "a worker ended"
+    return list(json.loads(line))
 
 
 @contextlib.contextmanager
-def running(command: list[str]) -> Iterator[subprocess.Popen[str]]:
-    """A process with a worker's environment, killed when the block ends."""
+def running(program: str, *arguments: object) -> Iterator[subprocess.Popen[str]]:
+    """A Python program with a worker's environment, killed when the block ends."""
     with subprocess.Popen(
-        command,
+        [sys.executable, "-c", program, *map(str, arguments)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
