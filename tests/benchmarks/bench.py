@@ -1,7 +1,7 @@
 """Speed on a processor or GPU, in one command of at most 15 minutes.
 
     python -m tests.benchmarks.bench                           # everything, with the starter and random weights
-    python -m tests.benchmarks.bench --parts predictor --run RUN --data DIR   # and the accuracy of each precision
+    python -m tests.benchmarks.bench --parts predictor --backbones --run RUN --data DIR   # and accuracy
 
 Everything is compared within one run, since machines are shared and differ. The report is one small JSON, a table and a
 chart per kind of processor, in ``reports/bench``. :mod:`tests.benchmarks.floor` says what a share of the floor is.
@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from finetune.backbones import BACKBONES
 from finetune.export.archive import Options, export
 from tests.benchmarks import bench_http, bench_predictor, bench_training, bench_web, neighbors
 from tests.benchmarks.measuring import (
@@ -37,12 +38,14 @@ SECONDS = {"predictor": 130, "http": 150, "web": 0, "training": 90, "neighbors":
 
 
 def predictor(args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
-    """In process: ResNet-50 with random weights, and a trained model."""
+    """In process: backbones with random weights, and a trained model."""
     args.seconds = SECONDS["predictor"]
-    for name in ("random", "trained"):
-        (folder / name).mkdir()
-    rows = [] if args.run != STARTER else bench_predictor.rows_of("resnet50_fpn", args, folder / "random")
-    return rows + bench_predictor.rows_of("", args, folder / "trained", args.run)
+    rows: list[dict[str, Any]] = []
+    for backbone in [*args.backbones, None]:
+        inside = folder / (backbone or "trained")
+        inside.mkdir()
+        rows += bench_predictor.rows_of(backbone or "", args, inside, None if backbone else args.run)
+    return rows
 
 
 def http(args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
@@ -69,6 +72,14 @@ PARTS = {"predictor": predictor, "http": http, "web": web, "training": training,
 def main() -> int:
     parser = argument_parser(__doc__, "reports/bench")
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS, metavar="PART")
+    parser.add_argument(
+        "--backbones",
+        nargs="*",
+        default=["resnet50_fpn"],
+        choices=BACKBONES,
+        metavar="NAME",
+        help="with random weights in the predictor's part (default: resnet50_fpn)",
+    )
     parser.add_argument(
         "--run", type=Path, default=STARTER, help="a run folder or checkpoint (default: the starter)"
     )
