@@ -44,11 +44,8 @@ test: install-dev  ## the tests (those that need real photos want BALLOON_DATA=f
 test-slow: install-dev install-batch  ## the slow tests as well
 	@$(RUN) -m pytest -q -n $(or $(JOBS),2) --dist loadfile $(ARGS) tests
 
-bench: install-dev  ## measure: speed in process and over HTTP (TRAINED=run or checkpoint: and accuracy of each precision)
-	@$(RUN) -m tests.benchmarks.bench_predictor
-	@$(if $(TRAINED),$(RUN) -m tests.benchmarks.bench_predictor --run $(TRAINED) --data $(DATA) --output reports/bench_trained)
-	@$(RUN) -m tests.benchmarks.bench_http $(if $(TRAINED),--run $(TRAINED))
-	@$(RUN) -m tests.benchmarks.web_client
+bench: install-dev  ## measure speed, 15 minutes (TRAINED=run or checkpoint: its own, and the accuracy of each precision)
+	@$(RUN) -m tests.benchmarks.bench $(if $(TRAINED),--parts predictor --backbones --run $(TRAINED) --data $(DATA))
 
 gpu-check: install-dev  ## prove the GPU path in ten minutes (DRY_RUN=1: on the processor, with a toy model)
 	@$(RUN) -m tests.benchmarks.gpu_check $(if $(DRY_RUN),--dry-run)

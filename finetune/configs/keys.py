@@ -53,8 +53,10 @@ def default_config() -> CfgNode:
     return cfg
 
 
-def get_config(backbone: str, overrides: Sequence[str] = ()) -> CfgNode:
+def get_config(backbone: str, overrides: Sequence[str] = (), *, name: str = "") -> CfgNode:
     """Return the config of one backbone's YAML with ``KEY VALUE`` overrides on top.
+
+    ``name`` is the YAML's, where it is not the backbone's own: ``mobilenetv2_fpn_cpu``.
 
     >>> cfg = get_config("mobilenetv2_fpn", ["SOLVER.MAX_ITER", "100", "MODEL.FPN.OUT_CHANNELS", "128"])
 
@@ -64,7 +66,7 @@ def get_config(backbone: str, overrides: Sequence[str] = ()) -> CfgNode:
     if backbone not in BACKBONES:
         raise UserError(f"there is no backbone {backbone!r}: choose one of {', '.join(BACKBONES)}")
     cfg = default_config()
-    cfg.merge_from_file(str(CONFIGS / f"{backbone}.yaml"), allow_unsafe=False)
+    cfg.merge_from_file(str(CONFIGS / f"{name or backbone}.yaml"), allow_unsafe=False)
     override(cfg, overrides)
     return cfg
 

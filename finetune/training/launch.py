@@ -32,6 +32,9 @@ NETWORK_KEYS = (
 )
 """What a training takes over from one of our own checkpoints: without it most tensors would not fit."""
 
+LEAN = {"mobilenetv2_fpn": "mobilenetv2_fpn_cpu"}
+"""Backbone → the config that a training on a processor takes in place of the backbone's own."""
+
 
 @dataclass(frozen=True)
 class Processes:
@@ -80,12 +83,18 @@ def prepare(
             )
         if minutes and "SOLVER.MAX_ITER" in overrides[::2]:
             raise UserError("--minutes sets SOLVER.MAX_ITER: leave one of the two out")
+        chosen = dict(zip(overrides[::2], overrides[1::2], strict=False))
+        device = chosen.get("MODEL.DEVICE", "cuda" if torch.cuda.is_available() else "cpu")
+        start = weights or chosen.get("FINETUNE.INIT", "coco")
+        network = _network_of(Path(start), backbone)
+        pretrained = network or start in ("coco", "imagenet")
+        lean = LEAN.get(backbone, "") if device == "cpu" and pretrained else ""
         defaults = ["MODEL.ROI_HEADS.NUM_CLASSES", str(len(classes)), "OUTPUT_DIR", str(run)]
-        if "MODEL.DEVICE" not in overrides:
-            defaults += ["MODEL.DEVICE", "cuda" if torch.cuda.is_available() else "cpu"]
-        if weights:
-            defaults += _network_of(Path(weights), backbone)
-        cfg = get_config(backbone, [*defaults, *overrides])
+        defaults += ["MODEL.DEVICE", device, *network]
+        cfg = get_config(backbone, [*defaults, *overrides], name=lean)
+        if lean:
+            changed = "smaller crops" if network else "a narrower network and smaller crops"
+            print(f"on a processor: {changed} (finetune/configs/{lean}.yaml)", file=sys.stderr)
         if weights:
             cfg.FINETUNE.INIT = weights
         if cfg.SEED < 0:
@@ -101,14 +110,14 @@ def prepare(
 
 
 def _network_of(weights: Path, backbone: str) -> list[str]:
-    """The widths of one of our own checkpoints as ``KEY VALUE …``, so that a training from it has the same network.
+    """The network of one of our own checkpoints as ``KEY VALUE …``, so that a training from it has the same one.
 
     Nothing for other weights: those of another backbone, or without a config inside or beside them.
     """
     from detectron2.config import CfgNode
 
     from finetune.checkpoints.run import Run
-    from finetune.configs.keys import leaves
+    from finetune.configs.keys import get_config, leaves
 
     run = Run(weights)
     try:
@@ -116,8 +125,8 @@ def _network_of(weights: Path, backbone: str) -> list[str]:
             return []
     except UserError:
         return []
-    values = dict(leaves(CfgNode(run.recorded_config)))
-    return [word for key in NETWORK_KEYS if key in values for word in (key, str(values[key]))]
+    values = dict(leaves(get_config(backbone))) | dict(leaves(CfgNode(run.recorded_config)))
+    return [word for key in NETWORK_KEYS for word in (key, str(values[key]))]
 
 
 def _config_to_resume(run: Path, backbone: str, classes: list[str], changes: Sequence[str]) -> CfgNode:

@@ -1,4 +1,4 @@
-"""Precision and memory layout, parameter groups, the learning-rate schedule, and the average of the weights."""
+"""Precision, parameter groups, the learning-rate schedule, and the average of the weights."""
 
 from __future__ import annotations
 
@@ -57,11 +57,6 @@ def autocast(cfg: CfgNode) -> torch.autocast:
     """Run convolutions and matrix products within the block in the precision of FINETUNE.AMP."""
     dtype = autocast_dtype(cfg)
     return torch.autocast(device_type(cfg), dtype, enabled=dtype != torch.float32)
-
-
-def arrange_memory(model: nn.Module, cfg: CfgNode) -> nn.Module:
-    """Put the convolutions' weights into channels_last memory on a GPU, whose tensor cores want it."""
-    return model if device_type(cfg) == "cpu" else model.to(memory_format=torch.channels_last)
 
 
 def build_optimizer(model: nn.Module, cfg: CfgNode) -> torch.optim.Optimizer:

@@ -24,8 +24,7 @@ from typing import Any
 from PIL import Image
 
 from finetune.export.archive import Options, export
-from tests.benchmarks.bench_predictor import describe
-from tests.benchmarks.measuring import argument_parser, machine, save, table, write_run_at_800
+from tests.benchmarks.measuring import argument_parser, describe, machine, save, table, write_run_at_800
 from tests.toy_models import photo
 
 HEIGHT, WIDTH = 768, 1024

@@ -1,10 +1,7 @@
 """Speed over HTTP: ours on TorchServe against ``DefaultPredictor`` behind Flask and behind LitServe.
 
-    python -m tests.benchmarks.bench_http                   # random weights that find about ten objects
-    python -m tests.benchmarks.bench_http --run RUN         # a trained one
-
 Same weights, same JPEG of 2048 × 1536 pixels resized to 800, JSON with RLE masks, all servers up at once and
-asked in turn: one client, then eight at once. Then what the service costs beyond the network: HTTP, encoding, memory.
+asked in turn: one client, then eight at once. Then what HTTP costs beyond the network.
 """
 
 from __future__ import annotations
@@ -30,72 +27,46 @@ import torch
 from PIL import Image
 
 from finetune.export.archive import Options, export
-from handler.api import responses
-from handler.api.options import Options as Asked
 from serve_config.server.state import ENGINES
-from tests.benchmarks.bench_predictor import HEIGHT, WIDTH, describe
-from tests.benchmarks.measuring import (
-    alternate,
-    argument_parser,
-    bar_chart,
-    end_on_sigterm,
-    machine,
-    save,
-    summary,
-    table,
-    write_run_at_800,
-)
-from tests.handler.model.test_memory import MEASURE
-from tests.handler.toys import blob_detections
+from tests.benchmarks.bench_predictor import HEIGHT, WIDTH, default_predictor
+from tests.benchmarks.floor import floors, multiply_adds, native_types, products, share
+from tests.benchmarks.measuring import alternate, summary, write_run_at_800
 from tests.torchserve_fixture import running_torchserve
-from tests.toy_models import photo
+from tests.toy_models import photo, quiet_detectron2
 
-OURS, OURS_ON_LITSERVE = "ours on TorchServe", "ours on LitServe"
+OURS = {engine: f"ours, {native_types()[-1]}, on {name}" for engine, name in ENGINES.items()}
 FLASK, LITSERVE = "DefaultPredictor, Flask", "DefaultPredictor, LitServe"
 CLIENTS = 8
 
 
-def main() -> int:
-    parser = argument_parser(__doc__, "reports/bench_http")
-    parser.add_argument("--backbone", default="resnet50_fpn", help="for random weights")
-    parser.add_argument("--run", type=Path, help="a run folder or checkpoint instead of random weights")
-    parser.add_argument(
-        "--batch-size",
-        type=int,
-        default=CLIENTS if torch.cuda.is_available() else 1,
-        help="requests that our worker predicts together (default: 8 on a GPU, 1 on a CPU)",
-    )
-    parser.add_argument("--repeats", type=int, default=20, help="timed requests of one client (default: 20)")
-    parser.add_argument(
-        "--rounds", type=int, default=3, help="rounds of eight clients with two requests each"
-    )
-    args = parser.parse_args()
-    end_on_sigterm()
+def rows_of(backbone: str, batch_size: int, seconds: float) -> list[dict[str, Any]]:
+    """A row per server, and one for the floor of each precision, from about ``seconds`` of timed requests."""
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        run = write_run_at_800(Path(folder) / "run", args.backbone, args.run)
-        ask = servers(run, Path(folder), stack, args.batch_size)
-        where = machine()
-        rows = one_client(ask, args.repeats)
-        eight_clients(ask, args.rounds, rows)
-        overhead = http_overhead(ask[OURS], args.repeats)
-    encoded, peak = list(encoding()), memory()
-    title = f"{args.run or args.backbone}, {describe(where)}"
-    text = "\n\n".join([title, table(rows), table([overhead]), table(encoded), table([peak])])
-    print(text)
-    report = {
-        "machine": where,
-        "rows": rows,
-        "overhead": overhead,
-        "encoding": encoded,
-        "memory": peak,
-    }
-    save(args.output, "bench_http", report, text)
-    rate = "requests a second"
-    groups = [{**row, "group": f"{rate}, eight clients"} for row in rows]
-    picture = args.output / "bench_http.png"
-    bar_chart(picture, groups, group="group", label="server", value=rate, title=title)
-    print(f"\n{args.output}")
-    return 0
+        run = write_run_at_800(Path(folder) / "run", backbone)
+        ask = servers(run, Path(folder), stack, batch_size)
+        for name, call in ask.items():
+            reply = call()
+            assert reply.ok, (name, reply.text[:500])
+        times: dict[str, Any] = alternate({**ask, **products()}, repeats=20, warm_up=1, limit=0.4 * seconds)
+        default, pixels = default_predictor(run, "cpu"), photo(HEIGHT, WIDTH, seed=1)[:, :, ::-1]
+        with torch.no_grad(), quiet_detectron2():
+            adds = multiply_adds(lambda: default(pixels))
+        floor = floors(adds, times)
+        rates = eight_clients(ask, 0.6 * seconds)
+        beyond = {name: http_overhead(ask[name]) for name in ask if name.startswith("ours")}
+    medians = {name: summary(each)["median_ms"] for name, each in times.items()}
+    return [
+        {
+            "server": name,
+            "median_ms": medians[name],
+            "× Flask": medians[FLASK] / medians[name],
+            "share of floor": share(name, medians[name], floor),
+            "beyond the worker, ms": beyond.get(name),
+            "requests a second, eight clients": rates[name],
+            "× Flask, eight clients": rates[name] / rates[FLASK],
+        }
+        for name in ask
+    ]
 
 
 def servers(
@@ -107,16 +78,15 @@ def servers(
     jpeg = buffer.getvalue()
     text = base64.b64encode(jpeg).decode()  # how LitServe takes bytes
     archive = export(run, Options(output=folder / "exported", batch_size=batch_size))
-    running, second = (
-        stack.enter_context(running_torchserve(folder / engine, [archive], engine=engine))
-        for engine in ENGINES
-    )
-    path = "/predictions/maskrcnn"
+    ask: dict[str, Callable[[], requests.Response]] = {}
+    for engine, name in OURS.items():
+        client = stack.enter_context(running_torchserve(folder / engine, [archive], engine=engine)).client
+        ask[name] = lambda client=client: client.request(
+            "inference", "POST", "/predictions/maskrcnn", timeout=300, data=jpeg
+        )
     flask = stack.enter_context(baseline("flask", run))
     litserve = stack.enter_context(baseline("litserve", run))
-    return {
-        OURS: lambda: running.client.request("inference", "POST", path, timeout=300, data=jpeg),
-        OURS_ON_LITSERVE: lambda: second.client.request("inference", "POST", path, timeout=300, data=jpeg),
+    return ask | {
         FLASK: lambda: requests.post(f"{flask}/predict", data=jpeg, timeout=300),
         LITSERVE: lambda: requests.post(f"{litserve}/predict", json={"image": text}, timeout=300),
     }
@@ -148,81 +118,25 @@ def baseline(kind: str, run: Path) -> Iterator[str]:
             os.killpg(process.pid, signal.SIGKILL)  # LitServe's workers outlive it otherwise
 
 
-def one_client(ask: dict[str, Callable[[], requests.Response]], repeats: int) -> list[dict[str, Any]]:
-    """Latency of a single client, a row per server."""
-    replies = {name: call() for name, call in ask.items()}
-    for name, reply in replies.items():
-        assert reply.ok, (name, reply.text[:500])
-    seconds = alternate(ask, repeats=repeats)
-    reference = summary(seconds[FLASK])["median_ms"]
-    return [
-        {
-            "server": name,
-            "latency_ms": summary(times)["median_ms"],
-            "× Flask": reference / summary(times)["median_ms"],
-            "JSON kB": len(replies[name].content) / 1000,
-        }
-        for name, times in seconds.items()
-    ]
-
-
-def eight_clients(
-    ask: dict[str, Callable[[], requests.Response]], rounds: int, rows: list[dict[str, Any]]
-) -> None:
-    """Throughput with eight requests in flight, the servers in turn; added to the rows."""
+def eight_clients(ask: dict[str, Callable[[], requests.Response]], seconds: float) -> dict[str, float]:
+    """Server → requests a second with eight in flight, the servers in turn, for ``seconds`` and twice at least."""
     rates: dict[str, list[float]] = {name: [] for name in ask}
+    begun = time.perf_counter()
     with ThreadPoolExecutor(CLIENTS) as pool:
-        for _ in range(rounds):
+        while len(rates[FLASK]) < 2 or time.perf_counter() - begun < seconds:
             for name, call in ask.items():
                 start = time.perf_counter()
-                replies = list(pool.map(lambda _, call=call: call(), range(2 * CLIENTS)))
+                replies = list(pool.map(lambda _, call=call: call(), range(CLIENTS)))
                 rates[name].append(len(replies) / (time.perf_counter() - start))
                 assert all(reply.ok for reply in replies), name
-    reference = statistics.median(rates[FLASK])
-    for row in rows:
-        rate = statistics.median(rates[row["server"]])
-        row |= {"requests a second": rate, "× Flask, eight clients": rate / reference}
+    return {name: statistics.median(each) for name, each in rates.items()}
 
 
-def http_overhead(call: Callable[[], requests.Response], repeats: int) -> dict[str, Any]:
-    """What a request takes beyond the decoding, inference and postprocessing that its answer reports."""
-    seconds, inside = [], []
-    for _ in range(repeats):
+def http_overhead(call: Callable[[], requests.Response]) -> float:
+    """Milliseconds that a request takes beyond the decoding, inference and postprocessing that its answer reports."""
+    beyond = []
+    for _ in range(10):
         start = time.perf_counter()
         reply = call()
-        seconds.append(time.perf_counter() - start)
-        inside.append(sum(reply.json()["timings_ms"].values()) / 1000)
-    beyond = [whole - part for whole, part in zip(seconds, inside, strict=True)]
-    return {
-        "ours": "milliseconds, one client",
-        "whole": summary(seconds)["median_ms"],
-        "in the worker": summary(inside)["median_ms"],
-        "HTTP and TorchServe": summary(beyond)["median_ms"],
-    }
-
-
-def encoding() -> Iterator[dict[str, Any]]:
-    """Size and time of the JSON, for 8 and 50 objects on 2048 × 1536 pixels."""
-    image = photo(HEIGHT, WIDTH)
-    for count in (8, 50):
-        found = blob_detections(count, HEIGHT, WIDTH)
-
-        def encode(found: Any = found) -> bytes:
-            return responses.encode(
-                image, found, Asked(score_threshold=0.0), {"classes": ["balloon"]}, {}
-            ).body
-
-        median = summary(alternate({"": encode}, repeats=20)[""])["median_ms"]
-        yield {"JSON of": f"{count} objects", "ms an object": median / count, "kB": len(encode()) / 1000}
-
-
-def memory() -> dict[str, Any]:
-    """Peak memory of a request with 300 detections on 12 megapixels, on top of the model."""
-    root = Path(__file__).parents[2]
-    command = [sys.executable, "-c", MEASURE, "usual", "mask_format=rle"]
-    peak = float(subprocess.run(command, capture_output=True, text=True, check=True, cwd=root).stdout)
-    return {"one request with": "300 detections on 12 megapixels", "peak MiB beside the model": peak}
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+        beyond.append(1e3 * (time.perf_counter() - start) - sum(reply.json()["timings_ms"].values()))
+    return statistics.median(beyond)

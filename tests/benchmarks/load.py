@@ -30,7 +30,6 @@ import requests
 
 from serve_config.models.management import versions
 from serve_config.server.state import State
-from tests.benchmarks.load_chart import chart
 from tests.benchmarks.measuring import argument_parser, machine, save, table
 from tests.corpus import files
 from tests.handler.served import handler_archive
@@ -156,8 +155,8 @@ def load(url: str, seconds: float) -> list[Sample]:
 
 def soak(
     server: RunningTorchServe, url: str, page: int, minutes: float
-) -> tuple[list[Sample], list[dict[str, Any]], list[dict[str, Any]]]:
-    """Steady load; answers (samples, a row per process, what was measured every few seconds)."""
+) -> tuple[list[Sample], list[dict[str, Any]]]:
+    """Steady load; answers (samples, a row per process)."""
     (version,) = versions(server.client)
     pids = {
         "worker": int(version.workers[0]["pid"]),
@@ -174,7 +173,7 @@ def soak(
             process = psutil.Process(pid)  # gone if it was restarted, and then this fails
             row |= {f"{name} MB": process.memory_info().rss / 1e6, f"{name} files": process.num_fds()}
         measured.append(row)
-    return samples, [growth(measured, name) for name in pids], measured
+    return samples, [growth(measured, name) for name in pids]
 
 
 def growth(measured: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
@@ -227,10 +226,10 @@ def main() -> int:
         "--soak", type=float, metavar="MINUTES", help="instead of the phases, steady for so long"
     )
     args = parser.parse_args()
-    name, grown, measured = "soak" if args.soak else "load", [], []
+    name, grown = "soak" if args.soak else "load", []
     with tempfile.TemporaryDirectory() as folder, service(Path(folder)) as (server, url, page):
         if args.soak:
-            samples, grown, measured = soak(server, url, page, args.soak)
+            samples, grown = soak(server, url, page, args.soak)
         else:
             samples = load(url, args.seconds)
     rows = summarize(samples)
@@ -241,7 +240,6 @@ def main() -> int:
     print(text)
     report = {"machine": where, "rows": rows, "growth": grown, "failures": found}
     save(args.output, name, report, text)
-    chart(args.output / f"{name}.png", [s for s in samples if s.phase != "warm-up"], measured)
     print(f"\n{args.output}")
     return 1 if found else 0
 

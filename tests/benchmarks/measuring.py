@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import re
@@ -28,6 +29,7 @@ from finetune.training.machine import describe_machine
 from tests.toy_models import write_run
 
 PACKAGES = ("torch", "torchvision", "openvino")  # a GPU machine may lack the last
+FEWEST = 3  # timed calls
 AT_800 = {"MIN_SIZE_TEST": 800, "MAX_SIZE_TEST": 1333}
 
 
@@ -74,16 +76,26 @@ def maskrcnn(*words: str | Path, launcher: tuple[str, ...] = ("-m", "maskrcnn"))
 
 
 def alternate(
-    contestants: Mapping[str, Callable[[], object]], *, repeats: int, warm_up: int = 3
+    contestants: Mapping[str, Callable[[], object]],
+    *,
+    repeats: int,
+    warm_up: int = 3,
+    limit: float = math.inf,
 ) -> dict[str, list[float]]:
-    """Seconds of each call, to the end of its work on a GPU. The contestants take turns: other load slows all alike."""
+    """Seconds of each call, to the end of its work on a GPU. The contestants take turns: other load slows all alike.
+
+    After ``limit`` seconds of timed calls it ends, but not before each was timed ``FEWEST`` times.
+    """
     synchronize = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
     for call in contestants.values():
         for _ in range(warm_up):
             call()
             synchronize()
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
-    for _ in range(repeats):
+    begun = time.perf_counter()
+    for done in range(repeats):
+        if done >= FEWEST and time.perf_counter() - begun > limit:
+            break
         for name, call in contestants.items():
             start = time.perf_counter()
             call()
@@ -119,9 +131,20 @@ def machine() -> dict[str, Any]:
     }
 
 
+def describe(where: dict[str, Any]) -> str:
+    """A machine in words."""
+    units = ", ".join(where["matrix_units"]) or "no matrix units"
+    return where["gpu"] or f"{where['processor']}, {where['cores']} cores ({units})"
+
+
+def kind_of(where: dict[str, Any]) -> str:
+    """The kind of a machine's processor, as a file name."""
+    return re.sub(r"[^a-z0-9]+", "_", describe(where).lower()).strip("_")
+
+
 def table(rows: Sequence[Mapping[str, object]]) -> str:
-    """A Markdown table; columns are the keys of the first row."""
-    columns = list(rows[0])
+    """A Markdown table; columns are the keys of all rows."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
     cells = [columns, *([_cell(row.get(column)) for column in columns] for row in rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
     lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in cells]
@@ -170,8 +193,7 @@ def bar_chart(
     )
     for axis, name in zip(axes[:, 0], groups, strict=True):
         chosen = [row for row in rows if row[group] == name]
-        theirs = ["Detectron2" in row[label] or "DefaultPredictor" in row[label] for row in chosen]
-        colors = ["#9aa0a6" if each else "#1f77b4" for each in theirs]
+        colors = ["#1f77b4" if row[label].startswith("ours") else "#9aa0a6" for row in chosen]
         bars = axis.barh([row[label] for row in chosen], [row[value] for row in chosen], color=colors)
         axis.bar_label(
             bars, fmt=lambda number: f"{number:.{0 if number >= 10 else 2}f}", padding=3, fontsize=8

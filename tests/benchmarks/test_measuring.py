@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.benchmarks import bench_batch, bench_predictor, measuring
+from tests.benchmarks import bench_batch, bench_predictor, floor, measuring
 from tests.benchmarks.measuring import alternate, bar_chart, machine, save, summary, table
 
 
@@ -75,7 +75,7 @@ def test_tables_and_charts_show_every_row(tmp_path: Path) -> None:
 def test_precisions_that_the_processor_emulates_are_not_measured(
     native: bool, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bench_predictor, "cpu_supports", lambda *names: native)
+    monkeypatch.setattr(floor, "cpu_supports", lambda *names: native)
     names = bench_predictor.contestants("cpu", int8=True)
     assert len(names) == expected
     assert any("bf16" in name for name in names) is native

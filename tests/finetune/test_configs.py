@@ -8,6 +8,7 @@ import pytest
 from finetune.backbones import BACKBONES
 from finetune.configs.keys import CONFIGS, get_config, leaves, read_config
 from finetune.errors import UserError
+from finetune.training.launch import LEAN
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
@@ -18,7 +19,7 @@ def test_header_names_its_commands(backbone):
 
 
 def test_every_config_has_a_backbone():
-    assert {path.stem for path in Path(CONFIGS).glob("*.yaml")} == {*BACKBONES, "base"}
+    assert {path.stem for path in Path(CONFIGS).glob("*.yaml")} == {*BACKBONES, *LEAN.values(), "base"}
 
 
 @pytest.mark.parametrize(

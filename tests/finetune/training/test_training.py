@@ -124,13 +124,32 @@ def test_minutes_that_are_too_few(data, tmp_path, capsys):
     assert not (tmp_path / "run/run.json").exists()
 
 
-def test_weights_of_a_run_bring_the_widths_of_its_network(data, whole, tmp_path):
+@pytest.mark.parametrize(
+    ("more", "weights", "expected"),
+    [
+        ("", None, (128, 448, "SeparableRPNHead")),
+        ("MODEL.FPN.OUT_CHANNELS 64", "imagenet", (64, 448, "SeparableRPNHead")),
+        ("", "none", (256, 640, "StandardRPNHead")),
+        ("", "another_project.pth", (256, 640, "StandardRPNHead")),
+        ("MODEL.DEVICE cuda", None, (256, 640, "StandardRPNHead")),
+    ],
+)
+def test_a_processor_trains_a_leaner_network_from_pretrained_weights(
+    data, tmp_path, capsys, more, weights, expected
+):
+    cfg = prepare("mobilenetv2_fpn", data, output=tmp_path, weights=weights, overrides=more.split()).config
+    assert expected == (cfg.MODEL.FPN.OUT_CHANNELS, cfg.FINETUNE.AUGMENT.CROP_SIZE, cfg.MODEL.RPN.HEAD_NAME)
+    assert ("on a processor: a narrower network" in capsys.readouterr().err) == (expected[1] == 448)
+
+
+def test_weights_of_a_run_bring_the_widths_of_its_network(data, whole, tmp_path, capsys):
     def widths(backbone: str, *overrides: str) -> tuple[int, int]:
         weights = str(whole / "model_best.safetensors")
         model = prepare(backbone, data, output=tmp_path, weights=weights, overrides=overrides).config.MODEL
         return model.FPN.OUT_CHANNELS, model.ROI_MASK_HEAD.CONV_DIM
 
     assert widths("mobilenetv2_fpn") == (16, 16)
+    assert "on a processor: smaller crops" in capsys.readouterr().err
     assert widths("mobilenetv2_fpn", "MODEL.FPN.OUT_CHANNELS", "32") == (32, 16)
     assert widths("resnet50_fpn") == (256, 256)
 

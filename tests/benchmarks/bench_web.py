@@ -1,7 +1,5 @@
 """What the web client adds to TorchServe's own time, for a photo of 2 megapixels.
 
-    python -m tests.benchmarks.web_client
-
 The same request goes, in turn, straight to a server that answers at once and to the web client before it; the
 difference of the medians is what the web client costs.
 """
@@ -10,12 +8,11 @@ from __future__ import annotations
 
 import io
 import json
-import statistics
 import subprocess
 import sys
 import tempfile
 import threading
-import time
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -23,8 +20,9 @@ import numpy as np
 import requests
 from PIL import Image, ImageFilter
 
+from tests.benchmarks.measuring import alternate, summary
+
 REPLY = json.dumps({"instances": [{"mask": {"counts": "x" * 800}} for _ in range(100)]}).encode()
-ROUNDS = 200
 
 
 class Instant(BaseHTTPRequestHandler):
@@ -53,15 +51,13 @@ def photo() -> bytes:
     return out.getvalue()
 
 
-def milliseconds(session: requests.Session, url: str, data: bytes) -> float:
-    start = time.perf_counter()
+def ask(session: requests.Session, url: str, data: bytes) -> None:
     response = session.post(url, files={"image": ("photo.jpg", data)}, timeout=10)
-    elapsed = 1000 * (time.perf_counter() - start)
     assert response.content == REPLY, response.text[:300]
-    return elapsed
 
 
-def main() -> None:
+def rows_of() -> list[dict[str, object]]:
+    """A row for each way to the answer."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), Instant)
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -78,19 +74,11 @@ def main() -> None:
             client = process.stdout.readline().strip()
             session = requests.Session()
             session.trust_env = False
-            urls = {"direct": f"{direct}/predictions/maskrcnn", "web_client": f"{client}api/predict"}
-            times: dict[str, list[float]] = {name: [] for name in urls}
-            for _ in range(ROUNDS):
-                for name, url in urls.items():
-                    times[name].append(milliseconds(session, url, data))
+            urls = {
+                "straight to the server": f"{direct}/predictions/maskrcnn",
+                "by way of the web client": f"{client}api/predict",
+            }
+            calls = {name: partial(ask, session, url, data) for name, url in urls.items()}
+            times = alternate(calls, repeats=100, warm_up=10)
             process.terminate()
-    medians = {name: statistics.median(values[10:]) for name, values in times.items()}
-    added = medians["web_client"] - medians["direct"]
-    print(f"photo of 1632 × 1224 pixels, {len(data) / 1e6:.2f} MB; median of {ROUNDS - 10} requests each")
-    print(f"straight to the server: {medians['direct']:.1f} ms")
-    print(f"by way of the web client: {medians['web_client']:.1f} ms")
-    print(f"the web client adds {added:.1f} ms")
-
-
-if __name__ == "__main__":
-    main()
+    return [{"way": name, **summary(each)} for name, each in times.items()]
