@@ -74,6 +74,7 @@ class Predictor:
             cfg.MODEL.PIXEL_STD,
             bgr=cfg.INPUT.FORMAT == "BGR",
             multiple=model.backbone.size_divisibility,
+            device=device,
         )
         self._engine = self._make_engine(engine, archive.folder, trunk, dtype)
         self.engine = self._engine.name
@@ -145,7 +146,7 @@ class Predictor:
         with self._lock:
             for group in self._groups(shapes):
                 found = self._run(
-                    [resize(images[i], shapes[i]) for i in group],
+                    [resize(images[i], shapes[i], self.device) for i in group],
                     [images[i].shape[:2] for i in group],
                     [wanted[i] for i in group],
                 )
@@ -167,7 +168,7 @@ class Predictor:
             image: (H, W, 3) uint8 RGB.
             batch_size: the largest; a CPU runs images one by one and needs only one.
         """
-        resized = resize(image, self.network_shape(image))
+        resized = resize(image, self.network_shape(image), self.device)
         with self._lock:
             for count in range(1, 1 + (1 if self.device.type == "cpu" else batch_size)):
                 features, rois, limits = self._propose_in([resized] * count)
@@ -182,8 +183,8 @@ class Predictor:
         Beyond it are infinities, and Detectron2 drops proposals that are not finite without a word.
         """
         side = self.short_side
-        noise = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8))
-        trunk = self._engine(self._batch([noise]))
+        noise = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
+        trunk = self._engine(self.normalize([resize(noise, (side, side), self.device)]))
         highest = torch.stack([level.abs().max() for part in trunk for level in part]).max()  # NaN if one is
         return not float(highest) < torch.finfo(torch.float16).max / 4
 
@@ -228,13 +229,9 @@ class Predictor:
         Returns:
             p2..p5 as the heads read them, (R, 5) rois and (N, 4) limits, as :meth:`RoiHeads.detect` takes them.
         """
-        trunk = self._engine(self._batch(images))
+        trunk = self._engine(self.normalize(images))
         limits = torch.tensor([image.shape[1::-1] * 2 for image in images], dtype=torch.float32)
         return self._roi_heads.prepare(trunk.features), self._propose(trunk, limits), limits
-
-    def _batch(self, images: list[torch.Tensor]) -> torch.Tensor:
-        on_gpu = self.device.type == "cuda"
-        return self.normalize(images, pin=on_gpu).to(self.device, non_blocking=on_gpu)
 
 
 def build_model(archive: Archive) -> GeneralizedRCNN:
