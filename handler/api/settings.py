@@ -38,6 +38,11 @@ class Settings:
     max_response_bytes: int = _setting(
         60 * 2**20, "longer answers become 422; must be below TorchServe's max_response_size"
     )
+    half_size_jpegs: bool = _setting(
+        True,
+        "decode a JPEG at half its size, in half the time, where that is still larger than the network's input and the "
+        "answer is not a picture",
+    )
     warmup: tuple[tuple[int, int], ...] = _setting(
         ((768, 1024),), "[height, width] of the images to predict once while loading"
     )
@@ -78,6 +83,8 @@ def parse_settings(
             raise _error(f"handler.{name} must be a whole number above 0")
     if given.get("max_image_pixels", 1) > PILLOW_MAX_PIXELS:
         raise _error(f"handler.max_image_pixels can be at most {PILLOW_MAX_PIXELS:,}")
+    if not isinstance(given.get("half_size_jpegs", True), bool):
+        raise _error("handler.half_size_jpegs must be true or false")
     if "warmup" in given:
         given["warmup"] = _sizes(given["warmup"])
     try:

@@ -141,7 +141,7 @@ class Predictor:
         wanted = [Wanted()] * len(images) if wanted is None else wanted
         if len(wanted) != len(images):
             raise ValueError(f"{len(wanted)} `wanted` for {len(images)} images")
-        shapes = [self.network_shape(image) for image in images]
+        shapes = [self.network_shape(*image.shape[:2]) for image in images]
         results: dict[int, Detections] = {}
         with self._lock:
             for group in self._groups(shapes):
@@ -153,9 +153,9 @@ class Predictor:
                 results.update(zip(group, found, strict=True))
         return [results[i] for i in range(len(images))]
 
-    def network_shape(self, image: np.ndarray) -> tuple[int, int]:
-        """(height, width) that an image (H, W, 3) is resized to."""
-        height, width = ResizeShortestEdge.get_output_shape(*image.shape[:2], self.short_side, self.long_side)
+    def network_shape(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) that an image of this size is resized to."""
+        height, width = ResizeShortestEdge.get_output_shape(height, width, self.short_side, self.long_side)
         return height, width
 
     @torch.inference_mode()
@@ -168,7 +168,7 @@ class Predictor:
             image: (H, W, 3) uint8 RGB.
             batch_size: the largest; a CPU runs images one by one and needs only one.
         """
-        resized = resize(image, self.network_shape(image), self.device)
+        resized = resize(image, self.network_shape(*image.shape[:2]), self.device)
         with self._lock:
             for count in range(1, 1 + (1 if self.device.type == "cpu" else batch_size)):
                 features, rois, limits = self._propose_in([resized] * count)

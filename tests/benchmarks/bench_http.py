@@ -209,7 +209,7 @@ def encoding() -> Iterator[dict[str, Any]]:
 
         def encode(found: Any = found) -> bytes:
             return responses.encode(
-                image, found, Asked(score_threshold=0.0), {"classes": ["balloon"]}, {}
+                image, image.shape[:2], found, Asked(score_threshold=0.0), {"classes": ["balloon"]}, {}
             ).body
 
         median = summary(alternate({"": encode}, repeats=20)[""])["median_ms"]
