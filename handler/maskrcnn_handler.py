@@ -60,6 +60,7 @@ class MaskRCNNHandler:
         handler:
           precision: auto               # auto, fp32, bf16, fp16, int8
           engine: auto                  # auto, torch, openvino
+          cuda_graphs: false            # on a GPU: replay the layers as CUDA graphs
           threads: null                 # cores of one worker; null divides the cores among the workers
           max_image_bytes: 20971520     # 413 above
           max_image_pixels: 25000000    # 422 above, before decoding

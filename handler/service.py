@@ -149,6 +149,7 @@ class Service:
             precision=settings.precision,
             engine=settings.engine,
             threads=settings.threads or threads,
+            cuda_graphs=settings.cuda_graphs,
         )
         return cls(predictor, settings, int(config.get("batchSize") or 1))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from finetune.training import recipe
 from finetune.training.dataloader import TrainingBatches
 from finetune.training.launch import prepare
 from handler.model import Wanted
+from handler.model.engines import cuda_graphs
 from handler.model.predictor import Predictor
 from handler.model.preprocess import resize
 from tests.benchmarks.comparing import assert_equal
@@ -116,6 +118,27 @@ def test_nothing_found(
     wanted = [Wanted(), Wanted(masks=False), Wanted(score_threshold=1.0)]
     found = on_gpu["fp32"].predict(PHOTOS[:1] * 3, wanted)
     assert [len(each) > 0 for each in found] == [True, True, False]
+
+
+def test_cuda_graphs_see_few_shapes(
+    archive: Path, on_cpu: Predictor, gpu: PretendedGpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The padded path. Capture and replay need a real GPU; here a "graph" computes again."""
+    shapes = []
+
+    def capture(layers: Any, values: torch.Tensor) -> Any:
+        shapes.append(tuple(values.shape))
+        return lambda: layers(values)
+
+    monkeypatch.setattr(cuda_graphs, "capture", capture)
+    predictor = Predictor.load(archive, device="cuda", precision="fp32", cuda_graphs=True)
+    for image in (PHOTOS[0], PHOTOS[0], PHOTOS[2]):
+        (found,) = predictor.predict([image])
+        assert_equal(found, on_cpu.predict([image])[0])
+    assert len(shapes) == len(set(shapes)), "captured once"
+    trunk = [shape for shape in shapes if shape[1] == 3]
+    assert trunk == [(1, 3, 96, 128), (1, 3, 160, 96)]
+    assert all(shape[0].bit_count() == 1 for shape in shapes)
 
 
 @pytest.mark.parametrize(("batch", "launches", "syncs"), BUDGETS)

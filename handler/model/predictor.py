@@ -57,6 +57,7 @@ class Predictor:
         engine: str,
         threads: int,
         int8: bool = False,
+        cuda_graphs: bool = False,
     ) -> None:
         self.classes: list[str] = list(archive.card["classes"])
         self.card: dict[str, Any] = archive.card
@@ -76,7 +77,7 @@ class Predictor:
             multiple=model.backbone.size_divisibility,
             device=device,
         )
-        self._engine = self._make_engine(engine, archive.folder, trunk, dtype)
+        self._engine = self._make_engine(engine, archive.folder, trunk, dtype, cuda_graphs)
         self.engine = self._engine.name
         self._propose = ProposalGenerator(
             model.proposal_generator.to(device=device), on_gpu=device.type != "cpu"
@@ -92,6 +93,7 @@ class Predictor:
         precision: str = "auto",
         engine: str = "auto",
         threads: int | None = None,
+        cuda_graphs: bool = False,
     ) -> Predictor:
         """Load an unpacked archive.
 
@@ -101,6 +103,7 @@ class Predictor:
             precision: ``auto | fp32 | bf16 | fp16 | int8``, see :func:`handler.model.precision.choose_dtype`.
             engine: ``auto | torch | openvino``, see :func:`handler.model.engines.choose_engine`.
             threads: cores to use; default: all that this process may run on.
+            cuda_graphs: on a GPU, replay the layers as CUDA graphs (:mod:`handler.model.engines.cuda_graphs`).
 
         Raises:
             ArchiveError, PrecisionError, EngineError.
@@ -113,7 +116,15 @@ class Predictor:
         cv2.setNumThreads(threads)
         archive = open_archive(Path(folder))
         name = choose_engine(engine, precision, device, archive.folder)
-        make = partial(cls, archive, device=device, engine=name, threads=threads, int8=precision == "int8")
+        make = partial(
+            cls,
+            archive,
+            device=device,
+            engine=name,
+            threads=threads,
+            int8=precision == "int8",
+            cuda_graphs=cuda_graphs and device.type == "cuda",
+        )
         predictor = make(dtype=dtype)
         if dtype is torch.float16 and predictor._overflows():
             logger.warning("this model's features are too large for fp16: it runs in bf16")
@@ -188,13 +199,16 @@ class Predictor:
         highest = torch.stack([level.abs().max() for part in trunk for level in part]).max()  # NaN if one is
         return not float(highest) < torch.finfo(torch.float16).max / 4
 
-    def _make_engine(self, name: str, folder: Path, trunk: Trunk, dtype: torch.dtype) -> Engine:
-        if name == "torch":
-            return TorchEngine(trunk, self.device, dtype)
+    def _make_engine(
+        self, name: str, folder: Path, trunk: Trunk, dtype: torch.dtype, cuda_graphs: bool
+    ) -> Engine:
         from handler.model.engines.openvino_engine import OpenVinoEngine, buckets
 
+        few = buckets(self.short_side, self.long_side, self.normalize.multiple)
+        if name == "torch":
+            return TorchEngine(trunk, self.device, dtype, few if cuda_graphs else ())
         int8 = self.precision == "int8"
-        shapes = buckets(self.short_side, self.long_side, self.normalize.multiple) if int8 else [None]
+        shapes = few if int8 else [None]
         path, levels = folder / (INT8_IR_NAME if int8 else IR_NAME), len(trunk.rpn_in_features)
         return OpenVinoEngine(path, dtype, self.threads, levels=levels, shapes=shapes)
 

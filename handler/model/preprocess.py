@@ -51,17 +51,13 @@ class Normalizer:
         self._bgr = bgr
         self.multiple = max(multiple, 1)
 
-    def padded(self, shape: tuple[int, int]) -> tuple[int, int]:
-        """``shape`` (height, width) rounded up to what the network takes."""
-        height, width = (-(-side // self.multiple) * self.multiple for side in shape)
-        return height, width
-
     def __call__(self, images: list[torch.Tensor]) -> torch.Tensor:
         """Photos N × (h, w, 3) RGB to (N, 3, H, W) fp32 in channels_last memory.
 
         Padding is 0, the mean color, as in Detectron2.
         """
-        height, width = self.padded((max(i.shape[0] for i in images), max(i.shape[1] for i in images)))
+        largest = (max(image.shape[axis] for image in images) for axis in (0, 1))
+        height, width = (-(-side // self.multiple) * self.multiple for side in largest)
         batch = torch.zeros(len(images), height, width, 3, device=images[0].device)
         for row, image in zip(batch, images, strict=True):
             inside = row[: image.shape[0], : image.shape[1]]

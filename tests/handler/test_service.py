@@ -441,6 +441,7 @@ def test_a_damaged_operating_point_is_refused(damage: dict[str, Any]) -> None:
         ({"presicion": "fp32"}, "presicion"),
         *(({"threads": value}, "handler.threads") for value in (0, "two")),
         ({"max_image_bytes": None}, "handler.max_image_bytes"),
+        *(({name: "yes"}, f"handler.{name}") for name in ("cuda_graphs", "half_size_jpegs")),
         *(({"max_image_pixels": value}, "handler.max_image_pixels") for value in (1.5, 90_000_000)),
         ({"max_response_bytes": True}, "handler.max_response_bytes"),
         *(({"warmup": value}, "handler.warmup") for value in ([32, 64], [[32, 0]])),
