@@ -15,7 +15,7 @@ def count_workers(context: click.Context, option: click.Parameter, value: str | 
         from finetune.training.machine import workers_that_fit
 
         return workers_that_fit()
-    return None if value is None else COUNT.convert(value, option, context)
+    return None if value is None else COUNT(value, option, context)
 
 
 EXPORT_EPILOG = """\b
