@@ -60,10 +60,12 @@ class MaskRCNNHandler:
         handler:
           precision: auto               # auto, fp32, bf16, fp16, int8
           engine: auto                  # auto, torch, openvino
+          cuda_graphs: false            # on a GPU: replay the layers as CUDA graphs
           threads: null                 # cores of one worker; null divides the cores among the workers
           max_image_bytes: 20971520     # 413 above
           max_image_pixels: 25000000    # 422 above, before decoding
           max_response_bytes: 62914560  # 422 above
+          half_size_jpegs: true         # decode large JPEGs at half their size
           warmup: [[768, 1024]]         # [height, width] to predict while loading
           options: {}                   # defaults for a request's options
 
@@ -112,15 +114,15 @@ class MaskRCNNHandler:
         """Decode each request. One that is refused, or asks for the description, is answered here."""
         from handler.service import Request
 
-        photos: list[Photo | Answer] = []
+        requests: list[Request | Answer] = []
         for index, parts in enumerate(data):
             headers = _headers(context, index)
             if headers.get("describe") == "True" and "explain" not in headers:
-                photos.append(self.service.describe())
+                requests.append(self.service.describe())
                 continue
             request_id = _request_id(headers, context.get_request_id(index) or "")
-            photos.append(self.service.decode(Request(parts, headers.get("content-type", ""), request_id)))
-        return photos
+            requests.append(Request(parts, headers.get("content-type", ""), request_id))
+        return self.service.decode_all(requests)
 
     def inference(self, photos: list[Photo | Answer]) -> list[tuple[Photo | Answer, Detections | Answer]]:
         """Run the network over the batch; pair each photo with what was found in it."""

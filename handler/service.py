@@ -15,6 +15,7 @@ import io
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,10 +26,10 @@ from PIL import Image
 
 from handler.api import responses
 from handler.api.errors import INTERNAL_ERROR, NoRoom, RequestError
-from handler.api.options import Options, parse_options
+from handler.api.options import IMAGE_OUTPUTS, Options, parse_options
 from handler.api.request_parsing import parse_body
 from handler.api.settings import Settings, parse_settings
-from handler.imaging.decode import decode_image
+from handler.imaging.decode import decode_at_least
 from handler.model import Detections, Wanted
 from handler.model.failures import is_broken_gpu, is_out_of_memory, release_memory
 
@@ -48,6 +49,8 @@ class Predictor(Protocol):
         self, images: Sequence[np.ndarray], wanted: Sequence[Wanted] | None = None
     ) -> list[Detections]: ...
 
+    def network_shape(self, height: int, width: int) -> tuple[int, int]: ...
+
     def warm_up(self, image: np.ndarray, batch_size: int) -> None: ...
 
 
@@ -66,13 +69,15 @@ class Photo:
 
     Attributes:
         id: the request's.
-        pixels: (H, W, 3) uint8 RGB.
+        pixels: (h, w, 3) uint8 RGB.
+        size: (H, W) of the photo; its pixels may be decoded at half of it.
         options: validated.
         timings_ms: milliseconds by stage; each stage adds its own.
     """
 
     id: str
     pixels: np.ndarray
+    size: tuple[int, int]
     options: Options
     timings_ms: dict[str, float]
 
@@ -108,6 +113,7 @@ class Service:
         self.settings = settings
         self.batch_size = batch_size
         self.broken = False
+        self._decoders = ThreadPoolExecutor(max(1, min(predictor.threads, batch_size)), "decode")
         self.classes: list[str] = list(predictor.card["classes"])
 
     @classmethod
@@ -143,26 +149,37 @@ class Service:
             precision=settings.precision,
             engine=settings.engine,
             threads=settings.threads or threads,
+            cuda_graphs=settings.cuda_graphs,
         )
         return cls(predictor, settings, int(config.get("batchSize") or 1))
 
     def answer(self, requests: Sequence[Request]) -> list[Answer]:
         """Answer a batch, in the order of the requests. Raises nothing."""
-        photos = [self.decode(request) for request in requests]
+        photos = self.decode_all(requests)
         found = self.predict(photos)
         return [self.encode(photo, result) for photo, result in zip(photos, found, strict=True)]
 
-    def decode(self, request: Request) -> Photo | Answer:
-        """Take a request apart and decode its image, or refuse it."""
+    def decode_all(self, requests: Sequence[Request | Answer]) -> list[Photo | Answer]:
+        """:meth:`decode` each request of a batch, side by side: decoders do not hold Python's lock."""
+        if len(requests) == 1:  # a thread would only add its start
+            return [self.decode(requests[0])]
+        return list(self._decoders.map(self.decode, requests))
+
+    def decode(self, request: Request | Answer) -> Photo | Answer:
+        """Take a request apart and decode its image, or refuse it; what is an answer already stays one."""
+        if isinstance(request, Answer):
+            return request
         start = time.perf_counter()
         limits = self.settings
         try:
             body = parse_body(request.parts, request.content_type, limits.max_image_bytes)
             options = parse_options(body.options, self.classes, limits.options)
-            pixels = decode_image(body.image, limits.max_image_pixels)
+            whole = options.output in IMAGE_OUTPUTS or not limits.half_size_jpegs
+            needed = None if whole else self.predictor.network_shape
+            pixels, size = decode_at_least(body.image, limits.max_image_pixels, needed)
         except Exception as error:
             return _refuse(request.id, error)
-        return Photo(request.id, pixels, options, {"decode": _milliseconds_since(start)})
+        return Photo(request.id, pixels, size, options, {"decode": _milliseconds_since(start)})
 
     def predict(self, photos: Sequence[Photo | Answer]) -> list[Detections | Answer]:
         """Run the network once over all photos of the batch; what is an answer already stays one."""
@@ -186,8 +203,9 @@ class Service:
         if isinstance(found, Answer):
             return found
         try:
+            found = found.scaled(photo.pixels.shape[:2], photo.size)
             content = responses.encode(
-                photo.pixels, found, photo.options, self.predictor.card, photo.timings_ms
+                photo.pixels, photo.size, found, photo.options, self.predictor.card, photo.timings_ms
             )
             responses.check_length(content, self.settings.max_response_bytes)
         except Exception as error:

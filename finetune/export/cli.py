@@ -8,6 +8,16 @@ from click.core import ParameterSource
 
 PATH, COUNT = click.Path(path_type=Path), click.IntRange(min=1)
 
+
+def count_workers(context: click.Context, option: click.Parameter, value: str | None) -> int | None:
+    """The number behind ``--workers``; None leaves it to the server, as ``auto`` does without a GPU."""
+    if value == "auto":
+        from finetune.training.machine import workers_that_fit
+
+        return workers_that_fit()
+    return None if value is None else COUNT(value, option, context)
+
+
 EXPORT_EPILOG = """\b
 Examples:
   maskrcnn export runs/resnet50_fpn
@@ -44,7 +54,12 @@ Example:
 @click.option(
     "--fp32", is_flag=True, help="Serve in 32 bits; by default, as the server's CPU or GPU is fastest."
 )
-@click.option("--workers", type=COUNT, help="TorchServe workers.  [default: as `serve start` says]")
+@click.option(
+    "--workers",
+    metavar="N|auto",
+    callback=count_workers,
+    help="TorchServe workers; auto: as this machine's GPUs allow.  [default: as `serve start` says]",
+)
 @click.option("--batch-size", type=COUNT, help="Requests to predict together, for GPUs.  [default: 1]")
 @click.pass_context
 def export(context: click.Context, run: Path, **options: Any) -> None:

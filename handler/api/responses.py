@@ -52,6 +52,7 @@ def select(detections: Detections, options: Options) -> Detections:
 
 def encode(
     image: np.ndarray,
+    size: tuple[int, int],
     detections: Detections,
     options: Options,
     card: dict[str, Any],
@@ -60,13 +61,14 @@ def encode(
     """The answer to one request.
 
     Args:
-        image: (H, W, 3) uint8 RGB.
+        image: (H, W, 3) uint8 RGB; only an answer in pixels looks at it.
+        size: (H, W) of the photo.
         detections: all of them; ``options`` selects.
         card: the archive's ``archive.json``.
         timings_ms: milliseconds by stage; ``postprocess`` is added to it.
     """
     start = time.perf_counter()
-    height, width = image.shape[:2]
+    height, width = size
     chosen = select(detections, options)
     document: Any = None
     if options.output in IMAGE_OUTPUTS:

@@ -30,6 +30,7 @@ class Settings:
         "auto", "`auto`, `fp32`, `bf16`, `fp16` or `int8`: the number format of the network"
     )
     engine: str = _setting("auto", "`auto`, `torch` or `openvino`: what runs the network's convolutions")
+    cuda_graphs: bool = _setting(False, "replay the network's layers as CUDA graphs; on a GPU, not measured")
     threads: int | None = _setting(None, "cores of one worker; null divides the cores among the workers")
     max_image_bytes: int = _setting(
         20 * 2**20, "larger files get 413; TorchServe's max_request_size must hold 4/3 of it, for base64"
@@ -37,6 +38,11 @@ class Settings:
     max_image_pixels: int = _setting(25_000_000, "larger images get 422, before they are decoded")
     max_response_bytes: int = _setting(
         60 * 2**20, "longer answers become 422; must be below TorchServe's max_response_size"
+    )
+    half_size_jpegs: bool = _setting(
+        True,
+        "decode a JPEG at half its size, in half the time, where that is still larger than the network's input and the "
+        "answer is not a picture",
     )
     warmup: tuple[tuple[int, int], ...] = _setting(
         ((768, 1024),), "[height, width] of the images to predict once while loading"
@@ -78,6 +84,9 @@ def parse_settings(
             raise _error(f"handler.{name} must be a whole number above 0")
     if given.get("max_image_pixels", 1) > PILLOW_MAX_PIXELS:
         raise _error(f"handler.max_image_pixels can be at most {PILLOW_MAX_PIXELS:,}")
+    for name in ("cuda_graphs", "half_size_jpegs"):
+        if not isinstance(given.get(name, True), bool):
+            raise _error(f"handler.{name} must be true or false")
     if "warmup" in given:
         given["warmup"] = _sizes(given["warmup"])
     try:

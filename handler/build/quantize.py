@@ -46,7 +46,7 @@ def calibrate(folder: Path, photos: list[dict[str, Any]]) -> None:
 def _trunk_input(predictor: Predictor, photo: dict[str, Any]) -> np.ndarray:
     """A photo as the trunk's input, (1, H, W, 3) float32, padded to its bucket."""
     image = _read(photo)
-    resized = resize(image, predictor.network_shape(image))
+    resized = resize(image, predictor.network_shape(*image.shape[:2]))
     height, width = next(
         s for s in _shapes(predictor) if s[0] >= resized.shape[0] and s[1] >= resized.shape[1]
     )

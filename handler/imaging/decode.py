@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Callable
 
 import cv2
 import numpy as np
@@ -17,6 +18,7 @@ from handler.api.errors import BadRequest, RequestError, UnknownType, Unprocessa
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 """Accepted formats, by Pillow's names (MPO, which some phones write, is a JPEG followed by more images)."""
+Size = tuple[int, int]  # height, width
 _FORMAT_LIST = "JPEG, PNG, WebP, BMP, TIFF or GIF"
 
 MAX_ASPECT_RATIO = 100
@@ -52,13 +54,32 @@ def decode_image(data: bytes, max_pixels: int) -> np.ndarray:
         Unprocessable: 422, too many pixels, a shape beyond :data:`MAX_ASPECT_RATIO`, or a JPEG that would take minutes.
         BadRequest: 400 ``undecodable_image``, truncated or corrupt.
     """
+    return decode_at_least(data, max_pixels, None)[0]
+
+
+def decode_at_least(
+    data: bytes, max_pixels: int, needed: Callable[[int, int], Size] | None
+) -> tuple[np.ndarray, Size]:
+    """As :func:`decode_image`, but a JPEG of at least twice the needed height and width is decoded at half its size.
+
+    libjpeg then computes a quarter of the pixels, each the mean of four, which takes half the time.
+
+    Args:
+        needed: from the photo's (height, width) to those that will be used; None decodes every image at its size.
+
+    Returns:
+        The pixels, and (height, width) of the whole image as a person sees it.
+    """
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
         check_size(*image.size, max_pixels)
         rgb = None
         if image.format in ("JPEG", "MPO"):
             whole = check_scans(data)
-            rgb = _decode_jpeg(data) if whole and image.mode == "RGB" else None
+            width, height = image.size
+            enough = needed(height, width) if needed else (height, width)
+            half = height >= 2 * enough[0] and width >= 2 * enough[1]
+            rgb = _decode_jpeg(data, half) if whole and image.mode == "RGB" else None
         if rgb is None:
             image.load()
         # after loading: a PNG may store it last, and a TIFF applies it while loading
@@ -79,7 +100,10 @@ def decode_image(data: bytes, max_pixels: int) -> np.ndarray:
     # on corrupt bytes, decoders raise a dozen kinds of exception
     except Exception:
         raise _undecodable() from None
-    return np.ascontiguousarray(_upright(_to_rgb(image) if rgb is None else rgb, orientation))
+    pixels = np.ascontiguousarray(_upright(_to_rgb(image) if rgb is None else rgb, orientation))
+    if rgb is None:
+        return pixels, pixels.shape[:2]
+    return pixels, image.size if orientation >= 5 else image.size[::-1]
 
 
 def check_size(width: int, height: int, max_pixels: int) -> None:
@@ -118,13 +142,15 @@ def check_scans(data: bytes) -> bool:
     return False
 
 
-def _decode_jpeg(data: bytes) -> np.ndarray | None:
+def _decode_jpeg(data: bytes, half: bool) -> np.ndarray | None:
     """A complete three-channel JPEG → (H, W, 3) uint8; None if OpenCV cannot read it and Pillow should try.
 
     OpenCV and Pillow call the same library, but OpenCV lets it write straight into the array: twice as fast. It does
     not notice a truncated file, so the caller checks for its end.
     """
-    return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+    kind = cv2.IMREAD_REDUCED_COLOR_2 if half else cv2.IMREAD_COLOR_RGB
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), kind | cv2.IMREAD_IGNORE_ORIENTATION)
+    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB) if half and pixels is not None else pixels
 
 
 def _orientation(image: Image.Image) -> int:

@@ -46,6 +46,14 @@ class Detections:
     def __len__(self) -> int:
         return len(self.scores)
 
+    def scaled(self, size: tuple[int, int], photo: tuple[int, int]) -> Detections:
+        """The same in pixels of ``photo`` (height, width), found in an image of ``size``."""
+        if size == photo:
+            return self
+        (height, width), (photo_height, photo_width) = size, photo
+        factor = np.array([photo_width / width, photo_height / height] * 2, np.float32)
+        return Detections(self.boxes * factor, self.scores, self.class_ids, self.masks)
+
     def __getitem__(self, index: np.ndarray) -> Detections:
         """The instances at ``index``, (K,) of integers or (N,) of bool."""
         return Detections(self.boxes[index], self.scores[index], self.class_ids[index], self.masks[index])

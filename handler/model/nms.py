@@ -44,10 +44,11 @@ def survivors(boxes: torch.Tensor, threshold: float) -> torch.Tensor:
     area = (boxes[..., 2:] - boxes[..., :2]).prod(-1)
     iou = intersection / (area[:, :, None] + area[:, None]).sub_(intersection)
     overlaps = (iou > threshold).triu(1).to(boxes.dtype)  # [g, i, j]: i is better than j and overlaps it
-    stays = torch.ones_like(area)
+    ones = torch.ones_like(area)[:, None]
+    stays = ones
     while True:
         for _ in range(_ROUNDS):
-            before = stays
-            stays = (before[:, None] @ overlaps == 0)[:, 0].to(boxes.dtype)
+            before = stays  # 1 less the number of boxes that overlap it and stay: 1 for none, else 0
+            stays = torch.baddbmm(ones, before, overlaps, alpha=-1).clamp_(min=0)
         if torch.equal(stays, before):
-            return stays > 0
+            return stays[:, 0] > 0

@@ -57,6 +57,7 @@ class Predictor:
         engine: str,
         threads: int,
         int8: bool = False,
+        cuda_graphs: bool = False,
     ) -> None:
         self.classes: list[str] = list(archive.card["classes"])
         self.card: dict[str, Any] = archive.card
@@ -74,8 +75,9 @@ class Predictor:
             cfg.MODEL.PIXEL_STD,
             bgr=cfg.INPUT.FORMAT == "BGR",
             multiple=model.backbone.size_divisibility,
+            device=device,
         )
-        self._engine = self._make_engine(engine, archive.folder, trunk, dtype)
+        self._engine = self._make_engine(engine, archive.folder, trunk, dtype, cuda_graphs)
         self.engine = self._engine.name
         self._propose = ProposalGenerator(
             model.proposal_generator.to(device=device), on_gpu=device.type != "cpu"
@@ -91,6 +93,7 @@ class Predictor:
         precision: str = "auto",
         engine: str = "auto",
         threads: int | None = None,
+        cuda_graphs: bool = False,
     ) -> Predictor:
         """Load an unpacked archive.
 
@@ -100,6 +103,7 @@ class Predictor:
             precision: ``auto | fp32 | bf16 | fp16 | int8``, see :func:`handler.model.precision.choose_dtype`.
             engine: ``auto | torch | openvino``, see :func:`handler.model.engines.choose_engine`.
             threads: cores to use; default: all that this process may run on.
+            cuda_graphs: on a GPU, replay the layers as CUDA graphs (:mod:`handler.model.engines.cuda_graphs`).
 
         Raises:
             ArchiveError, PrecisionError, EngineError.
@@ -112,7 +116,15 @@ class Predictor:
         cv2.setNumThreads(threads)
         archive = open_archive(Path(folder))
         name = choose_engine(engine, precision, device, archive.folder)
-        make = partial(cls, archive, device=device, engine=name, threads=threads, int8=precision == "int8")
+        make = partial(
+            cls,
+            archive,
+            device=device,
+            engine=name,
+            threads=threads,
+            int8=precision == "int8",
+            cuda_graphs=cuda_graphs and device.type == "cuda",
+        )
         predictor = make(dtype=dtype)
         if dtype is torch.float16 and predictor._overflows():
             logger.warning("this model's features are too large for fp16: it runs in bf16")
@@ -140,21 +152,21 @@ class Predictor:
         wanted = [Wanted()] * len(images) if wanted is None else wanted
         if len(wanted) != len(images):
             raise ValueError(f"{len(wanted)} `wanted` for {len(images)} images")
-        shapes = [self.network_shape(image) for image in images]
+        shapes = [self.network_shape(*image.shape[:2]) for image in images]
         results: dict[int, Detections] = {}
         with self._lock:
             for group in self._groups(shapes):
                 found = self._run(
-                    [resize(images[i], shapes[i]) for i in group],
+                    [resize(images[i], shapes[i], self.device) for i in group],
                     [images[i].shape[:2] for i in group],
                     [wanted[i] for i in group],
                 )
                 results.update(zip(group, found, strict=True))
         return [results[i] for i in range(len(images))]
 
-    def network_shape(self, image: np.ndarray) -> tuple[int, int]:
-        """(height, width) that an image (H, W, 3) is resized to."""
-        height, width = ResizeShortestEdge.get_output_shape(*image.shape[:2], self.short_side, self.long_side)
+    def network_shape(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) that an image of this size is resized to."""
+        height, width = ResizeShortestEdge.get_output_shape(height, width, self.short_side, self.long_side)
         return height, width
 
     @torch.inference_mode()
@@ -167,7 +179,7 @@ class Predictor:
             image: (H, W, 3) uint8 RGB.
             batch_size: the largest; a CPU runs images one by one and needs only one.
         """
-        resized = resize(image, self.network_shape(image))
+        resized = resize(image, self.network_shape(*image.shape[:2]), self.device)
         with self._lock:
             for count in range(1, 1 + (1 if self.device.type == "cpu" else batch_size)):
                 features, rois, limits = self._propose_in([resized] * count)
@@ -182,18 +194,21 @@ class Predictor:
         Beyond it are infinities, and Detectron2 drops proposals that are not finite without a word.
         """
         side = self.short_side
-        noise = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8))
-        trunk = self._engine(self._batch([noise]))
+        noise = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
+        trunk = self._engine(self.normalize([resize(noise, (side, side), self.device)]))
         highest = torch.stack([level.abs().max() for part in trunk for level in part]).max()  # NaN if one is
         return not float(highest) < torch.finfo(torch.float16).max / 4
 
-    def _make_engine(self, name: str, folder: Path, trunk: Trunk, dtype: torch.dtype) -> Engine:
-        if name == "torch":
-            return TorchEngine(trunk, self.device, dtype)
+    def _make_engine(
+        self, name: str, folder: Path, trunk: Trunk, dtype: torch.dtype, cuda_graphs: bool
+    ) -> Engine:
         from handler.model.engines.openvino_engine import OpenVinoEngine, buckets
 
+        few = buckets(self.short_side, self.long_side, self.normalize.multiple)
+        if name == "torch":
+            return TorchEngine(trunk, self.device, dtype, few if cuda_graphs else ())
         int8 = self.precision == "int8"
-        shapes = buckets(self.short_side, self.long_side, self.normalize.multiple) if int8 else [None]
+        shapes = few if int8 else [None]
         path, levels = folder / (INT8_IR_NAME if int8 else IR_NAME), len(trunk.rpn_in_features)
         return OpenVinoEngine(path, dtype, self.threads, levels=levels, shapes=shapes)
 
@@ -228,13 +243,9 @@ class Predictor:
         Returns:
             p2..p5 as the heads read them, (R, 5) rois and (N, 4) limits, as :meth:`RoiHeads.detect` takes them.
         """
-        trunk = self._engine(self._batch(images))
+        trunk = self._engine(self.normalize(images))
         limits = torch.tensor([image.shape[1::-1] * 2 for image in images], dtype=torch.float32)
         return self._roi_heads.prepare(trunk.features), self._propose(trunk, limits), limits
-
-    def _batch(self, images: list[torch.Tensor]) -> torch.Tensor:
-        on_gpu = self.device.type == "cuda"
-        return self.normalize(images, pin=on_gpu).to(self.device, non_blocking=on_gpu)
 
 
 def build_model(archive: Archive) -> GeneralizedRCNN:

@@ -23,7 +23,8 @@ class ProposalGenerator:
 
     Args:
         rpn: on the device of the trunk's outputs.
-        on_gpu: suppress overlapping boxes in the way that suits a GPU; the proposals are the same.
+        on_gpu: suppress overlapping boxes in the way that suits a GPU, and return as many rows for any photo, so that
+            nothing waits for their number; the proposals are the same.
     """
 
     def __init__(self, rpn: RPN, *, on_gpu: bool) -> None:
@@ -39,22 +40,27 @@ class ProposalGenerator:
             limits: (N, 4) fp32 on the CPU: width, height, width, height of each image without its padding.
 
         Returns:
-            (R, 5) fp32: image index, XYXY in pixels of the resized image; by image, the best first.
+            (R, 5) fp32: image index, XYXY in pixels of the resized image; by image, the best first. On a GPU, images
+            with fewer proposals are filled up with empty boxes (0, 0, 0, 0).
         """
         boxes, scores, counts = self._best_anchors(trunk)
         finite = boxes.isfinite().all(2) & scores.isfinite()
         boxes = boxes.clamp(min=0).minimum(limits.to(boxes.device, non_blocking=True)[:, None])
         valid = finite & (boxes[..., 2:] - boxes[..., :2] > self._rpn.min_box_size).all(2)
         boxes = boxes.masked_fill(~valid[..., None], 0)  # overlaps nothing
+        most = self._rpn.post_nms_topk[False]
         if self._on_gpu:
             valid &= self._survivors(boxes, counts)
+            boxes = boxes.masked_fill(~valid[..., None], 0)
         scores, order = scores.masked_fill(~valid, -torch.inf).sort(dim=1, descending=True, stable=True)
         boxes = boxes.gather(1, order[..., None].expand(-1, -1, 4))
-        kept = scores > -torch.inf
-        if not self._on_gpu:
-            levels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
-            kept &= self._first_survivors(boxes, scores, levels[order])
-        kept &= kept.cumsum(1) <= self._rpn.post_nms_topk[False]
+        if self._on_gpu:
+            boxes = boxes[:, :most]
+            image = torch.arange(len(boxes), device=boxes.device)[:, None, None].expand(-1, boxes.shape[1], 1)
+            return torch.cat([image, boxes], dim=2).flatten(0, 1)
+        levels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+        kept = (scores > -torch.inf) & self._first_survivors(boxes, scores, levels[order])
+        kept &= kept.cumsum(1) <= most
         image, index = kept.nonzero(as_tuple=True)
         return torch.cat([image[:, None], boxes[image, index]], dim=1)
 

@@ -1,11 +1,13 @@
-"""ROI Align (He et al. 2017, https://arxiv.org/abs/1703.06870) for CPUs, ten times faster.
+"""ROI Align (He et al. 2017, https://arxiv.org/abs/1703.06870) of all levels of a pyramid together.
 
-torchvision's CPU kernel runs on one core, one channel at a time, over planar maps. But an output cell is only
-a weighted sum of a few feature vectors, the weights are a product of a vertical and a horizontal part, and
-with channels_last maps a feature vector is one contiguous row. That is what ``embedding_bag`` computes,
-vectorized and on all cores: rows are feature cells, bags are output cells. A test compares it with torchvision.
+On a CPU it is ten times faster than torchvision's kernel, which runs on one core, one channel at a time, over planar
+maps. But an output cell is only a weighted sum of a few feature vectors, the weights are a product of a vertical and a
+horizontal part, and with channels_last maps a feature vector is one contiguous row. That is what ``embedding_bag``
+computes, vectorized and on all cores: rows are feature cells, bags are output cells. A test compares it with
+torchvision.
 
-On a GPU torchvision's own kernel is used.
+On a GPU torchvision's kernel is fast, but a call for each level needs to know how many boxes are of that level, for
+which the host would have to wait. There the levels lie side by side in one map, and one call pools every box.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 import torch
 from detectron2.modeling.poolers import ROIPooler, assign_boxes_to_levels
 from detectron2.structures import Boxes
+from torchvision.ops import roi_align
 
 # Boxes are pooled in groups of similar sampling density; each box is padded to the density of its group. Powers of
 # two: more groups would read less padding, but cost more in calls.
@@ -33,29 +36,24 @@ class RoiAlign:
         self._pooler = pooler
         self._dtype = dtype
         self.size = pooler.output_size[0]
+        self._level = pooler.level_poolers[0]
         self._scales = torch.tensor([level.spatial_scale for level in pooler.level_poolers])
-        self._fast = all(
-            getattr(level, "aligned", False) and level.sampling_ratio == 0 for level in pooler.level_poolers
-        )
+        self._fast = self._level.aligned and self._level.sampling_ratio == 0
 
     def prepare(self, features: list[torch.Tensor]) -> list[torch.Tensor]:
-        """The pyramid p2..p5, each (N, C, H, W), as :meth:`__call__` reads it; several calls may share it.
-
-        torchvision wants planar maps, and it rounds boxes to the maps' precision: in fp16 by up to half a pixel.
-        """
-        if self._on_cpu(features):
-            return features
-        return [feature.float().contiguous() for feature in features]
+        """The pyramid p2..p5, each (N, C, H, W), as :meth:`__call__` reads it; several calls may share it."""
+        return features if self._on_cpu(features) else _side_by_side(features, self._scales)
 
     def __call__(self, features: list[torch.Tensor], rois: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Pool every box from the level that suits its size.
 
         Args:
             features: what :meth:`prepare` made of the pyramid.
-            rois: (R, 5) fp32, on the CPU or beside the features: image index, XYXY in pixels of the resized image.
+            rois: (R, 5) fp32, on the CPU or beside the features: image index, XYXY in pixels of the resized image,
+                within the image.
 
         Returns:
-            Pooled boxes (R, size, size, C), sorted by level and density, and where each input box went, (R,) int64:
+            Pooled boxes (R, size, size, C), in any order, and where each input box went, (R,) int64:
             ``pooled[where]`` has the order of the input. The caller restores that order where there is less data to
             move.
         """
@@ -70,7 +68,7 @@ class RoiAlign:
         channels, device = features[0].shape[1], features[0].device
         pooled = torch.empty(len(rois), self.size, self.size, channels, dtype=self._dtype, device=device)
         pool = self._pool_by_embedding_bag if self._on_cpu(features) else self._pool_by_torchvision
-        return pooled, pool(features, rois, levels, pooled).argsort()
+        return pooled, pool(features, rois, levels, pooled)
 
     def _on_cpu(self, features: list[torch.Tensor]) -> bool:
         return self._fast and features[0].device.type == "cpu"
@@ -78,20 +76,20 @@ class RoiAlign:
     def _pool_by_torchvision(
         self, features: list[torch.Tensor], rois: torch.Tensor, levels: torch.Tensor, pooled: torch.Tensor
     ) -> torch.Tensor:
-        """Fill ``pooled``; return the order of the boxes in it."""
-        order = levels.argsort(stable=True)
-        counts = (levels[:, None] == torch.arange(len(features), device=levels.device)).sum(0).tolist()
-        rois, order = (each.to(pooled.device, non_blocking=True) for each in (rois[order], order))
-        runs = zip(rois.split(counts), pooled.split(counts), strict=True)
-        for feature, pool, (boxes, out) in zip(features, self._pooler.level_poolers, runs, strict=True):
-            if len(boxes):
-                out.copy_(pool(feature, boxes).permute(0, 2, 3, 1))
-        return order
+        """Fill ``pooled``; return where each box went."""
+        everything, places = features
+        scale, origin = places.to(rois.device, non_blocking=True)[levels].split([1, 4], dim=1)
+        rois = torch.cat([rois[:, :1], rois[:, 1:] * scale + origin], dim=1)
+        rois = rois.to(everything.device, non_blocking=True)
+        level = self._level
+        found = roi_align(everything, rois, self.size, 1.0, level.sampling_ratio, level.aligned)
+        pooled.copy_(found.permute(0, 2, 3, 1))
+        return torch.arange(len(rois), device=pooled.device)
 
     def _pool_by_embedding_bag(
         self, features: list[torch.Tensor], rois: torch.Tensor, levels: torch.Tensor, pooled: torch.Tensor
     ) -> torch.Tensor:
-        """Fill ``pooled``; return the order of the boxes in it."""
+        """Fill ``pooled``; return where each box went."""
         scale = self._scales[levels, None]
         start = rois[:, 1:3] * scale - 0.5  # x, y; half-pixel centers
         extent = (rois[:, 3:] * scale - 0.5) - start
@@ -118,7 +116,30 @@ class RoiAlign:
                 row[run, :, None, high, None] + x[run, None, :, None, wide],
                 y_weight[run, :, None, high, None] * x_weight[run, None, :, None, wide],
             )
-        return order
+        return order.argsort()
+
+
+def _side_by_side(features: list[torch.Tensor], scales: torch.Tensor) -> list[torch.Tensor]:
+    """One map (N, C, H, W) of all levels, and for each level its scale and its place in the map: (levels, 5).
+
+    The largest level is above, the others stand in a row below. Each has a border that repeats its outermost cells:
+    torchvision reads no more than one cell beyond a map, and takes the nearest of the map there. In fp32, since
+    torchvision rounds the boxes to the precision of the map: in fp16 by up to half a pixel.
+    """
+    first, second = features[:2]
+    images, channels, height, width = first.shape
+    height, width = (
+        height + second.shape[2] + 4,
+        max(width + 2, sum(each.shape[3] + 2 for each in features[1:])),
+    )
+    everything = first.new_zeros(images, channels, height, width, dtype=torch.float32)
+    places, x, y = [], 0, 0
+    for feature, scale in zip(features, scales.tolist(), strict=True):
+        framed = torch.nn.functional.pad(feature, (1, 1, 1, 1), mode="replicate")
+        everything[:, :, y : y + framed.shape[2], x : x + framed.shape[3]] = framed
+        places.append([scale, x + 1, y + 1, x + 1, y + 1])
+        x, y = (x + framed.shape[3], y) if y else (0, framed.shape[2])
+    return [everything, torch.tensor(places, dtype=torch.float32)]
 
 
 def _weighted_sums(feature: torch.Tensor, cells: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:

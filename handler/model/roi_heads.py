@@ -69,7 +69,7 @@ class RoiHeads:
 
         Args:
             features: what :meth:`prepare` returned.
-            rois: (R, 5) fp32, proposals: image index, XYXY in pixels of the resized image.
+            rois: (R, 5) fp32, proposals: image index, XYXY in pixels of the resized image; empty boxes find nothing.
             limits: (N, 4) fp32 on the CPU: width, height, width, height of each image without its padding.
         """
         candidates = self._candidates(features, rois) if len(rois) else torch.empty(0, 7)
@@ -87,11 +87,13 @@ class RoiHeads:
         pooled, where = self._box_align(features, rois)
         outputs = predictor(self._box_layers(pooled)[where].float())
         (scores,) = predictor.predict_probs(outputs, [rois])
-        boxes = predictor.box2box_transform.apply_deltas(outputs[1], rois[:, 1:]).view(len(rois), -1, 4)
-        row, class_ids = (scores[:, :-1] > predictor.test_score_thresh).nonzero(as_tuple=True)
-        chosen = boxes[row, class_ids if boxes.shape[1] > 1 else 0]  # one box for all classes, or one each
-        columns = (rois[row, :1], chosen, scores[row, class_ids, None], class_ids[:, None])
-        return torch.cat(columns, dim=1).cpu()
+        filled = (rois[:, 3:] > rois[:, 1:3]).all(1, keepdim=True)
+        row, class_ids = (filled & (scores[:, :-1] > predictor.test_score_thresh)).nonzero(as_tuple=True)
+        deltas = outputs[1].view(len(rois), -1, 4)  # one box for all classes, or one each
+        deltas = deltas[row, class_ids if deltas.shape[1] > 1 else 0]
+        columns = (deltas, rois[row], scores[row, class_ids, None], class_ids[:, None])
+        deltas, image, boxes, rest = torch.cat(columns, dim=1).cpu().split([4, 1, 4, 2], dim=1)
+        return torch.cat([image, predictor.box2box_transform.apply_deltas(deltas, boxes), rest], dim=1)
 
     def masks(
         self, features: list[torch.Tensor], found: list[Found], wanted: list[bool]

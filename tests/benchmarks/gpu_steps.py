@@ -7,9 +7,7 @@ import json
 import shutil
 import sys
 import tempfile
-import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +18,11 @@ from PIL import Image
 
 from handler.model import Detections
 from handler.model.predictor import Predictor
+from handler.model.preprocess import resize
 from handler.service import Request, Service
 from tests.benchmarks.comparing import assert_equal, matched_iou
 from tests.benchmarks.measuring import AT_800, alternate, maskrcnn, summary
-from tests.toy_models import TINY, photo, quiet_detectron2, write_run, write_unpacked_archive
+from tests.toy_models import TINY, photo, quiet_detectron2, write_unpacked_archive
 
 STARTER = Path("model_store/mobilenetv2_fpn_starter.safetensors")
 BATCHES = (1, 2, 4, 8)
@@ -82,10 +81,16 @@ def ceilings(setting: Setting) -> dict[str, Any]:
 
 def equality(setting: Setting) -> dict[str, Any]:
     """In fp32 the device finds what the processor finds: alone, eight together, beside photos that show nothing."""
-    archive, photos = setting.archive(), setting.photos()
+    archive = setting.archive()
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        exact = setting.predictor(archive, "fp32", "cpu").predict(photos)
-        fp32 = setting.predictor(archive, "fp32")
+        cpu, fp32 = setting.predictor(archive, "fp32", "cpu"), setting.predictor(archive, "fp32")
+        photos = []
+        for image in setting.photos():  # resized once: each device rounds in its own way
+            shape = cpu.network_shape(*image.shape[:2])
+            resized = resize(image, shape)
+            assert (resize(image, shape, fp32.device).cpu() - resized).abs().max() < 1.01, "levels of 255"
+            photos.append(resized.numpy())
+        exact = cpu.predict(photos)
         figures: dict[str, Any] = {"objects": [len(each) for each in exact]}
         for image, expected in zip(photos, exact, strict=True):
             assert_equal(fp32.predict([image])[0], expected)
@@ -238,58 +243,15 @@ def accuracy(setting: Setting) -> dict[str, Any]:
     return {"segm AP": ap, "IoU with fp32": {name: float(np.mean(values)) for name, values in iou.items()}}
 
 
-def serving(setting: Setting) -> dict[str, Any]:
-    """Photos a second of TorchServe at batch 8, with 1, 8 and 32 clients, beside ``DefaultPredictor`` behind Flask."""
-    import requests
-
-    from finetune.export.archive import Options, export
-    from serve_config.errors import ServeError
-    from tests.benchmarks.bench_http import baseline
-    from tests.torchserve_fixture import running_torchserve
-
-    run = setting.folder / "run"
-    overrides = TINY if setting.dry_run else [str(w) for k, v in AT_800.items() for w in (f"INPUT.{k}", v)]
-    write_run(run, "mobilenetv2_fpn" if setting.dry_run else "resnet50_fpn", overrides)
-    archive = export(run, Options(output=setting.folder / "exported", engine="torch", batch_size=8))
-    jpeg = setting.jpeg()
-    figures: dict[str, Any] = {}
-
-    def rate(ask: Callable[[], requests.Response], clients: int) -> float:
-        count = clients * (2 if setting.dry_run else 10)
-        with ThreadPoolExecutor(clients) as pool:
-            begun = time.perf_counter()
-            replies = list(pool.map(lambda _: ask(), range(count)))
-            seconds = time.perf_counter() - begun
-        assert all(reply.ok for reply in replies), [reply.text[:200] for reply in replies if not reply.ok][:1]
-        return count / seconds
-
-    try:
-        with running_torchserve(setting.folder / "serve", [archive]) as running:
-
-            def ours() -> requests.Response:
-                path = "/predictions/maskrcnn"
-                return running.client.request("inference", "POST", path, timeout=120, data=jpeg)
-
-            for clients in (1, 2) if setting.dry_run else (1, 8, 32):
-                figures[f"photos a second, {clients} clients"] = rate(ours, clients)
-    except ServeError as error:
-        if "Java" not in str(error):
-            raise
-        return {"skipped": str(error)}
-    with baseline("flask", run) as url:
-        figures["photos a second, Flask, 8 clients"] = rate(
-            lambda: requests.post(f"{url}/predict", data=jpeg, timeout=120), 8
-        )
-    return figures
-
-
-STEPS = {step.__name__: step for step in (ceilings, equality, latency, failures, training, accuracy, serving)}
+STEPS = {step.__name__: step for step in (ceilings, equality, latency, failures, training, accuracy)}
 
 
 def main() -> None:
+    from tests.benchmarks.gpu_serving import serving
+
     name, folder, answer, *dry_run = sys.argv[1:]
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
-        figures = STEPS[name](Setting(Path(temporary), bool(dry_run)))
+        figures = (STEPS | {"serving": serving})[name](Setting(Path(temporary), bool(dry_run)))
     Path(answer).write_text(json.dumps(figures), encoding="utf-8")
 
 

@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from threading import Barrier
 from typing import Any
 
 import cv2
@@ -169,6 +170,41 @@ def test_the_predictor_is_asked_for_what_each_request_needs() -> None:
         Wanted(0.5, 100, masks=False),
         *[Wanted(0.5, 100)] * 2,
     ]
+
+
+def test_a_batch_is_decoded_side_by_side() -> None:
+    predictor = FakePredictor()
+    predictor.threads = 2
+    service, together = Service(predictor, Settings(), batch_size=2), Barrier(2, timeout=60)
+    decode = service.decode
+    service.decode = lambda request: (together.wait(), decode(request))[1]  # type: ignore[method-assign]
+    assert statuses(service.answer([GOOD, JUNK])) == [200, 415]
+
+
+@pytest.mark.parametrize(
+    ("request_", "settings", "factor"),
+    [
+        (GOOD, Settings(), 2),
+        (form(output="coco"), Settings(), 2),
+        (form(output="overlay"), Settings(), 1),
+        (Request({"body": save(corners(), "PNG")}), Settings(), 1),
+        (GOOD, Settings(half_size_jpegs=False), 1),
+    ],
+    ids=["JPEG", "coco", "overlay", "PNG", "switched off"],
+)
+def test_large_jpegs_are_decoded_at_half_size(request_: Request, settings: Settings, factor: int) -> None:
+    class Small(FakePredictor):
+        def network_shape(self, height: int, width: int) -> tuple[int, int]:
+            return height // 2, width // 2
+
+    predictor = Small(1)
+    (answer,) = Service(predictor, settings).answer([request_])
+    assert predictor.batches == [[(HEIGHT // factor, WIDTH // factor, 3)]]
+    if answer.content_type == "application/json" and b"instances" in answer.body:
+        document = json.loads(answer.body)
+        assert document["image"] == {"width": WIDTH, "height": HEIGHT}
+        expected = blob_detections(1, HEIGHT // factor, WIDTH // factor).boxes[0] * factor
+        assert document["instances"][0]["box"] == pytest.approx(expected.tolist(), abs=0.01)
 
 
 def test_scores_for_the_metrics_do_not_depend_on_a_lower_threshold() -> None:
@@ -405,6 +441,7 @@ def test_a_damaged_operating_point_is_refused(damage: dict[str, Any]) -> None:
         ({"presicion": "fp32"}, "presicion"),
         *(({"threads": value}, "handler.threads") for value in (0, "two")),
         ({"max_image_bytes": None}, "handler.max_image_bytes"),
+        *(({name: "yes"}, f"handler.{name}") for name in ("cuda_graphs", "half_size_jpegs")),
         *(({"max_image_pixels": value}, "handler.max_image_pixels") for value in (1.5, 90_000_000)),
         ({"max_response_bytes": True}, "handler.max_response_bytes"),
         *(({"warmup": value}, "handler.warmup") for value in ([32, 64], [[32, 0]])),

@@ -48,6 +48,9 @@ class FakePredictor:
         self.wanted: list[Wanted] = []
         self.warmed: list[tuple[tuple[int, ...], int]] = []
 
+    def network_shape(self, height: int, width: int) -> tuple[int, int]:
+        return height, width
+
     def warm_up(self, image: np.ndarray, batch_size: int) -> None:
         self.warmed.append((image.shape, batch_size))
 

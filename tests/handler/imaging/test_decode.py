@@ -252,3 +252,19 @@ def test_threads_decode_side_by_side() -> None:
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(work, ("JPEG", "PNG", "WebP", "CMYK JPEG")))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_half_size(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = save(corners().resize((121, 81)), "JPEG", exif=exif)
+    whole = decode_image(data, **CAPS)
+    half, size = decode.decode_at_least(
+        data, CAPS["max_pixels"], lambda height, width: (height // 2, width // 2)
+    )
+    assert size == whole.shape[:2]
+    assert half.shape == (-(-size[0] // 2), -(-size[1] // 2), 3)
+    assert quarters(half) == quarters(whole)
+    needed = decode.decode_at_least(data, CAPS["max_pixels"], lambda height, width: (height // 2 + 1, 1))
+    np.testing.assert_array_equal(needed[0], whole)

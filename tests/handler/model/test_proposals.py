@@ -50,8 +50,12 @@ def test_equal_detectron2s(
         )
         limits = torch.tensor([(w, h, w, h) for h, w in SIZES], dtype=torch.float32)
         rois = ProposalGenerator(rpn, on_gpu=on_gpu)(trunk, limits)
+    assert not on_gpu or len(rois) == 2 * int((rois[:, 0] == 1).sum()), "as many rows for each image"
     for image, instances in enumerate(expected):
-        torch.testing.assert_close(rois[rois[:, 0] == image, 1:], instances.proposal_boxes.tensor)
+        found = rois[rois[:, 0] == image, 1:]
+        torch.testing.assert_close(found[: len(instances)], instances.proposal_boxes.tensor)
+        assert not found[len(instances) :].any(), "rows to fill up, which a CPU has none of"
+        assert on_gpu or len(found) == len(instances)
 
 
 def test_survivors_are_those_of_the_greedy_algorithm() -> None:
