@@ -24,12 +24,12 @@ import yaml
 from PIL import Image
 
 from handler.api import responses
-from handler.api.errors import INTERNAL_ERROR, NoRoom, RequestError
+from handler.api.errors import INTERNAL_ERROR, NoRoom, RequestError, Unprocessable
 from handler.api.options import Options, parse_options
 from handler.api.request_parsing import parse_body
 from handler.api.settings import Settings, parse_settings
-from handler.imaging.decode import decode_image
-from handler.model import Detections, Wanted
+from handler.imaging.decode import check_bytes, decode_image
+from handler.model import Detections, Wanted, tiles
 from handler.model.failures import is_broken_gpu, is_out_of_memory, release_memory
 
 logger = logging.getLogger(__name__)
@@ -155,11 +155,13 @@ class Service:
     def decode(self, request: Request) -> Photo | Answer:
         """Take a request apart and decode its image, or refuse it."""
         start = time.perf_counter()
-        limits = self.settings
         try:
-            body = parse_body(request.parts, request.content_type, limits.max_image_bytes)
-            options = parse_options(body.options, self.classes, limits.options)
-            pixels = decode_image(body.image, limits.max_image_pixels)
+            body = parse_body(request.parts, request.content_type)
+            options = parse_options(body.options, self.classes, self.settings.options)
+            max_bytes, max_pixels = self.settings.limits_of(options)
+            check_bytes(body.image, max_bytes)
+            pixels = decode_image(body.image, max_pixels)
+            _check_tiles(pixels, options.tiles, self.settings.max_tiles)
         except Exception as error:
             return _refuse(request.id, error)
         return Photo(request.id, pixels, options, {"decode": _milliseconds_since(start)})
@@ -236,8 +238,11 @@ class Service:
         if self.broken:  # by an earlier photo of the batch
             return [RuntimeError("the GPU is broken") for _ in photos]
         try:
-            found = self.predictor.predict(
-                [photo.pixels for photo in photos], [photo.options.wanted for photo in photos]
+            found = tiles.predict(
+                self.predictor,
+                [photo.pixels for photo in photos],
+                [photo.options.wanted for photo in photos],
+                self.batch_size,
             )
             if len(found) != len(photos):
                 raise RuntimeError(f"the predictor gave {len(found)} results for {len(photos)} images")
@@ -263,6 +268,18 @@ class Service:
         except Exception as error:
             logger.warning("memory was not released", exc_info=error)
             self.broken |= is_broken_gpu(error)
+
+
+def _check_tiles(pixels: np.ndarray, side: int, most: int) -> None:
+    height, width = pixels.shape[:2]
+    count = len(tiles.windows(height, width, side)) if side else 0
+    if count > most:
+        raise Unprocessable(
+            "too_many_tiles",
+            f"The image has {count:,} tiles of {side} pixels, and this server predicts at most {most}; ask for "
+            "larger tiles.",
+            "tiles",
+        )
 
 
 def unexpected() -> Answer:

@@ -1,7 +1,7 @@
 """Decode untrusted image bytes to RGB, or raise RequestError.
 
-The header gives format and size, and the limits are checked against it before any pixel is decoded. Nothing here
-changes global state, so threads may decode side by side.
+The header gives format and size, and the limits are checked against it before any pixel is decoded. Decoding changes no
+global state, so threads may decode side by side.
 """
 
 from __future__ import annotations
@@ -13,7 +13,10 @@ import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from handler.api.errors import BadRequest, RequestError, UnknownType, Unprocessable
+from handler.api.errors import BadRequest, RequestError, TooManyBytes, UnknownType, Unprocessable
+from handler.api.settings import MAX_PIXELS
+
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # Pillow warns from half of it on; our own limit is checked first
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 """Accepted formats, by Pillow's names (MPO, which some phones write, is a JPEG followed by more images)."""
@@ -30,6 +33,16 @@ _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"II*\x00", b"MM\x0
 _ORIENTATION = 0x0112
 # a marker that begins a segment or ends the image: not a stuffed zero, TEM or a restart, which have no length
 _JPEG_MARKER = re.compile(rb"\xff+([^\x00\x01\xd0-\xd7\xff])")
+
+
+def check_bytes(data: bytes, max_bytes: int) -> None:
+    """Check the length of a file before anything reads it."""
+    if len(data) > max_bytes:
+        raise TooManyBytes(
+            "image_too_large",
+            f"The image file is larger than this server accepts ({max_bytes:,} bytes).",
+            "image",
+        )
 
 
 def decode_image(data: bytes, max_pixels: int) -> np.ndarray:
