@@ -239,7 +239,7 @@ class Service:
             return [RuntimeError("the GPU is broken") for _ in photos]
         try:
             found = tiles.predict(
-                self.predictor,
+                self.predictor.predict,
                 [photo.pixels for photo in photos],
                 [photo.options.wanted for photo in photos],
                 self.batch_size,

@@ -9,14 +9,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from handler.api.errors import BadRequest, quoted
-from handler.model import MAX_DETECTIONS, Wanted
+from handler.model import MAX_DETECTIONS, MAX_INSTANCES, Wanted
 
 MASK_FORMATS = ("rle", "polygon", "png", "none")
 OUTPUTS = ("json", "coco", "overlay", "splash", "labels")
 IMAGE_OUTPUTS = ("overlay", "splash", "labels")
 """The outputs that are a PNG."""
-MAX_INSTANCES = 3000
-"""The most instances of one photo; above 300 there are only in a photo in tiles."""
 TILE_SIDES = (128, 4096)
 
 

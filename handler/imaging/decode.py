@@ -29,6 +29,8 @@ MAX_JPEG_SCANS = 100
 """Encoders write 10 scans at most. A decoder goes over the whole image for each, and a file of 3 MB has room for a
 hundred thousand: minutes of work."""
 
+BAND_PIXELS = 2**22
+
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"II*\x00", b"MM\x00*", b"GIF87a", b"GIF89a")
 _ORIENTATION = 0x0112
 # a marker that begins a segment or ends the image: not a stuffed zero, TEM or a restart, which have no length
@@ -161,7 +163,16 @@ def _upright(rgb: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def _to_rgb(image: Image.Image) -> np.ndarray:
-    """A decoded image of any mode → (H, W, 3) uint8."""
+    """A decoded image of any mode → (H, W, 3) uint8, in bands, as Pillow needs several times their memory."""
+    width, height = image.size
+    rgb = np.empty((height, width, 3), np.uint8)
+    rows = max(1, BAND_PIXELS // width)
+    for top in range(0, height, rows):
+        rgb[top : top + rows] = _band_to_rgb(image.crop((0, top, width, min(top + rows, height))))
+    return rgb
+
+
+def _band_to_rgb(image: Image.Image) -> np.ndarray:
     if image.mode.startswith("I;16"):
         # in the machine's byte order, or the dtype names the order
         gray = np.asarray(image)

@@ -118,13 +118,16 @@ def _positions(
 
 def paste_instance(detections: Detections, index: int, height: int, width: int) -> Crop:
     """The crop of one instance; that of one in pieces is where at least one of their masks is."""
-    if not detections.pieces or len(detections.pieces[index][0]) == 1:
+    if detections.pieces is None:
         return paste_mask(detections.masks[index], detections.boxes[index], height, width)
+    pieces = list(zip(*detections.pieces[index], strict=True))
+    if len(pieces) == 1:
+        return paste_mask(*pieces[0], height, width)
     x0, y0, x1, y1 = detections.boxes[index]
     left, right = _clip(np.floor(x0), width), _clip(np.ceil(x1), width)
     top, bottom = _clip(np.floor(y0), height), _clip(np.ceil(y1), height)
     columns = np.zeros((right - left, bottom - top), bool)
-    for mask, box in zip(*detections.pieces[index], strict=True):
+    for mask, box in pieces:
         crop = paste_mask(mask, box, height, width)
         inner = columns[crop.x - left :, crop.y - top :][: crop.columns.shape[0], : crop.columns.shape[1]]
         inner |= crop.columns

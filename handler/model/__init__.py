@@ -9,6 +9,9 @@ import numpy as np
 MAX_DETECTIONS = 300
 """The most instances that one run of the network returns for one photo, or tile of it."""
 
+MAX_INSTANCES = 3000
+"""The most instances in one photo, which only tiles can reach."""
+
 
 @dataclass(frozen=True)
 class Wanted:
@@ -38,8 +41,8 @@ class Detections:
         scores: (N,) float32.
         class_ids: (N,) int64, 0-based.
         masks: (N, M, M) float32, mask probabilities inside each box (Detectron2's ``pred_masks`` before pasting).
-        pieces: of a photo in tiles, for each instance the masks (K, M, M) that form its own, and their boxes (K, 4);
-            otherwise None.
+        pieces: in tiles, in place of ``masks``: for each instance the masks (K, M, M) that together are its own, and
+            their boxes (K, 4).
     """
 
     boxes: np.ndarray
@@ -53,7 +56,9 @@ class Detections:
 
     def __getitem__(self, index: np.ndarray) -> Detections:
         """The instances at ``index``, (K,) of integers or (N,) of bool."""
-        pieces = self.pieces and tuple(self.pieces[i] for i in np.arange(len(self))[index])
+        pieces = self.pieces
+        if pieces is not None:
+            pieces = tuple(pieces[i] for i in np.arange(len(self))[index])
         return Detections(
             self.boxes[index], self.scores[index], self.class_ids[index], self.masks[index], pieces
         )

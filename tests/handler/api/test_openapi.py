@@ -12,9 +12,10 @@ import pytest
 import yaml
 
 from handler.api.errors import RequestError
-from handler.api.options import MASK_FORMATS, MAX_INSTANCES, OPTIONS, OUTPUTS, TILE_SIDES, Options
+from handler.api.options import MASK_FORMATS, OPTIONS, OUTPUTS, TILE_SIDES, Options
 from handler.api.responses import option_defaults
 from handler.api.settings import Settings
+from handler.model import MAX_INSTANCES
 from handler.service import Request, Service
 from tests.handler.awkward import corners, save
 from tests.handler.toys import FakePredictor
