@@ -116,6 +116,7 @@ SETTINGS = (
     Setting("MODEL_NAME", _Checked("name", _text), "maskrcnn", "Name of the model in TorchServe."),
     Setting("MAX_BYTES", _COUNT, 20_000_000, "Largest picture in bytes."),
     Setting("MAX_PIXELS", _COUNT, 25_000_000, "Largest picture in pixels (width times height)."),
+    Setting("MAX_TILED_PIXELS", _COUNT, 100_000_000, "Largest picture in pixels in a request with `tiles`."),
     # Timeouts grow from the inside out: TorchServe 120 s, this server 140 s, the browser 160 s.
     Setting("TIMEOUT", _Checked("seconds", _seconds), 140.0, "Seconds to wait for a prediction; keep it above "
             f"TorchServe's response timeout (120). The browser waits {BROWSER_EXTRA:.0f} seconds longer."),

@@ -36,7 +36,9 @@ def torchserve() -> TorchServe:
 
 def uploaded_pictures(most: int) -> list[Picture]:
     """The current request's pictures, within the app's limits."""
-    return read_pictures(request, current_app.config["MAX_BYTES"], current_app.config["MAX_PIXELS"], most)
+    tiled = request.form.get("tiles", "0").strip() not in ("", "0")  # the model validates it
+    pixels = current_app.config["MAX_TILED_PIXELS" if tiled else "MAX_PIXELS"]
+    return read_pictures(request, current_app.config["MAX_BYTES"], pixels, most)
 
 
 def requested_version() -> str | None:

@@ -109,7 +109,8 @@ async function send(picture, version) {
   picture.requests.set(version, request);
   changed(request);
   try {
-    request.sent = await prepareUpload(picture.file, picture, $("scale").checked, limitsOf(version));
+    request.tiled = $("tiles").checked;
+    request.sent = await prepareUpload(picture.file, picture, $("scale").checked && !request.tiled, request.tiled, limitsOf(version));
   } catch (error) {
     Object.assign(request, { phase: "failed", error: error.message });
     changed(request);
@@ -277,6 +278,10 @@ $("compare").addEventListener("change", () => compareWith(current.other ?? anoth
 $("other").addEventListener("change", () => compareWith($("other").value));
 $("scale").addEventListener("change", () => {
   if (current?.version && Math.max(current.width, current.height) > LONG_SIDE) send(current, current.version);
+});
+$("tiles").addEventListener("change", () => {
+  $("scale").disabled = $("tiles").checked;
+  if (current?.version) send(current, current.version);
 });
 setInterval(() => {
   for (const viewer of viewers) if (busy(viewer.request)) viewer.progress.tick();

@@ -3,12 +3,13 @@ import { Prediction } from "./prediction.js";
 import { authorization } from "./token.js";
 
 const PARALLEL = 2; // the model works on one at a time anyway
+const TILES = { tiles: 1024, max_detections: 1000 }; // more would make the list of objects slow
 const LOW_THRESHOLD = "0.05"; // ask for nearly everything: the slider then filters in the browser
 
 const waiting = [];
 let active = 0;
 
-/** A picture for one model version (null: no model is known yet). sent: {blob, width, height}. phase: waiting, uploading, thinking, done, failed, canceled. */
+/** A picture for one model version (null: no model is known yet). tiled: predict it in tiles. sent: {blob, width, height}. phase: waiting, uploading, thinking, done, failed, canceled. */
 export function newRequest(picture, version) {
   return { picture, version, phase: "waiting", progress: 0, started: 0, elapsed: 0, sent: null, reply: null, prediction: null, error: null, xhr: null };
 }
@@ -42,9 +43,9 @@ function next() {
 }
 
 /** A form for /api/v1/predict. */
-function form({ picture, version, sent }, fields) {
+function form({ picture, version, sent, tiled }, fields) {
   const form = new FormData();
-  for (const [name, value] of Object.entries({ version, ...fields })) form.append(name, value);
+  for (const [name, value] of Object.entries({ version, ...fields, ...(tiled && TILES) })) form.append(name, value);
   form.append("image", sent.blob, picture.name);
   return form;
 }
