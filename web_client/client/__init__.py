@@ -105,7 +105,7 @@ class Client:
         Args:
             image: a path, or the file's bytes.
             version: a model version; default: the server's.
-            options: ``score_threshold``, ``max_detections``, ``classes`` (names or ids), ``tiles`` (their side in pixels),
+            options: ``score_threshold``, ``max_detections``, ``classes`` (names or ids), ``tiles`` (their side),
                 ``mask_format`` (``rle``; ``none``; ``polygon`` gives no arrays, but the outlines in
                 ``Prediction.document``).
 
