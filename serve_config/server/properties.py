@@ -43,7 +43,7 @@ class Settings:
     """
 
     ports: dict[str, int] = field(default_factory=lambda: dict(DEFAULT_PORTS))  # 0: any free one
-    max_request_size: int = 32 * MEBIBYTE
+    max_request_size: int = 96 * MEBIBYTE
     max_response_size: int = 64 * MEBIBYTE
     job_queue_size: int = QUEUE_SIZE
     startup_timeout: int = 300

@@ -104,6 +104,13 @@ class TestPictureIn:
         assert waiting.value.json()["image"] == {"width": 3000, "height": 2000}
         settled(page)
         assert "Sent unchanged, 3000 × 2000" in page.locator("#sent").inner_text()
+        page.check("#scale")
+        with page.expect_request("**/api/v1/predict") as sent:
+            page.check("#tiles")
+        assert b'name="tiles"\r\n\r\n1024' in (sent.value.post_data_buffer or b"")
+        settled(page)
+        assert "Sent unchanged, 3000 × 2000" in page.locator("#sent").inner_text()
+        assert page.locator("#scale").is_disabled()
 
     def test_a_photo_taken_upright_stays_upright(self, page: Page, eyes: None, tmp_path: Path) -> None:
         path = tmp_path / "phone.jpg"

@@ -56,6 +56,15 @@ BAD = [
 ]
 
 
+@pytest.mark.parametrize(("tiles", "status"), [("", 422), ("0", 422), ("1024", 200)])
+def test_a_picture_for_tiles_may_have_more_pixels(
+    config: dict[str, Any], stub: Stub, tiles: str, status: int
+) -> None:
+    client = create_app(config | {"MAX_PIXELS": 1000}).test_client()
+    picture = {"image": (io.BytesIO(balloon_picture()), "a.png"), "tiles": tiles}
+    assert client.post("/api/predict", data=picture).status_code == status
+
+
 @pytest.fixture
 def small(config: dict[str, Any]) -> FlaskClient:
     """A server with limits of 200 kB and 4 million pixels."""
