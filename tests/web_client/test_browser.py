@@ -25,7 +25,7 @@ from tests.commands import finetune
 from tests.web_client import browser
 from tests.web_client.browser import canvas_pixels, frames, masks_of, sample, send, settled, slide, until
 from tests.web_client.samples import FOLDER
-from tests.web_client.stub import Stub, balloon_picture
+from tests.web_client.stub import balloon_picture
 
 pytestmark = pytest.mark.browser
 chromium, stub_site, base_url, page = browser.chromium, browser.stub_site, browser.base_url, browser.page
@@ -104,16 +104,6 @@ class TestPictureIn:
         assert waiting.value.json()["image"] == {"width": 3000, "height": 2000}
         settled(page)
         assert "Sent unchanged, 3000 × 2000" in page.locator("#sent").inner_text()
-
-    def test_tiles_are_asked_for_and_rule_out_scaling(self, page: Page, stub: Stub, tmp_path: Path) -> None:
-        path = tmp_path / "small.png"
-        path.write_bytes(balloon_picture(400, 200, [(350, 60, 30)]))
-        send(page, path)
-        with page.expect_response("**/api/v1/predict"):
-            page.check("#tiles")
-        settled(page)
-        assert [request["options"].get("tiles") for request in stub.requests[-2:]] == [None, "1024"]
-        assert page.locator("#scale").is_disabled()
 
     def test_a_photo_taken_upright_stays_upright(self, page: Page, eyes: None, tmp_path: Path) -> None:
         path = tmp_path / "phone.jpg"

@@ -228,6 +228,14 @@ class TestTrouble:
         assert "6000 × 4050 pixels; the limit is 24 million" in state(page)
         assert stub.requests == []
 
+    def test_tiles_rule_out_scaling(self, page: Page, stub: Stub, picture: Path) -> None:
+        send(page, picture)
+        with page.expect_response("**/api/v1/predict"):
+            page.check("#tiles")
+        settled(page)
+        assert [request["options"].get("tiles") for request in stub.requests[-2:]] == [None, "1024"]
+        assert page.locator("#scale").is_disabled()
+
     def test_an_outage_is_polled_by_one_timer(self, chromium: Browser, base_url: str) -> None:
         context = chromium.new_context()
         page = context.new_page()
