@@ -21,6 +21,7 @@ from pycocotools import mask as coco_mask
 
 from finetune.data.drawing import balloon_color, draw_balloon, draw_scene, overlap
 from finetune.export.archive import Options, export
+from handler.model.tiles import windows
 from handler.service import Request, Service
 from tests.benchmarks.bench_predictor import describe
 from tests.benchmarks.measuring import argument_parser, machine, save, table
@@ -88,6 +89,7 @@ def measure(service: Service, side: int, photos: list[tuple[bytes, list[dict[str
     total = sum(len(truth) for _, truth in photos)
     return {
         "tiles": side or "off",
+        "runs of the network": 1 + len(windows(HEIGHT, WIDTH, side)) if side else 1,
         "found %": round(100 * right / total, 1),
         "of those shown, right %": round(100 * right / max(1, shown), 1),
         "seconds": round(seconds, 2),
