@@ -14,8 +14,8 @@ from handler.api.errors import RequestError
 from handler.api.options import Options, parse_options
 from handler.errors import SettingsError
 
-MAX_PIXELS = 178_956_970
-"""Pillow refuses to decode more."""
+MAX_PIXELS = 2**27
+"""No setting allows more: a decoded image takes up to seven bytes a pixel."""
 
 
 def _setting(default: Any, meaning: str) -> Any:
