@@ -64,6 +64,9 @@ class MaskRCNNHandler:
           threads: null                 # cores of one worker; null divides the cores among the workers
           max_image_bytes: 20971520     # 413 above
           max_image_pixels: 25000000    # 422 above, before decoding
+          max_tiled_bytes: 67108864     # the same for a request with tiles
+          max_tiled_pixels: 100000000   # the same for a request with tiles
+          max_tiles: 200                # 422 above
           max_response_bytes: 62914560  # 422 above
           half_size_jpegs: true         # decode large JPEGs at half their size
           warmup: [[768, 1024]]         # [height, width] to predict while loading

@@ -25,12 +25,12 @@ import yaml
 from PIL import Image
 
 from handler.api import responses
-from handler.api.errors import INTERNAL_ERROR, NoRoom, RequestError
+from handler.api.errors import INTERNAL_ERROR, NoRoom, RequestError, Unprocessable
 from handler.api.options import IMAGE_OUTPUTS, Options, parse_options
 from handler.api.request_parsing import parse_body
 from handler.api.settings import Settings, parse_settings
-from handler.imaging.decode import decode_at_least
-from handler.model import Detections, Wanted
+from handler.imaging.decode import check_bytes, decode_at_least
+from handler.model import Detections, Wanted, tiles
 from handler.model.failures import is_broken_gpu, is_out_of_memory, release_memory
 
 logger = logging.getLogger(__name__)
@@ -170,13 +170,16 @@ class Service:
         if isinstance(request, Answer):
             return request
         start = time.perf_counter()
-        limits = self.settings
         try:
-            body = parse_body(request.parts, request.content_type, limits.max_image_bytes)
-            options = parse_options(body.options, self.classes, limits.options)
-            whole = options.output in IMAGE_OUTPUTS or not limits.half_size_jpegs
-            needed = None if whole else self.predictor.network_shape
-            pixels, size = decode_at_least(body.image, limits.max_image_pixels, needed)
+            body = parse_body(request.parts, request.content_type)
+            options = parse_options(body.options, self.classes, self.settings.options)
+            max_bytes, max_pixels = self.settings.limits_of(options)
+            check_bytes(body.image, max_bytes)
+            whole = options.tiles or options.output in IMAGE_OUTPUTS or not self.settings.half_size_jpegs
+            pixels, size = decode_at_least(
+                body.image, max_pixels, None if whole else self.predictor.network_shape
+            )
+            _check_tiles(pixels, options.tiles, self.settings.max_tiles)
         except Exception as error:
             return _refuse(request.id, error)
         return Photo(request.id, pixels, size, options, {"decode": _milliseconds_since(start)})
@@ -254,8 +257,11 @@ class Service:
         if self.broken:  # by an earlier photo of the batch
             return [RuntimeError("the GPU is broken") for _ in photos]
         try:
-            found = self.predictor.predict(
-                [photo.pixels for photo in photos], [photo.options.wanted for photo in photos]
+            found = tiles.predict(
+                self.predictor.predict,
+                [photo.pixels for photo in photos],
+                [photo.options.wanted for photo in photos],
+                self.batch_size,
             )
             if len(found) != len(photos):
                 raise RuntimeError(f"the predictor gave {len(found)} results for {len(photos)} images")
@@ -281,6 +287,18 @@ class Service:
         except Exception as error:
             logger.warning("memory was not released", exc_info=error)
             self.broken |= is_broken_gpu(error)
+
+
+def _check_tiles(pixels: np.ndarray, side: int, most: int) -> None:
+    height, width = pixels.shape[:2]
+    count = len(tiles.windows(height, width, side)) if side else 0
+    if count > most:
+        raise Unprocessable(
+            "too_many_tiles",
+            f"The image has {count:,} tiles of {side} pixels, and this server predicts at most {most}; ask for "
+            "larger tiles.",
+            "tiles",
+        )
 
 
 def unexpected() -> Answer:

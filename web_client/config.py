@@ -89,6 +89,7 @@ OPTIONS = (
     _option("MODEL_NAME", text, "maskrcnn", "Name of the model in TorchServe."),
     _option("MAX_BYTES", _COUNT, 20_000_000, "Largest picture in bytes."),
     _option("MAX_PIXELS", _COUNT, 25_000_000, "Largest picture in pixels (width times height)."),
+    _option("MAX_TILED_PIXELS", _COUNT, 100_000_000, "Largest picture in pixels in a request with `tiles`."),
     _option("TIMEOUT", seconds, 140.0, "Seconds to wait for a prediction; keep it above TorchServe's response timeout "
             "(120), so that the innermost message reaches the visitor."),
     _option("TRUSTED_PROXY", proxy, "", "IP address of the reverse proxy whose X-Forwarded-For header names the "

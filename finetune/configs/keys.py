@@ -36,6 +36,7 @@ def add_finetune_config(cfg: CfgNode) -> None:
     # large-scale jitter (Ghiasi et al. 2021, arXiv:2012.07177): scale the photo, then crop or pad it to a square
     cfg.FINETUNE.AUGMENT.SCALE_MIN = 0.5  # at 1 the photo just fits into the crop
     cfg.FINETUNE.AUGMENT.SCALE_MAX = 2.0
+    cfg.FINETUNE.AUGMENT.TILE = 0  # side in pixels of what fits into the crop at 1; 0 = the photo
     cfg.FINETUNE.AUGMENT.CROP_SIZE = 640  # pixels
     cfg.FINETUNE.AUGMENT.FLIP = 0.5  # probability
     cfg.FINETUNE.AUGMENT.BRIGHTNESS = 0.3  # a factor from [1 - x, 1 + x], as for the next two

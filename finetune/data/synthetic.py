@@ -86,10 +86,10 @@ def draw_scene(
         spread = rng.choice([size * count**0.5 * 0.6, height * 0.25])  # a bunch, or scattered
         for _ in range(count):  # from near to far
             radius = max(size * rng.uniform(0.7, 1.3), 4)
-            outline = _outline(rng, rng.normal(middle, spread), radius, width, height)
+            outline = balloon_outline(rng, rng.normal(middle, spread), radius, width, height)
             mask = outline & free
             if mask.sum() >= max(MIN_PIXELS, MIN_VISIBLE * outline.sum()):
-                _shade(rng, picture, mask, outline)
+                paint_balloon(rng, picture, mask, outline)
                 free &= ~mask
                 masks.append(mask)
     picture = cv2.GaussianBlur(picture, (0, 0), 0.6)  # soft edges, as a lens draws them
@@ -109,7 +109,7 @@ def _background(rng: np.random.Generator, height: int, width: int) -> np.ndarray
     return (picture * (0.8 + 0.4 * blotches)).astype(np.float32)
 
 
-def _outline(
+def balloon_outline(
     rng: np.random.Generator, center: np.ndarray, radius: float, width: int, height: int
 ) -> np.ndarray:
     """The mask (H, W) bool of a balloon: an ellipse that narrows to its neck, which hangs about straight down."""
@@ -125,7 +125,9 @@ def _outline(
     return mask.astype(bool)
 
 
-def _shade(rng: np.random.Generator, picture: np.ndarray, mask: np.ndarray, outline: np.ndarray) -> None:
+def paint_balloon(
+    rng: np.random.Generator, picture: np.ndarray, mask: np.ndarray, outline: np.ndarray
+) -> None:
     """Paint glossy rubber in a color that balloons are sold in, lit from the upper left, where ``mask`` is True."""
     saturation, value = rng.choice([(0.85, 0.85), (0.85, 0.85), (0.3, 0.92), (0.03, 0.93), (0.4, 0.15)])
     color = _hsv(rng.random(), saturation + rng.uniform(-0.1, 0.1), value + rng.uniform(-0.1, 0.06))

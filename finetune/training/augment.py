@@ -67,6 +67,7 @@ def large_scale_jitter(
     scale: tuple[float, float],
     flip: float,
     photo_size: tuple[int, int],
+    tile: int = 0,
 ) -> Sample:
     """Scale, crop and flip (large-scale jitter, Ghiasi et al. 2021, arXiv:2012.07177).
 
@@ -79,9 +80,10 @@ def large_scale_jitter(
         scale: smallest and largest factor; one is drawn uniformly.
         flip: probability of a horizontal flip.
         photo_size: (height, width) of the stored photo; larger than the image's if that is downscaled.
+        tile: side in pixels of the photo of what just fits at scale 1; 0 for the whole photo.
     """
     height, width = photo_size
-    factor = rng.uniform(*scale) * crop_size / max(height, width)
+    factor = rng.uniform(*scale) * crop_size / (tile or max(height, width))
     scaled_width, scaled_height = max(1, round(width * factor)), max(1, round(height * factor))
     shrinks = scaled_width < image.shape[1]
     scaled = cv2.resize(

@@ -117,6 +117,7 @@ class TrainingBatches(Dataset):
             scale=(self.augment.SCALE_MIN, self.augment.SCALE_MAX),
             flip=self.augment.FLIP,
             photo_size=(record["height"], record["width"]),
+            tile=self.augment.TILE,
         )
 
     def _photo(self, index: int) -> np.ndarray:
@@ -133,7 +134,7 @@ class TrainingBatches(Dataset):
     def _read(self, index: int) -> np.ndarray:
         """Decode a photo, downscaled to the largest size that the augmentation can ask for."""
         image = read_image(self.records[index]["file_name"], format="BGR")
-        factor = self.augment.CROP_SIZE * self.augment.SCALE_MAX / max(image.shape[:2])
+        factor = self.augment.CROP_SIZE * self.augment.SCALE_MAX / (self.augment.TILE or max(image.shape[:2]))
         if factor < 1:
             return cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
         return np.ascontiguousarray(image)

@@ -9,12 +9,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from handler.api.errors import BadRequest, quoted
-from handler.model import MAX_DETECTIONS, Wanted
+from handler.model import MAX_DETECTIONS, MAX_INSTANCES, Wanted
 
 MASK_FORMATS = ("rle", "polygon", "png", "none")
 OUTPUTS = ("json", "coco", "overlay", "splash", "labels")
 IMAGE_OUTPUTS = ("overlay", "splash", "labels")
 """The outputs that are a PNG."""
+TILE_SIDES = (128, 4096)
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,12 @@ class Options:
     """0-based class ids to keep; None keeps all."""
     mask_format: str = "rle"
     output: str = "json"
+    tiles: int = 0
+
+    @property
+    def compact(self) -> bool:
+        """Whether the answer stays small beside a photo of any size: no picture is in it."""
+        return self.output not in IMAGE_OUTPUTS and self.mask_format != "png"
 
     @property
     def wanted(self) -> Wanted:
@@ -39,8 +46,8 @@ class Options:
         lowest = min([self.score_threshold, *self.class_thresholds.values()])
         # both select among all instances, so none may be dropped before
         if self.class_thresholds or self.suppression_iou is not None:
-            return Wanted(lowest, MAX_DETECTIONS, None, masks)
-        return Wanted(lowest, self.max_detections, self.classes, masks)
+            return Wanted(lowest, MAX_DETECTIONS, None, masks, self.tiles)
+        return Wanted(lowest, self.max_detections, self.classes, masks, self.tiles)
 
 
 @dataclass(frozen=True)
@@ -81,8 +88,15 @@ def _score_threshold(name: str, value: object, classes: Sequence[str]) -> float:
 
 def _max_detections(name: str, value: object, classes: Sequence[str]) -> int:
     number = _number(value)
-    if not 1 <= number <= MAX_DETECTIONS or number != int(number):
-        raise _invalid(name, f"a whole number from 1 to {MAX_DETECTIONS}", value)
+    if not 1 <= number <= MAX_INSTANCES or number != int(number):
+        raise _invalid(name, f"a whole number from 1 to {MAX_INSTANCES}", value)
+    return int(number)
+
+
+def _tiles(name: str, value: object, classes: Sequence[str]) -> int:
+    number, (least, most) = _number(value), TILE_SIDES
+    if number != 0 and (not least <= number <= most or number != int(number)):
+        raise _invalid(name, f"0 or a whole number from {least} to {most}", value)
     return int(number)
 
 
@@ -135,7 +149,7 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option(
         "max_detections",
-        f"1..{MAX_DETECTIONS}",
+        f"1..{MAX_INSTANCES}",
         100,
         "Keep at most this many, the best first.",
         _max_detections,
@@ -143,6 +157,13 @@ OPTIONS: tuple[Option, ...] = (
     Option("classes", "names or ids, comma separated or a list", "all", "Keep only these classes.", _classes),
     Option("mask_format", " · ".join(MASK_FORMATS), "rle", "How a mask is written.", _choice(MASK_FORMATS)),
     Option("output", " · ".join(OUTPUTS), "json", "What to answer.", _choice(OUTPUTS)),
+    Option(
+        "tiles",
+        f"0 or {TILE_SIDES[0]}..{TILE_SIDES[1]}",
+        0,
+        "Look at the photo in overlapping tiles of this side in pixels, too, which finds small objects; 0: do not.",
+        _tiles,
+    ),
 )
 OPTION_NAMES = tuple(option.name for option in OPTIONS)
 
@@ -178,6 +199,8 @@ def parse_options(
     if "score_threshold" in values:
         values["class_thresholds"] = {}
     options = replace(defaults or Options(), **values)
+    if options.tiles and options.max_detections == Options.max_detections and "max_detections" not in values:
+        options = replace(options, max_detections=MAX_INSTANCES)
     if options.output == "coco" and options.mask_format == "png":
         raise BadRequest(
             "invalid_option",

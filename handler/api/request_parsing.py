@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from handler.api.errors import BadRequest, TooManyBytes, UnknownType, quoted
+from handler.api.errors import BadRequest, UnknownType, quoted
 from handler.api.options import OPTION_NAMES, FormText
 
 IMAGE_FIELDS = ("image", "data")
@@ -33,17 +33,15 @@ class Body:
     options: dict[str, object]
 
 
-def parse_body(parts: Mapping[str, object], content_type: str, max_bytes: int) -> Body:
+def parse_body(parts: Mapping[str, object], content_type: str) -> Body:
     """Split one request.
 
     Args:
         parts: part name → bytes, str or decoded JSON.
         content_type: the request's Content-Type, or "" when it has none.
-        max_bytes: the largest image file.
 
     Raises:
         BadRequest: no image or two, invalid JSON, invalid base64.
-        TooManyBytes: the image is larger than ``max_bytes``.
         UnknownType: an unsupported kind of body.
     """
     mime = content_type.partition(";")[0].strip().lower()
@@ -57,12 +55,6 @@ def parse_body(parts: Mapping[str, object], content_type: str, max_bytes: int) -
         raise BadRequest("invalid_form", "The multipart form has no boundary in its Content-Type.")
     whole = "body" in parts and mime != "multipart/form-data"
     body = _whole_body(parts["body"], mime) if whole else _form(parts)
-    if len(body.image) > max_bytes:
-        raise TooManyBytes(
-            "image_too_large",
-            f"The image file is larger than this server accepts ({max_bytes:,} bytes).",
-            "image",
-        )
     if not body.image:
         raise BadRequest("missing_image", f"The request has no image. {_HOW}", "image")
     return body

@@ -14,8 +14,8 @@ from handler.api.errors import RequestError
 from handler.api.options import Options, parse_options
 from handler.errors import SettingsError
 
-PILLOW_MAX_PIXELS = 89_478_485
-"""Pillow warns of a decompression bomb above this many pixels."""
+MAX_PIXELS = 2**27
+"""No setting allows more: a decoded image takes up to seven bytes a pixel."""
 
 
 def _setting(default: Any, meaning: str) -> Any:
@@ -36,6 +36,11 @@ class Settings:
         20 * 2**20, "larger files get 413; TorchServe's max_request_size must hold 4/3 of it, for base64"
     )
     max_image_pixels: int = _setting(25_000_000, "larger images get 422, before they are decoded")
+    max_tiled_bytes: int = _setting(64 * 2**20, "the same for a request with `tiles`")
+    max_tiled_pixels: int = _setting(
+        100_000_000, "the same for a request with `tiles`, unless it asks for an `output` or masks in PNG"
+    )
+    max_tiles: int = _setting(200, "a request for more tiles gets 422; each takes the time of a photo")
     max_response_bytes: int = _setting(
         60 * 2**20, "longer answers become 422; must be below TorchServe's max_response_size"
     )
@@ -57,8 +62,14 @@ class Settings:
         """The limits on a request, by name."""
         return {name: getattr(self, name) for name in _LIMITS}
 
+    def limits_of(self, options: Options) -> tuple[int, int]:
+        """The most bytes and the most pixels of an image in a request with ``options``."""
+        if options.tiles and options.compact:
+            return self.max_tiled_bytes, self.max_tiled_pixels
+        return self.max_image_bytes, self.max_image_pixels
 
-_LIMITS = ("max_image_bytes", "max_image_pixels", "max_response_bytes")
+
+_LIMITS = tuple(f.name for f in fields(Settings) if f.name.startswith("max_"))
 
 
 def parse_settings(
@@ -82,8 +93,9 @@ def parse_settings(
     for name in (*_LIMITS, "threads"):
         if name in given and not (_is_count(given[name]) or (name == "threads" and given[name] is None)):
             raise _error(f"handler.{name} must be a whole number above 0")
-    if given.get("max_image_pixels", 1) > PILLOW_MAX_PIXELS:
-        raise _error(f"handler.max_image_pixels can be at most {PILLOW_MAX_PIXELS:,}")
+    for name in ("max_image_pixels", "max_tiled_pixels"):
+        if given.get(name, 1) > MAX_PIXELS:
+            raise _error(f"handler.{name} can be at most {MAX_PIXELS:,}")
     for name in ("cuda_graphs", "half_size_jpegs"):
         if not isinstance(given.get(name, True), bool):
             raise _error(f"handler.{name} must be true or false")

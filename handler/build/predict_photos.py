@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from handler.api.options import Options
-from handler.api.settings import PILLOW_MAX_PIXELS
+from handler.api.settings import MAX_PIXELS
 from handler.service import Request, Service
 
 _TIMED_PHOTOS = 12  # up to twice as many, spread over all
@@ -34,7 +34,7 @@ def predict_photos(folder: Path, photos: list[dict[str, Any]], seconds: float = 
     """
     service = Service.load(folder)
     # COCO's AP counts photos that are too large for a request as well, and all detections
-    usual = replace(service.settings, max_image_bytes=sys.maxsize, max_image_pixels=PILLOW_MAX_PIXELS)
+    usual = replace(service.settings, max_image_bytes=sys.maxsize, max_image_pixels=MAX_PIXELS)
     service.settings = replace(usual, options=Options(score_threshold=0, output="coco"))
     results: list[dict[str, Any]] = []
     for photo in photos:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from handler.api.settings import PILLOW_MAX_PIXELS
+from handler.api.settings import MAX_PIXELS
 from handler.imaging.decode import decode_image
 from handler.model.engines import INT8_IR_NAME, IR_NAME
 from handler.model.engines.openvino_engine import Shape, buckets, import_openvino
@@ -78,7 +78,7 @@ def _shapes(predictor: Predictor) -> list[Shape]:
 
 
 def _read(photo: dict[str, Any]) -> np.ndarray:
-    return decode_image(Path(photo["file_name"]).read_bytes(), PILLOW_MAX_PIXELS)
+    return decode_image(Path(photo["file_name"]).read_bytes(), MAX_PIXELS)
 
 
 if __name__ == "__main__":

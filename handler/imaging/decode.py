@@ -1,7 +1,7 @@
 """Decode untrusted image bytes to RGB, or raise RequestError.
 
-The header gives format and size, and the limits are checked against it before any pixel is decoded. Nothing here
-changes global state, so threads may decode side by side.
+The header gives format and size, and the limits are checked against it before any pixel is decoded. Decoding changes no
+global state, so threads may decode side by side.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from handler.api.errors import BadRequest, RequestError, UnknownType, Unprocessable
+from handler.api.errors import BadRequest, RequestError, TooManyBytes, UnknownType, Unprocessable
+
+Image.MAX_IMAGE_PIXELS = None  # Pillow's warns or raises above 89 megapixels; check_size has ours
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 """Accepted formats, by Pillow's names (MPO, which some phones write, is a JPEG followed by more images)."""
@@ -28,10 +30,22 @@ MAX_JPEG_SCANS = 100
 """Encoders write 10 scans at most. A decoder goes over the whole image for each, and a file of 3 MB has room for a
 hundred thousand: minutes of work."""
 
+BAND_PIXELS = 2**22
+
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"II*\x00", b"MM\x00*", b"GIF87a", b"GIF89a")
 _ORIENTATION = 0x0112
 # a marker that begins a segment or ends the image: not a stuffed zero, TEM or a restart, which have no length
 _JPEG_MARKER = re.compile(rb"\xff+([^\x00\x01\xd0-\xd7\xff])")
+
+
+def check_bytes(data: bytes, max_bytes: int) -> None:
+    """Check the length of a file before anything reads it."""
+    if len(data) > max_bytes:
+        raise TooManyBytes(
+            "image_too_large",
+            f"The image file is larger than this server accepts ({max_bytes:,} bytes).",
+            "image",
+        )
 
 
 def decode_image(data: bytes, max_pixels: int) -> np.ndarray:
@@ -86,11 +100,6 @@ def decode_at_least(
         orientation = _orientation(image)
     except (RequestError, MemoryError):
         raise
-    except (
-        Image.DecompressionBombError,
-        Image.DecompressionBombWarning,
-    ):  # the latter where warnings are errors
-        raise _too_many_pixels(max_pixels) from None
     except UnidentifiedImageError:
         if data.startswith(_SIGNATURES) or (data[:4] == b"RIFF" and data[8:12] == b"WEBP"):
             raise _undecodable() from None
@@ -109,7 +118,11 @@ def decode_at_least(
 def check_size(width: int, height: int, max_pixels: int) -> None:
     """Check the size that a header claims, before any pixel is decoded."""
     if width * height > max_pixels:
-        raise _too_many_pixels(max_pixels, f"{width} × {height}")
+        raise Unprocessable(
+            "too_many_pixels",
+            f"The image is {width} × {height} pixels; this server accepts at most {max_pixels:,}. Resize it.",
+            "image",
+        )
     if width < 1 or height < 1:
         raise _undecodable()
     if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
@@ -174,7 +187,16 @@ def _upright(rgb: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def _to_rgb(image: Image.Image) -> np.ndarray:
-    """A decoded image of any mode → (H, W, 3) uint8."""
+    """A decoded image of any mode → (H, W, 3) uint8, in bands, as Pillow needs several times their memory."""
+    width, height = image.size
+    rgb = np.empty((height, width, 3), np.uint8)
+    rows = max(1, BAND_PIXELS // width)
+    for top in range(0, height, rows):
+        rgb[top : top + rows] = _band_to_rgb(image.crop((0, top, width, min(top + rows, height))))
+    return rgb
+
+
+def _band_to_rgb(image: Image.Image) -> np.ndarray:
     if image.mode.startswith("I;16"):
         # in the machine's byte order, or the dtype names the order
         gray = np.asarray(image)
@@ -190,15 +212,6 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
         image = Image.new("RGB", image.size, "white")
         image.paste(rgba, mask=rgba.getchannel("A"))
     return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
-
-
-def _too_many_pixels(max_pixels: int, size: str = "") -> Unprocessable:
-    is_size = f" is {size} pixels" if size else " has too many pixels"
-    return Unprocessable(
-        "too_many_pixels",
-        f"The image{is_size}; this server accepts at most {max_pixels:,}. Resize it.",
-        "image",
-    )
 
 
 def _undecodable() -> BadRequest:

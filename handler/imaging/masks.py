@@ -116,10 +116,28 @@ def _positions(
     return cell.astype(np.intp) + 1, one - (position - cell), position - cell
 
 
+def paste_instance(detections: Detections, index: int, height: int, width: int) -> Crop:
+    """The crop of one instance; that of one in pieces is where at least one of their masks is."""
+    if detections.pieces is None:
+        return paste_mask(detections.masks[index], detections.boxes[index], height, width)
+    pieces = list(zip(*detections.pieces[index], strict=True))
+    if len(pieces) == 1:
+        return paste_mask(*pieces[0], height, width)
+    x0, y0, x1, y1 = detections.boxes[index]
+    left, right = _clip(np.floor(x0), width), _clip(np.ceil(x1), width)
+    top, bottom = _clip(np.floor(y0), height), _clip(np.ceil(y1), height)
+    columns = np.zeros((right - left, bottom - top), bool)
+    for mask, box in pieces:
+        crop = paste_mask(mask, box, height, width)
+        inner = columns[crop.x - left :, crop.y - top :][: crop.columns.shape[0], : crop.columns.shape[1]]
+        inner |= crop.columns
+    return Crop(columns, left, top)
+
+
 def paste_masks(detections: Detections, height: int, width: int) -> Iterator[Crop]:
     """The crops of all instances, one at a time, in the order of the detections."""
-    for mask, box in zip(detections.masks, detections.boxes, strict=True):
-        yield paste_mask(mask, box, height, width)
+    for index in range(len(detections)):
+        yield paste_instance(detections, index, height, width)
 
 
 def crop_to_rle(crop: Crop, height: int, width: int) -> dict:
@@ -196,6 +214,6 @@ def label_map(detections: Detections, height: int, width: int) -> np.ndarray:
     count = len(detections.boxes)
     labels = np.zeros((height, width), np.uint8 if count <= 255 else np.uint16)
     for i in reversed(range(count)):
-        crop = paste_mask(detections.masks[i], detections.boxes[i], height, width)
+        crop = paste_instance(detections, i, height, width)
         labels[crop.window][crop.bits] = i + 1
     return labels

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 MAX_DETECTIONS = 300
-"""The most instances that a predictor returns for one photo."""
+"""The most instances that one run of the network returns for one photo, or tile of it."""
+
+MAX_INSTANCES = 3000
+"""The most instances in one photo, which only tiles can reach."""
 
 
 @dataclass(frozen=True)
@@ -19,12 +22,14 @@ class Wanted:
         max_detections: keep at most this many, the best first.
         classes: 0-based class ids to keep; None keeps all.
         masks: False leaves every mask zero.
+        tiles: side in pixels of the tiles in which to look at the photo, too (:mod:`handler.model.tiles`); 0: none.
     """
 
     score_threshold: float = 0.0
     max_detections: int = MAX_DETECTIONS
     classes: frozenset[int] | None = None
     masks: bool = True
+    tiles: int = 0
 
 
 @dataclass(frozen=True)
@@ -36,12 +41,15 @@ class Detections:
         scores: (N,) float32.
         class_ids: (N,) int64, 0-based.
         masks: (N, M, M) float32, mask probabilities inside each box (Detectron2's ``pred_masks`` before pasting).
+        pieces: in tiles, in place of ``masks``: for each instance the masks (K, M, M) that together are its own, and
+            their boxes (K, 4).
     """
 
     boxes: np.ndarray
     scores: np.ndarray
     class_ids: np.ndarray
     masks: np.ndarray
+    pieces: tuple[tuple[np.ndarray, np.ndarray], ...] | None = None
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -56,4 +64,9 @@ class Detections:
 
     def __getitem__(self, index: np.ndarray) -> Detections:
         """The instances at ``index``, (K,) of integers or (N,) of bool."""
-        return Detections(self.boxes[index], self.scores[index], self.class_ids[index], self.masks[index])
+        pieces = self.pieces
+        if pieces is not None:
+            pieces = tuple(pieces[i] for i in np.arange(len(self))[index])
+        return Detections(
+            self.boxes[index], self.scores[index], self.class_ids[index], self.masks[index], pieces
+        )

@@ -47,8 +47,11 @@ FORMATS = ("coco", "csv", "parquet", "labelme", "yolo", "via", "label-studio", "
 @click.option("--overlay", is_flag=True, help="Write each photo and film with its masks painted on, too.")
 @click.option("--fps", type=RATE, metavar="N", help="Frames per second of a film.  [default: all]")
 @click.option("--score-threshold", metavar="0..1", help="Keep instances whose score is at least this.")
-@click.option("--max-detections", metavar="1..300", help="Keep at most this many per photo, the best first.")
+@click.option("--max-detections", metavar="1..3000", help="Keep at most this many per photo, the best first.")
 @click.option("--classes", metavar="NAMES", help="Keep only these classes: names or ids, comma separated.")
+@click.option(
+    "--tiles", metavar="128..4096", help="Look in tiles of so many pixels, too, to find small objects."
+)
 @click.option("--token", envvar="MASKRCNN_TOKEN", show_envvar=True, help="For a MODEL that is an address.")
 @click.option("--threads", type=COUNT, help="Cores of one predictor.  [default: all; 1 with --ray]")
 @click.option(
@@ -88,7 +91,7 @@ def predict(rooms: Any, **values: Any) -> None:
     from handler.predict.job import Job
     from handler.predict.run import run
 
-    names = ("score_threshold", "max_detections", "classes")
+    names = ("score_threshold", "max_detections", "classes", "tiles")
     options = {name: value for name in names if (value := values.pop(name)) is not None}
     # SIGTERM keeps what is done, as Ctrl-C does, also where a parent ignores SIGINT (nohup)
     former = {number: signal.signal(number, signal.default_int_handler) for number in STOPS}

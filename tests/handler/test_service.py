@@ -378,10 +378,11 @@ def test_description() -> None:
     assert document["classes"] == ["balloon"]
     assert (document["evaluation"], document["served"]) == ({"segm_AP": 62.1}, {"segm_AP_loss": 0.2})
     assert document["running"] == {"engine": "toy", "precision": "fp32", "threads": 1, "device": "cpu"}
-    limits = {"max_image_bytes": 20_971_520, "max_image_pixels": 25_000_000, "max_response_bytes": 62_914_560}
-    assert document["limits"] == limits
+    usual = {"max_image_bytes": 20_971_520, "max_image_pixels": 25_000_000, "max_response_bytes": 62_914_560}
+    tiled = {"max_tiled_bytes": 67_108_864, "max_tiled_pixels": 100_000_000, "max_tiles": 200}
+    assert document["limits"] == usual | tiled
     defaults = {option["name"]: option["default"] for option in document["options"]}
-    assert list(defaults.values()) == [0.7, 100, "all", "rle", "json"]
+    assert list(defaults.values()) == [0.7, 100, "all", "rle", "json", 0]
 
 
 def test_settings() -> None:
@@ -442,10 +443,13 @@ def test_a_damaged_operating_point_is_refused(damage: dict[str, Any]) -> None:
         *(({"threads": value}, "handler.threads") for value in (0, "two")),
         ({"max_image_bytes": None}, "handler.max_image_bytes"),
         *(({name: "yes"}, f"handler.{name}") for name in ("cuda_graphs", "half_size_jpegs")),
-        *(({"max_image_pixels": value}, "handler.max_image_pixels") for value in (1.5, 90_000_000)),
+        *(({"max_image_pixels": value}, "handler.max_image_pixels") for value in (1.5, 180_000_000)),
+        *(({"max_tiled_pixels": value}, "handler.max_tiled_pixels") for value in (0, 180_000_000)),
+        ({"max_tiles": 0}, "handler.max_tiles"),
         ({"max_response_bytes": True}, "handler.max_response_bytes"),
         *(({"warmup": value}, "handler.warmup") for value in ([32, 64], [[32, 0]])),
         ({"options": {"score_threshold": 2}}, "score_threshold"),
+        ({"options": {"tiles": 50}}, "tiles"),
         ({"options": {"classes": ["dog"]}}, "dog"),
     ],
     ids=str,

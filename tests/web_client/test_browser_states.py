@@ -233,6 +233,14 @@ class TestTrouble:
         assert "Turn on scaling" in failure(page)
         assert stub.requests == []
 
+    def test_tiles_rule_out_scaling(self, page: Page, stub: Stub, picture: Path) -> None:
+        send(page, picture)
+        with page.expect_response("**/api/v1/predict"):
+            page.check("#tiles")
+        settled(page)
+        assert [request["options"].get("tiles") for request in stub.requests[-2:]] == [None, "1024"]
+        assert page.locator("#scale").is_disabled()
+
     def test_an_outage_is_polled_by_one_timer(self, open_page: Open, base_url: str) -> None:
         page = open_page()
         page.clock.install()

@@ -46,9 +46,17 @@ BAD: dict[str, tuple[bytes, tuple[int, str, str]]] = {
     "large.png": (balloon_picture() + b"\0" * 300_000, TOO_LARGE),
     "huge.png": (b"\0" * 400_000, TOO_LARGE),
     "wide.png": (png_that_claims(3000, 2000), (422, "too_many_pixels", "3000 × 2000")),
-    "bomb.png": (png_that_claims(15_000, 10_000), (422, "too_many_pixels", "too many pixels")),
-    "bombs.png": (png_that_claims(60_000, 60_000), (422, "too_many_pixels", "too many pixels")),
+    "bomb.png": (png_that_claims(15_000, 10_000), (422, "too_many_pixels", "15000 × 10000")),
+    "bombs.png": (png_that_claims(60_000, 60_000), (422, "too_many_pixels", "60000 × 60000")),
 }
+
+
+@pytest.mark.parametrize(("tiles", "status"), [("", 422), ("0", 422), ("1024", 200)])
+def test_a_picture_for_tiles_may_have_more_pixels(
+    make_client: Callable[..., FlaskClient], tiles: str, status: int
+) -> None:
+    picture = {"image": (io.BytesIO(balloon_picture()), "a.png"), "tiles": tiles}
+    assert make_client(MAX_PIXELS=1000).post("/api/predict", data=picture).status_code == status
 
 
 @pytest.mark.parametrize("name", BAD)

@@ -13,6 +13,7 @@ from web_client.errors import ApiError, too_many_bytes
 
 # The formats that the model decodes; the list keeps Pillow's rarer, less tested readers out of reach.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+Image.MAX_IMAGE_PIXELS = None  # check_picture has limits of its own
 MAX_PICTURES = 8  # in one request; together they may be as large as one
 
 
@@ -49,11 +50,13 @@ def uploaded_pictures(most: int) -> list[Picture]:
     if len(chosen) > most:
         message = f"Pictures in this request: {len(chosen)}. At most {most} can be sent at once."
         raise ApiError(400, "too_many_pictures", message, "image")
-    return [check_picture(data, PurePath(name or "").name or "picture") for name, data in chosen]
+    tiled = request.form.get("tiles", "0").strip() not in ("", "0")  # the model validates it
+    return [check_picture(data, PurePath(name or "").name or "picture", tiled=tiled) for name, data in chosen]
 
 
-def check_picture(data: bytes, name: str) -> Picture:
+def check_picture(data: bytes, name: str, *, tiled: bool = False) -> Picture:
     """Check size and header against the app's limits; only the model decodes pixels."""
+    limit = current_app.config["MAX_TILED_PIXELS" if tiled else "MAX_PIXELS"]
     if not data:
         raise ApiError(400, "empty_image", "This file is empty (0 bytes). Choose another one.", "image")
     if len(data) > current_app.config["MAX_BYTES"]:
@@ -61,20 +64,14 @@ def check_picture(data: bytes, name: str) -> Picture:
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             (width, height), kind = image.size, str(image.format)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise _too_many_pixels("far too many") from None
     except Exception:
         # Pillow's readers raise many kinds of errors on broken headers.
         message = "This file is not a picture that we can read. Choose a JPEG, PNG, WebP, GIF, BMP or TIFF."
         raise ApiError(415, "unsupported_media_type", message, "image") from None
-    if width * height > current_app.config["MAX_PIXELS"]:
-        raise _too_many_pixels(f"{width} × {height}")
+    if width * height > limit:
+        message = (
+            f"This picture has {width} × {height} pixels; the limit is {limit / 1e6:g} million. "
+            "Make it smaller and send it again."
+        )
+        raise ApiError(422, "too_many_pixels", message, "image")
     return Picture(data, name, Image.MIME[kind])
-
-
-def _too_many_pixels(has: str) -> ApiError:
-    limit = current_app.config["MAX_PIXELS"] / 1e6
-    message = (
-        f"This picture has {has} pixels; the limit is {limit:g} million. Make it smaller and send it again."
-    )
-    return ApiError(422, "too_many_pixels", message, "image")

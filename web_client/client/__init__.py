@@ -111,8 +111,9 @@ class Client:
         Args:
             image: a path, or the file's bytes.
             version: a model version; default: the server's.
-            options: ``score_threshold``, ``max_detections``, ``classes`` (names or ids), ``mask_format`` (``rle``;
-                ``none``; ``polygon`` gives no arrays, but the outlines in ``Prediction.document``).
+            options: ``score_threshold``, ``max_detections``, ``classes`` (names or ids), ``tiles`` (their side),
+                ``mask_format`` (``rle``; ``none``; ``polygon`` gives no arrays, but the outlines in
+                ``Prediction.document``).
 
         Raises:
             ClientError: refused, or not answered within ``patience``.

@@ -57,6 +57,14 @@ def test_instances_outside_the_crop_are_dropped():
     assert {len(jitter(*photo, seed, scale=(3.0, 3.0)).masks) for seed in range(40)} == {0, 1}
 
 
+def test_a_crop_of_a_tile_has_its_scale_whatever_the_size_of_the_photo():
+    image = np.random.default_rng(0).integers(0, 256, (400, 600, 3), np.uint8)
+    crop = jitter(image, [], crop_size=64, tile=64, photo_size=(400, 600)).image
+    windows = np.lib.stride_tricks.sliding_window_view(image, (64, 64), axis=(0, 1))
+    (place,) = np.argwhere((windows[..., 0, 0] == crop[0, 0]).all(axis=2))
+    np.testing.assert_array_equal(windows[tuple(place)].transpose(1, 2, 0), crop)
+
+
 def test_pasted_instances_cover_what_lies_below():
     size = 32
     below, above = np.zeros((1, size, size), bool), np.zeros((1, size, size), bool)

@@ -12,9 +12,10 @@ import pytest
 import yaml
 
 from handler.api.errors import RequestError
-from handler.api.options import MASK_FORMATS, OPTIONS, OUTPUTS, Options
+from handler.api.options import MASK_FORMATS, OPTIONS, OUTPUTS, TILE_SIDES, Options
 from handler.api.responses import option_defaults
 from handler.api.settings import Settings
+from handler.model import MAX_INSTANCES
 from handler.service import Request, Service
 from tests.handler.awkward import corners, save
 from tests.handler.toys import FakePredictor
@@ -61,7 +62,11 @@ def test_options_and_defaults_are_those_of_the_code(place: str) -> None:
     assert tuple(properties["mask_format"]["enum"]) == MASK_FORMATS
     assert tuple(properties["output"]["enum"]) == OUTPUTS
     assert (properties["score_threshold"]["minimum"], properties["score_threshold"]["maximum"]) == (0, 1)
-    assert (properties["max_detections"]["minimum"], properties["max_detections"]["maximum"]) == (1, 300)
+    assert (properties["max_detections"]["minimum"], properties["max_detections"]["maximum"]) == (
+        1,
+        MAX_INSTANCES,
+    )
+    assert properties["tiles"]["anyOf"][1] == dict(zip(("minimum", "maximum"), TILE_SIDES, strict=True))
     for option in OPTIONS:
         assert properties[option.name]["description"].startswith(option.meaning.rstrip("."))
 

@@ -111,7 +111,8 @@ async function send(picture, version) {
   picture.requests.set(version, request);
   changed(request);
   try {
-    request.sent = await prepareUpload(picture.file, picture, $("scale").checked, modelOf(version)?.limits ?? {});
+    request.tiled = $("tiles").checked;
+    request.sent = await prepareUpload(picture.file, picture, $("scale").checked && !request.tiled, request.tiled, modelOf(version)?.limits ?? {});
   } catch (error) {
     changed(Object.assign(request, { phase: "failed", error: error.message }));
     return;
@@ -274,6 +275,10 @@ $("compare").addEventListener("change", () => compareWith(current.other));
 $("other").addEventListener("change", () => compareWith($("other").value));
 $("scale").addEventListener("change", () => {
   if (current?.version && Math.max(current.width, current.height) > LONG_SIDE) send(current, current.version);
+});
+$("tiles").addEventListener("change", () => {
+  $("scale").disabled = $("tiles").checked;
+  if (current?.version) send(current, current.version);
 });
 setInterval(() => {
   for (const { request, progress } of viewers) if (busy(request)) progress.show(request);

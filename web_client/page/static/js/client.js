@@ -4,6 +4,7 @@ import { $ } from "./dom.js";
 import { Prediction } from "./prediction.js";
 
 const PARALLEL = 2; // the model works on one at a time anyway
+const TILES = { tiles: 1024, max_detections: 1000 }; // more would make the list of objects slow
 const LOW_THRESHOLD = "0.05"; // ask for nearly everything: the slider then filters in the browser
 const TOKEN = "token";
 
@@ -34,7 +35,7 @@ export async function call(path, options = {}) {
   throw Object.assign(new Error(message), { code });
 }
 
-/** A picture for one model version (null: no model is known yet). sent: {blob, width, height}. phase: waiting, working, done, failed, canceled. */
+/** A picture for one model version (null: no model is known yet). tiled: predict it in tiles. sent: {blob, width, height}. phase: waiting, working, done, failed, canceled. */
 export function newRequest(picture, version) {
   return { picture, version, phase: "waiting", started: 0, elapsed: 0, sent: null, reply: null, prediction: null, error: null, controller: new AbortController() };
 }
@@ -86,9 +87,9 @@ export async function sendForReview(request) {
   request.reviewed = true;
 }
 
-function post({ picture, version, sent, controller }, fields) {
+function post({ picture, version, sent, tiled, controller }, fields) {
   const body = new FormData();
-  for (const [name, value] of Object.entries({ version, score_threshold: LOW_THRESHOLD, ...fields })) body.append(name, value);
+  for (const [name, value] of Object.entries({ version, score_threshold: LOW_THRESHOLD, ...fields, ...(tiled && TILES) })) body.append(name, value);
   body.append("image", sent.blob, picture.name);
   return call("predict", { method: "POST", body, signal: controller.signal });
 }

@@ -53,9 +53,10 @@ export async function openPicture(file) {
 }
 
 /** What to send: the file itself, or a smaller JPEG of it. Throws if it is above the limits of the server or the model. */
-export async function prepareUpload(file, { width, height }, mayScale, { max_image_bytes: bytes = Infinity, max_image_pixels: pixels = Infinity }) {
-  const maxBytes = Math.min(Number(document.body.dataset.maxBytes), bytes);
-  const maxPixels = Math.min(Number(document.body.dataset.maxPixels), pixels);
+export async function prepareUpload(file, { width, height }, mayScale, tiled, limits) {
+  const { maxBytes: bytes, maxPixels: pixels, maxTiledPixels: tiledPixels } = document.body.dataset;
+  const maxBytes = Math.min(bytes, limits[tiled ? "max_tiled_bytes" : "max_image_bytes"] ?? Infinity);
+  const maxPixels = Math.min(tiled ? tiledPixels : pixels, limits[tiled ? "max_tiled_pixels" : "max_image_pixels"] ?? Infinity);
   if (mayScale && (Math.max(width, height) > LONG_SIDE || file.size > maxBytes)) {
     const bitmap = await createImageBitmap(file);
     const small = resized(bitmap, LONG_SIDE);
@@ -63,7 +64,7 @@ export async function prepareUpload(file, { width, height }, mayScale, { max_ima
     const blob = await new Promise((done) => small.toBlob(done, "image/jpeg", 0.92));
     return { blob, width: small.width, height: small.height };
   }
-  const cure = "Turn on scaling at the end of the sidebar, or choose a smaller one.";
+  const cure = `Turn ${tiled ? "off tiles" : "on scaling"} at the end of the sidebar, or choose a smaller one.`;
   if (file.size > maxBytes) throw new Error(`This picture has ${megabytes(file.size)}; the limit is ${megabytes(maxBytes)}. ${cure}`);
   if (width * height > maxPixels) {
     throw new Error(`This picture has ${width} × ${height} pixels; the limit is ${maxPixels / 1e6} million. ${cure}`);
