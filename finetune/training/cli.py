@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import signal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
-
-if TYPE_CHECKING:
-    from finetune.training.launch import Processes
 
 PATH, COUNT = click.Path(path_type=Path), click.IntRange(min=1)
 TIME = click.FloatRange(min=0, min_open=True)
@@ -34,15 +31,8 @@ TIME = click.FloatRange(min=0, min_open=True)
 @click.option(
     "--num-gpus", type=COUNT, default=1, metavar="N", help="Processes on this machine, one GPU each."
 )
-@click.option("--num-machines", type=COUNT, default=1, metavar="N", help="Machines that take part.")
-@click.option(
-    "--machine-rank", type=click.IntRange(min=0), default=0, metavar="R", help="Which one this is, from 0."
-)
-@click.option("--dist-url", default="auto", metavar="URL", help="Where they meet: tcp://FIRST_MACHINE:PORT.")
 @click.argument("overrides", nargs=-1, metavar="[KEY VALUE]...")
-def train(
-    folds: int | None, num_gpus: int, num_machines: int, machine_rank: int, dist_url: str, **request: Any
-) -> None:
+def train(folds: int | None, num_gpus: int, **request: Any) -> None:
     """Fine-tune a backbone on a data set.
 
     BACKBONE is resnet50_fpn, resnet101_fpn, mobilenetv2_fpn or vovnet19_fpn. KEY VALUE pairs override its config.
@@ -65,20 +55,19 @@ def train(
       maskrcnn train mobilenetv2_fpn --data data/balloon --folds 5
       torchrun --nproc-per-node 4 -m finetune train resnet50_fpn --data data/balloon
     """
-    from finetune.training.launch import Processes, launch, prepare
+    from finetune.training.launch import launch, prepare
 
     # a shell's `&` starts commands with SIGINT ignored: let it stop a training all the same
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    processes = Processes(num_gpus, num_machines, machine_rank, dist_url)
     if folds:
-        _cross_validate(folds, processes, request)
+        _cross_validate(folds, num_gpus, request)
         return
     job = prepare(**request)
-    if launch(job, processes):
+    if launch(job, num_gpus):
         click.echo(job.run)
 
 
-def _cross_validate(folds: int, processes: Processes, request: dict[str, Any]) -> None:
+def _cross_validate(folds: int, num_gpus: int, request: dict[str, Any]) -> None:
     from tabulate import tabulate
 
     from finetune.evaluation.report_text import report_rows
@@ -88,7 +77,7 @@ def _cross_validate(folds: int, processes: Processes, request: dict[str, Any]) -
         if request.pop(option):
             name = option.replace("_", "-")
             raise click.UsageError(f"--{name} belongs to one training: leave it out with --folds")
-    report, folder = cross_validate(folds, processes, **request)
+    report, folder = cross_validate(folds, num_gpus, **request)
     click.echo(tabulate(report_rows(report, ["AP"]), headers="firstrow", disable_numparse=True))
     click.echo(report["expectation"])
     click.echo(folder / "report.md")

@@ -1,7 +1,7 @@
 """The recipe: fine-tune Mask R-CNN on a small data set. Read it from top to bottom, then copy it.
 
-One process runs :func:`fine_tune` on a CPU or one GPU; :mod:`finetune.training.launch` starts several for several GPUs
-or machines. All randomness in a step comes from a generator seeded by (seed, step), so a run that was stopped and
+One process runs :func:`fine_tune` on a CPU or one GPU; :mod:`finetune.training.launch` starts one for each of several
+GPUs. All randomness in a step comes from a generator seeded by (seed, step), so a run that was stopped and
 resumed sees the same pictures as one that was not. On a CPU it ends with the same weights, bit for bit; on a GPU the
 backward pass of RoI Align adds in no fixed order.
 """

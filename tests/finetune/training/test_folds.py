@@ -69,11 +69,11 @@ def test_stopped_and_resumed_trains_what_is_left_and_ends_with_the_same_report(
 ):
     run, launched = tmp_path / "run", list[str]()
 
-    def launch(job, processes):
+    def launch(job, num_gpus):
         launched.append(job.run.name)
         if launched == ["fold1", "fold2"]:
             raise KeyboardInterrupt
-        return launch_fold(job, processes)
+        return launch_fold(job, num_gpus)
 
     launch_fold = folds.launch
     monkeypatch.setattr(folds, "launch", launch)
@@ -100,7 +100,6 @@ def test_folds_are_compared(crossed, tmp_path, capsys):
         ("--folds 3 --stop-after 1", 2, "leave it out with --folds"),
         ("--folds 3 --minutes 1", 2, "--minutes belongs to one training"),
         ("--folds 9", 1, "do not fill 9 folds"),
-        ("--folds 3 --num-machines 2", 1, "--folds trains on one machine"),
     ],
 )
 def test_refused_before_anything_is_written(data, tmp_path, capsys, more, status, message):
