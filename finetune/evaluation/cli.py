@@ -83,28 +83,25 @@ def evaluate(min_precision: float | None, min_recall: float | None, **request: A
     help="The reports to compare; folds: those of `train --folds`.",
 )
 @click.option(
-    "--bench", type=PATH, multiple=True, metavar="FILE", help="Take latencies from `make bench`'s file."
-)
-@click.option(
     "--output", type=PATH, default=COMPARISON, show_default=True, metavar="DIR", help="The folder to write."
 )
-def compare(runs: tuple[Path, ...], split: str, bench: tuple[Path, ...], output: Path) -> None:
+def compare(runs: tuple[Path, ...], split: str, output: Path) -> None:
     """Put evaluated runs into one table and one picture.
 
     RUN is a run folder, or a folder that `evaluate --output` wrote. Writes comparison.md, comparison.json and
-    comparison.png (mask AP50 against latency). What was not measured is marked as such.
+    comparison.png (mask AP50 against latency).
 
     \b
     Examples:
       maskrcnn compare runs/resnet50_fpn runs/mobilenetv2_fpn runs/vovnet19_fpn
-      maskrcnn compare runs/* --bench reports/bench_predictor/bench_predictor.json
+      maskrcnn compare runs/* --split val --output runs/comparison_val
     """
     from tabulate import tabulate
 
     from finetune.evaluation.compare import compare_runs, short_table_of
 
-    rows = compare_runs(runs, output, split=split, bench=bench)
-    click.echo(tabulate(short_table_of(rows), headers="firstrow", disable_numparse=True))
+    reports = compare_runs(runs, output, split=split)
+    click.echo(tabulate(short_table_of(reports), headers="firstrow", disable_numparse=True))
     click.echo(output / "comparison.md")
 
 

@@ -206,8 +206,7 @@ def _draw_worst(
         score = scores[i]
         photo = Path(records[i]["file_name"])
         name = f"worst_{len(entries) + 1:02}_{photo.stem}.jpg"
-        page = draw_truth_and_prediction(records[i], int(first_ids[i]), results, score, classes)
-        page.save(folder / name, quality=88)
+        draw_truth_and_prediction(records[i], int(first_ids[i]), results, score, classes, folder / name)
         entries.append(
             {
                 "photo": photo.name,

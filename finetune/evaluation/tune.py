@@ -30,7 +30,7 @@ from finetune.data.dataset import class_names, load_split, read_card
 from finetune.errors import UserError
 from finetune.evaluation.coco_eval import match, summarize
 from finetune.evaluation.operating_point import OperatingPoint, read_point
-from finetune.evaluation.plots import draw_front
+from finetune.evaluation.plots import draw_ap_against_time
 from finetune.export import archive
 from finetune.export.served import add_int8, load_truth, predict_staged, remove_int8
 from finetune.files import read_json, sha256_of, write_json
@@ -236,9 +236,9 @@ def tune(path: Path, data: Path, *, tolerance: float, goal: str) -> tuple[list[l
     title, picture = f"{run.name} on {where}", bench.file.with_suffix(".png")
     marks = dict.fromkeys(measured, "") | dict.fromkeys(front, "front")
     marks |= {measured[0]: "as trained", chosen: "chosen"}
-    points = [(m.cost(goal), m.ap, mark, str(m)) for m, mark in marks.items()]
-    steps = [(m.cost(goal), m.ap) for m in front]
-    draw_front(points, steps, measured[0].ap - tolerance, title, picture)
+    points = [(m.cost(goal), m.ap, None, mark and f"{mark}: {m}") for m, mark in marks.items()]
+    steps, lowest = [(m.cost(goal), m.ap) for m in front], measured[0].ap - tolerance
+    draw_ap_against_time(points, title, "mask AP (%)", picture, front=steps, lowest=lowest)
     return table_of(marks, goal), bench.file
 
 
