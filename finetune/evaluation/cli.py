@@ -111,30 +111,22 @@ def compare(runs: tuple[Path, ...], split: str, output: Path) -> None:
 @click.option(
     "--tolerance", type=click.FloatRange(min=0), default=0.5, help="Mask AP that may be lost.  [default: 0.5]"
 )
-@click.option(
-    "--for",
-    "goal",
-    type=click.Choice(["latency", "throughput"]),
-    default="latency",
-    help="[default: latency]",
-)
-def tune(path: Path, data: Path, tolerance: float, goal: str) -> None:
+def tune(path: Path, data: Path, tolerance: float) -> None:
     """Find the fastest setting for this machine that keeps the AP.
 
-    Measures input size, proposals and precision, and with --for throughput the number of workers, by the code that
-    serves. The fastest setting that loses no more than --tolerance, and at most one found object, goes to tuned.json in
-    the run folder or beside the checkpoint; `maskrcnn export` applies it. A stopped tuning continues where it was;
-    remove tuned.json to measure anew.
+    Measures input size, proposals and precision, by the code that serves. The fastest setting that loses no more than
+    --tolerance, and at most one found object, goes to tuned.json in the run folder or beside the checkpoint;
+    `maskrcnn export` applies it. A stopped tuning continues where it was; remove tuned.json to measure anew.
 
     \b
     Examples:
       maskrcnn tune runs/mobilenetv2_fpn --data data/balloon
-      maskrcnn tune runs/mobilenetv2_fpn --data data/balloon --for throughput --tolerance 1
+      maskrcnn tune runs/mobilenetv2_fpn --data data/balloon --tolerance 1
     """
     from tabulate import tabulate
 
     from finetune.evaluation import tune as tuning
 
-    table, file = tuning.tune(path, data, tolerance=tolerance, goal=goal)
+    table, file = tuning.tune(path, data, tolerance=tolerance)
     click.echo(tabulate(table, headers="firstrow", disable_numparse=True))
     click.echo(file)

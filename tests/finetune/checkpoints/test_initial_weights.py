@@ -53,7 +53,7 @@ def test_published_checkpoint_loads_whole(backbone, suffix, tmp_path):
         save_file(published, path)
     model = model_of(backbone)
     report = load_weights(model, str(path), backbone)
-    assert (report.missing, report.replaced, report.skipped) == ([], [], {})
+    assert (report.missing, report.replaced, report.skipped) == ([], [], [])
     assert all(torch.equal(tensor, published[name]) for name, tensor in model.state_dict().items())
 
 
@@ -86,8 +86,8 @@ def test_narrower_fpn_is_skipped_and_the_backbone_loaded(tmp_path):
     path = tmp_path / "faster_rcnn.pth"
     torch.save(model_of("mobilenetv2_fpn", "MODEL.FPN.OUT_CHANNELS", "128").state_dict(), path)
     report = load_weights(model_of("mobilenetv2_fpn"), str(path), "mobilenetv2_fpn")
-    assert "skipped" in str(report)
-    assert "another shape" in str(report)
+    assert "backbone.fpn_lateral2.weight" in report.skipped
+    assert "tensors of the file that fit nothing: " in str(report)
     assert "backbone.fpn_lateral2.weight" in report.missing
     assert not [name for name in report.missing if name.startswith(BOTTOM_UP)]
 
@@ -169,7 +169,7 @@ def test_partial_resnet_without_prefix(resnet50, tmp_path):
     model = model_of("resnet50_fpn")
     report = load_weights(model, str(path), "resnet50_fpn")
     assert {n.split(".")[2] for n in report.missing if n.startswith(BOTTOM_UP)} == {"res5"}
-    assert "2 residual blocks that the file lacks start as identity: res5.1, res5.2" in str(report)
+    assert "residual blocks that the file lacks start as identity: res5.1, res5.2" in str(report)
 
 
 def test_resnet101_grows_from_resnet50(resnet50, tmp_path):
@@ -177,7 +177,7 @@ def test_resnet101_grows_from_resnet50(resnet50, tmp_path):
     save_file(backbone_state(resnet50), path)
     model = model_of("resnet101_fpn")
     report = load_weights(model, str(path), "resnet101_fpn")
-    assert "17 residual blocks that the file lacks start as identity" in str(report)
+    assert "start as identity: res4.6, res4.7, res4.8, res4.9, … (17 in all)" in str(report)
     image = torch.randn(1, 3, 64, 64) * 50
     with torch.no_grad():
         grown, original = model.backbone.bottom_up(image), resnet50.backbone.bottom_up(image)
@@ -215,7 +215,7 @@ def test_caffe2_resnet(resnet50, tmp_path):
     model = model_of("resnet50_fpn")
     report = load_weights(model, str(path), "resnet50_fpn")
     assert not [name for name in report.missing if name.startswith(BOTTOM_UP)]
-    assert list(report.skipped) == ["fc1000.weight"]
+    assert report.skipped == ["fc1000.weight"]
     assert "fused" in str(report)
     image = torch.randn(1, 3, 64, 64) * 50
     with torch.no_grad():
@@ -262,7 +262,7 @@ def test_a_separable_pyramid_starts_from_a_dense_one(tmp_path):
     save_file(state, tmp_path / "dense.safetensors")
     lean = model_of("mobilenetv2_fpn", *LEAN)
     report = load_weights(lean, str(tmp_path / "dense.safetensors"), "mobilenetv2_fpn")
-    assert (report.missing, report.skipped) == ([], {})
+    assert (report.missing, report.skipped) == ([], [])
     images = torch.rand(1, 3, 64, 64)
     [p2, *_], [other, *_] = dense.backbone(images).values(), lean.backbone(images).values()
     torch.testing.assert_close(other, p2, rtol=1e-3, atol=1e-3 * float(p2.abs().max()))
