@@ -65,7 +65,7 @@ def import_dataset(
                 "photos that show no object"
             )
         if options.negatives:
-            annotations.negatives = _negatives(options.negatives)
+            annotations.negatives = negative_photos(options.negatives)
         line = f"{chosen.TITLE} annotations {_digest(annotations)}: {options}"
         if card := already_made(root, line, force):
             return card
@@ -229,7 +229,8 @@ def _classes(annotations: Annotations, photos: dict[str, SourcePhoto], only: str
     return [name for name in order if name in used]
 
 
-def _negatives(path: Path) -> dict[str, SourcePhoto]:
+def negative_photos(path: Path) -> dict[str, SourcePhoto]:
+    """The photos of a folder and its subfolders as photos that show no object, by name."""
     folder = SourceFolder(path)
     if not folder.photos:
         raise UserError(f"--negatives {path} holds no photos ({', '.join(PHOTO_SUFFIXES)}): check the path")

@@ -16,8 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from finetune.data.masks import to_rle
-from finetune.evaluation.choose import SCORES, count
-from finetune.evaluation.coco_eval import Matches
+from finetune.evaluation.choose import SCORES, Counts
 from finetune.evaluation.photo_scores import ImageScore
 from finetune.files import write_atomically
 
@@ -83,39 +82,21 @@ def draw_precision_recall(curves: dict[str, dict[str, np.ndarray]], title: str, 
     _save(figure, path)
 
 
-def draw_operating_point(per_class: Sequence[Matches], chosen: float, title: str, path: Path) -> None:
-    """Draw precision, recall and F1 against the score threshold; and a reliability diagram (Guo et al. 2017).
+def draw_operating_point(counts: Counts, chosen: float, title: str, path: Path) -> None:
+    """Draw precision, recall and F1 of masks at an IoU of 0.5 against the score threshold.
 
     Args:
-        per_class: what matches by mask, as ``finetune.evaluation.coco_eval.match`` returns it.
         chosen: the score threshold of all classes.
     """
-    figure = Figure(figsize=(11, 5), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    counts = count(per_class)
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
     lines = {"F1": counts.f1, "precision": counts.precision, "recall": counts.recall}
     styles = zip((BLACK, BLUE, VERMILION), ("-", "--", ":"), strict=True)
     for (label, values), (color, dashes) in zip(lines.items(), styles, strict=True):
-        left.plot(SCORES, values, dashes, color=color, linewidth=2, label=label)
-    left.axvline(chosen, color=GREEN, linewidth=1.5, label=f"operating point {chosen:g}")
-    left.set(title="At a mask IoU of 0.5", xlabel="score threshold", xlim=(0, 1.01), ylim=(0, 1.03))
-
-    scores = [
-        np.concatenate([m.scores[getattr(m, which)[0]] for m in per_class]) for which in ("found", "false")
-    ]
-    found, wrong = (np.histogram(values, bins=10, range=(0, 1))[0] for values in scores)
-    number = found + wrong
-    centers = np.linspace(0.05, 0.95, 10)
-    right.bar(centers, found / np.maximum(number, 1), 0.1, color=BLUE, alpha=0.35, edgecolor=BLUE)
-    right.plot([0, 1], [0, 1], "--", color=BLACK, linewidth=1.2, label="calibrated")
-    for i in np.flatnonzero(number):
-        right.text(centers[i], found[i] / number[i] + 0.015, str(number[i]), ha="center", fontsize=8)
-    right.set(
-        title="Share of right detections; numbers count all", xlabel="score", xlim=(0, 1), ylim=(0, 1.06)
-    )
-    for axes in (left, right):
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=4, frameon=False)
-    figure.suptitle(title)
+        axes.plot(SCORES, values, dashes, color=color, linewidth=2, label=label)
+    axes.axvline(chosen, color=GREEN, linewidth=1.5, label=f"operating point {chosen:g}")
+    axes.set(title=title, xlabel="score threshold", xlim=(0, 1.01), ylim=(0, 1.03))
+    axes.legend(loc="lower left", frameon=False)
     _save(figure, path)
 
 
