@@ -61,42 +61,34 @@ def _plot_metric(axes: Axes, rows: Sequence[dict[str, Any]], key: str, label: st
         axes.plot(*zip(*points, strict=True), label=label, **style)
 
 
-def draw_precision_recall(curves: dict[str, dict[str, np.ndarray]], title: str, path: Path) -> None:
-    """Draw precision against recall, masks left and boxes right.
+def draw_curves(
+    precision: dict[str, np.ndarray], counts: Counts, chosen: float | None, title: str, path: Path
+) -> None:
+    """Draw what masks reach: precision against recall; precision, recall and F1 against the score threshold.
 
     Args:
-        curves: kind → label → precision (101,) at recalls 0, 0.01, … 1.
+        precision: label → precision (101,) at recalls 0, 0.01, … 1.
+        counts: of detections that are right and wrong at an IoU of 0.5, at each threshold.
+        chosen: the score threshold of all classes; None if there is not one.
     """
-    figure = Figure(figsize=(10, 5.6), layout="constrained")
-    styles = list(zip((BLUE, VERMILION, BLACK), ("-", "--", ":"), strict=True))
-    for axes, (kind, lines) in zip(figure.subplots(1, 2), curves.items(), strict=True):
-        for (label, precision), (color, dashes) in zip(lines.items(), styles, strict=False):
-            text = f"{label}: {100 * precision.mean():.1f}"
-            axes.plot(
-                np.linspace(0, 1, len(precision)), precision, dashes, color=color, linewidth=2, label=text
-            )
-        axes.set(title=KIND_NAMES[kind], xlabel="recall", ylabel="precision", xlim=(0, 1.01), ylim=(0, 1.03))
-        if lines:  # the legend goes below the axes, where it covers no curve
-            axes.legend(title="average precision (%)", loc="upper center", bbox_to_anchor=(0.5, -0.17))
+    figure = Figure(figsize=(11, 5.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    by_recall = {f"{label}: AP {100 * values.mean():.1f}": values for label, values in precision.items()}
+    by_score = {"F1": counts.f1, "precision": counts.precision, "recall": counts.recall}
+    for axes, lines in (left, by_recall), (right, by_score):
+        styles = zip((BLUE, VERMILION, BLACK), ("-", "--", ":"), strict=True)
+        for (label, values), (color, dashes) in zip(lines.items(), styles, strict=False):
+            x = SCORES if axes is right else np.linspace(0, 1, len(values))
+            axes.plot(x, values, dashes, color=color, linewidth=2, label=label)
+        axes.set(xlim=(0, 1.01), ylim=(0, 1.03))
+    if chosen is not None:
+        right.axvline(chosen, color=GREEN, linewidth=1.5, label=f"operating point {chosen:g}")
+    left.set(xlabel="recall", ylabel="precision")
+    right.set(xlabel="score threshold", title="At a mask IoU of 0.5")
+    for axes in (left, right):
+        if axes.lines:  # below the axes, where the legend covers no curve
+            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2, frameon=False)
     figure.suptitle(title)
-    _save(figure, path)
-
-
-def draw_operating_point(counts: Counts, chosen: float, title: str, path: Path) -> None:
-    """Draw precision, recall and F1 of masks at an IoU of 0.5 against the score threshold.
-
-    Args:
-        chosen: the score threshold of all classes.
-    """
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    axes = figure.subplots()
-    lines = {"F1": counts.f1, "precision": counts.precision, "recall": counts.recall}
-    styles = zip((BLACK, BLUE, VERMILION), ("-", "--", ":"), strict=True)
-    for (label, values), (color, dashes) in zip(lines.items(), styles, strict=True):
-        axes.plot(SCORES, values, dashes, color=color, linewidth=2, label=label)
-    axes.axvline(chosen, color=GREEN, linewidth=1.5, label=f"operating point {chosen:g}")
-    axes.set(title=title, xlabel="score threshold", xlim=(0, 1.01), ylim=(0, 1.03))
-    axes.legend(loc="lower left", frameon=False)
     _save(figure, path)
 
 

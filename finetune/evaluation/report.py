@@ -19,7 +19,7 @@ from finetune.evaluation.coco_eval import evaluate_results, ground_truth, match
 from finetune.evaluation.inference import predict
 from finetune.evaluation.operating_point import OperatingPoint, read_point, save_point, uncertainty
 from finetune.evaluation.photo_scores import ImageScore, confusion, false_alarms, image_scores, totals
-from finetune.evaluation.plots import draw_operating_point, draw_precision_recall, draw_truth_and_prediction
+from finetune.evaluation.plots import draw_curves, draw_truth_and_prediction
 from finetune.evaluation.report_text import markdown
 from finetune.files import new_folder, write_json
 from finetune.training.machine import describe_machine, package_versions
@@ -97,19 +97,18 @@ def _measure(
 ) -> Record:
     """The figures of a report; its plots and the worst photos are drawn into ``folder``."""
     classes = report["data"]["classes"]
-    figures, curves = evaluate_results(records, results, classes)
+    figures, precision = evaluate_results(records, results, classes)
     shown = point.shown(results, classes)
     scores = image_scores(match(truth, shown, "segm")[1], [record["image_id"] for record in records])
     empty = [record["image_id"] for record in records if not record["annotations"]]
-    matches = match(truth, point.kept(results), "segm")[0][""]  # at all scores
+    counts = count(match(truth, point.kept(results), "segm")[0][""])  # at all scores
     title = f"{report['name']} on the {report['data']['split']} split of {report['data']['name']}"
-    draw_precision_recall(curves, title, folder / "pr_curve.png")
-    draw_operating_point(count(matches), point.score_threshold, title, folder / "operating_point.png")
+    draw_curves(precision, counts, point.score_threshold, title, folder / "curves.png")
     return figures | {
         "operating_point": point.to_json(),
         "at_operating_point": totals(scores),
         "false_alarms": {"photos without objects": false_alarms(shown, empty)},
-        "thresholds": _thresholds(count(matches), point.score_threshold),
+        "thresholds": _thresholds(counts, point.score_threshold),
         "confusion": confusion(truth, shown, scores).tolist(),
         "worst": _draw_worst(folder, records, shown, scores, classes, worst),
     }
