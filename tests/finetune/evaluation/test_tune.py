@@ -21,7 +21,6 @@ from finetune.evaluation.operating_point import OperatingPoint, save_point
 from finetune.evaluation.tune import Measurement, Setting, choose, explore, pareto_front
 from finetune.export.archive import Options, export, read_tuned
 from tests.conftest import REPOSITORY
-from tests.toy_models import write_data_of, write_run
 
 OWN = Setting(640, 1000)
 
@@ -78,13 +77,6 @@ def test_setting_that_fails_is_left_out(capsys: pytest.CaptureFixture[str]) -> N
     assert "is left out: its calibration failed (it crashed" in capsys.readouterr().err
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("runs") / "toy"
-    write_run(folder)
-    return folder
-
-
 def read(archive: Path, name: str) -> dict:
     with zipfile.ZipFile(archive) as packed:
         return yaml.safe_load(packed.read(name))  # JSON is YAML
@@ -95,10 +87,10 @@ def no_int8(*_: object) -> None:
 
 
 @pytest.fixture(scope="module")
-def tuned(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tuned(toy_run: Path, toy_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """``tuned.json`` of the toy run, from the command on few settings; a second call measures nothing again."""
-    data = write_data_of(run, tmp_path_factory.mktemp("data"))
-    line = f"tune {run} --data {data} --tolerance"
+    run = shutil.copytree(toy_run, tmp_path_factory.mktemp("tuned") / "toy")
+    line = f"tune {run} --data {toy_data} --tolerance"
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {"PROPOSALS": (50,), "SHORT_SIDES": (2 / 3,), "SECONDS": 0.1}.items():
             patch.setattr(tuning, name, value)
@@ -133,13 +125,12 @@ def test_measurements_are_kept(tuned: Path) -> None:
 SMALL = "INPUT.MIN_SIZE_TEST 64 INPUT.MAX_SIZE_TEST 107 MODEL.RPN.POST_NMS_TOPK_TEST 50"
 
 
-def test_export_applies_what_was_chosen(run: Path, tuned: Path, tmp_path: Path) -> None:
+def test_export_applies_what_was_chosen(copied_run: Path, tuned: Path, tmp_path: Path) -> None:
     document = json.loads(tuned.read_text())
     document["chosen"] |= {"overrides": SMALL.split(), "precision": "fp32"}
-    folder = shutil.copytree(run, tmp_path / "toy")
-    (folder / "tuned.json").write_text(json.dumps(document))
-    save_point(Run.open(folder), OperatingPoint(0.7, chosen_by="best F1"))
-    archive = export(folder, Options(engine="torch", output=tmp_path))
+    (copied_run / "tuned.json").write_text(json.dumps(document))
+    save_point(Run.open(copied_run), OperatingPoint(0.7, chosen_by="best F1"))
+    archive = export(copied_run, Options(engine="torch", output=tmp_path))
     config, served = read(archive, "config.yaml"), read(archive, "model-config.yaml")
     assert (config["INPUT"]["MIN_SIZE_TEST"], config["MODEL"]["RPN"]["POST_NMS_TOPK_TEST"]) == (64, 50)
     assert served["handler"] == {"precision": "fp32"}
@@ -157,22 +148,20 @@ def test_export_applies_what_was_chosen(run: Path, tuned: Path, tmp_path: Path) 
     ],
 )
 def test_tuning_holds_for_the_weights_and_config(
-    tuned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], overrides: str, change: dict, said: str
+    copied_run: Path, tuned: Path, capsys: pytest.CaptureFixture[str], overrides: str, change: dict, said: str
 ) -> None:
-    folder = shutil.copytree(tuned.parent, tmp_path / "toy")
     document = json.loads(tuned.read_text()) | change
-    (folder / "tuned.json").write_text(json.dumps(document))
-    chosen = read_tuned(Run.open(folder, overrides.split()))
+    (copied_run / "tuned.json").write_text(json.dumps(document))
+    chosen = read_tuned(Run.open(copied_run, overrides.split()))
     assert said in capsys.readouterr().err
     assert chosen == (document["chosen"] if "as tuned" in said else None)
 
 
-@pytest.mark.parametrize("damage", [{"measurements": []}, []])
-def test_unfinished_tuning_is_refused(run: Path, tmp_path: Path, damage: object) -> None:
-    folder = shutil.copytree(run, tmp_path / "toy")
-    (folder / "tuned.json").write_text(json.dumps(damage))
+@pytest.mark.parametrize("damage", ['{"measurements": []}', "[]"])
+def test_unfinished_tuning_is_refused(copied_run: Path, damage: str) -> None:
+    (copied_run / "tuned.json").write_text(damage)
     with pytest.raises(UserError, match="is not complete: run `maskrcnn tune` to its end"):
-        read_tuned(Run.open(folder))
+        read_tuned(Run.open(copied_run))
 
 
 @pytest.mark.slow
