@@ -1,11 +1,13 @@
-"""The learning rate, the parameter groups and the average of the weights."""
+"""The learning rate, the parameter groups, the average of the weights, and the versions that a run records."""
 
+import importlib.metadata
 import itertools
 
 import pytest
 import torch
 
 from finetune.configs.keys import get_config
+from finetune.training.machine import package_versions
 from finetune.training.optim import (
     arrange_memory,
     build_optimizer,
@@ -71,3 +73,11 @@ def test_every_gpu_gets_the_fused_optimizer_and_channels_last(cfg, device, kind)
     assert group["fused"] is (True if kind == "cuda" else None)
     weight = arrange_memory(torch.nn.Conv2d(3, 4, 3), cfg).weight
     assert weight.is_contiguous(memory_format=torch.channels_last) == (kind == "cuda")
+
+
+def test_versions_do_not_depend_on_the_distribution(monkeypatch):
+    def unknown(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", unknown)  # as after an install from GitHub
+    assert all(version[0].isdigit() for version in package_versions().values())
