@@ -119,11 +119,9 @@ class Run:
             raise UserError(f"{path} cannot be read (it is no training record): restore it, or train again")
         record.pop("false_scores", None)  # a resumed training alone reads them
         if init := record.get("init"):
-            record["init"] = init | {
-                key: file_name(init[key]) for key in ("weights", "source") if key in init
-            }
+            record["init"] = {key: file_name(v) if isinstance(v, str) else v for key, v in init.items()}
         if command := record.get("command"):
-            record["command"] = shlex.join(file_name(word) for word in shlex.split(command))
+            record["command"] = shlex.join(map(file_name, shlex.split(command)))
         return record
 
     @cached_property
@@ -138,14 +136,13 @@ class Run:
             path = self.path / "evaluation" / split / "report.json"
             report = read_json(path, cure="evaluate again") if path.is_file() else {}
             if self.holds(report):
-                return {"split": split, "images": report.get("images")} | {
+                figures = {
                     kind: {
-                        metric: value
-                        for metric, value in (report.get(kind) or {}).items()
-                        if value is None or isinstance(value, int | float)
+                        key: value for key, value in (report.get(kind) or {}).items() if key.startswith("AP")
                     }
                     for kind in ("bbox", "segm")
                 }
+                return {"split": split, "images": report.get("images"), **figures}
         return None
 
     def beside(self, name: str) -> Path:

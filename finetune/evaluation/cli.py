@@ -8,8 +8,9 @@ from typing import Any
 import click
 
 PATH = click.Path(path_type=Path)
-SHARE = click.FloatRange(0, 1, min_open=True)
+SHARE, POINTS = click.FloatRange(0, 1, min_open=True), click.FloatRange(min=0)
 SPLIT = click.Choice(["train", "val", "test"])
+SPLIT_OR_FOLDS = click.Choice([*SPLIT.choices, "folds"])
 COMPARISON = Path("runs/comparison")
 
 
@@ -17,27 +18,11 @@ COMPARISON = Path("runs/comparison")
 @click.argument("path", type=PATH, metavar="RUN|CHECKPOINT")
 @click.option("--data", type=PATH, required=True, metavar="DIR", help="A data set made by `maskrcnn data …`.")
 @click.option("--split", type=SPLIT, default="test", show_default=True, help="The photos to evaluate on.")
-@click.option(
-    "--output", type=PATH, metavar="DIR", help="The report's folder.  [default: RUN/evaluation/SPLIT]"
-)
-@click.option(
-    "--negatives", type=PATH, metavar="DIR", help="Photos with nothing to find, to count false alarms."
-)
-@click.option(
-    "--min-precision",
-    type=SHARE,
-    metavar="P",
-    help="With --split val: find most at this precision (0..1).",
-)
-@click.option(
-    "--min-recall",
-    type=SHARE,
-    metavar="R",
-    help="With --split val: show least that is false at this recall (0..1).",
-)
-@click.option(
-    "--worst", type=click.IntRange(min=0), default=6, show_default=True, help="Worst photos to draw."
-)
+@click.option("--output", type=PATH, metavar="DIR", help="[default: RUN/evaluation/SPLIT]")
+@click.option("--negatives", type=PATH, metavar="DIR", help="Photos without objects: count false alarms.")
+@click.option("--min-precision", type=SHARE, metavar="P", help="On val: find most at this precision (0..1).")
+@click.option("--min-recall", type=SHARE, metavar="R", help="On val: least false at this recall (0..1).")
+@click.option("--worst", type=click.IntRange(min=0), default=6, help="Worst photos to draw.  [default: 6]")
 @click.argument("overrides", nargs=-1, metavar="[KEY VALUE]...")
 def evaluate(min_precision: float | None, min_recall: float | None, **request: Any) -> None:
     """Measure a trained model on one split.
@@ -75,16 +60,8 @@ def evaluate(min_precision: float | None, min_recall: float | None, **request: A
 
 @click.command()
 @click.argument("runs", type=PATH, nargs=-1, required=True, metavar="RUN...")
-@click.option(
-    "--split",
-    type=click.Choice([*SPLIT.choices, "folds"]),
-    default="test",
-    show_default=True,
-    help="The reports to compare; folds: those of `train --folds`.",
-)
-@click.option(
-    "--output", type=PATH, default=COMPARISON, show_default=True, metavar="DIR", help="The folder to write."
-)
+@click.option("--split", type=SPLIT_OR_FOLDS, default="test", help="The reports.  [default: test]")
+@click.option("--output", type=PATH, default=COMPARISON, metavar="DIR", help="[default: runs/comparison]")
 def compare(runs: tuple[Path, ...], split: str, output: Path) -> None:
     """Put evaluated runs into one table and one picture.
 
@@ -108,9 +85,7 @@ def compare(runs: tuple[Path, ...], split: str, output: Path) -> None:
 @click.command()
 @click.argument("path", type=PATH, metavar="RUN|CHECKPOINT")
 @click.option("--data", type=PATH, required=True, metavar="DIR", help="Measure on its val split.")
-@click.option(
-    "--tolerance", type=click.FloatRange(min=0), default=0.5, help="Mask AP that may be lost.  [default: 0.5]"
-)
+@click.option("--tolerance", type=POINTS, default=0.5, help="Mask AP that may be lost.  [default: 0.5]")
 def tune(path: Path, data: Path, tolerance: float) -> None:
     """Find the fastest setting for this machine that keeps the AP.
 

@@ -22,14 +22,11 @@ class OperatingPoint:
     """One detection for each object, if its score reaches a threshold. The handler selects by the same rule."""
 
     score_threshold: float = 0.5
-    per_class: dict[str, float] = field(default_factory=dict)
-    """Thresholds of single classes, by name."""
+    per_class: dict[str, float] = field(default_factory=dict)  # thresholds of single classes, by name
+    # of detections whose boxes overlap more, only the best is shown, whatever their classes; None: all
     suppression_iou: float | None = None
-    """Of detections whose boxes overlap more than this, the best is kept, whatever their classes; None keeps all."""
-    chosen_by: str | None = None
-    """The rule that chose it; None: a default."""
-    uncertainty: dict[str, float] | None = None
-    """On val, see ``uncertainty``; None: not measured."""
+    chosen_by: str | None = None  # the rule that chose it; None: a default
+    uncertainty: dict[str, float] | None = None  # on val, see ``uncertainty``; None: not measured
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -45,21 +45,15 @@ machine."""
 class Options:
     """What the archive is to contain; one attribute per option of the command."""
 
-    version: str | None = None
-    """Its version in TorchServe; None: the name of the backbone."""
+    version: str | None = None  # in TorchServe; None: the name of the backbone
     output: Path = Path("model_store")
     engine: str = "openvino"
-    fp32: bool = False
-    """Serve in 32 bits, not in what the server's CPU or GPU is fastest in."""
-    workers: int | None = None
-    """TorchServe workers; None leaves it to the server, as does None for ``batch_size``."""
+    fp32: bool = False  # serve in 32 bits, not in what the server's CPU or GPU is fastest in
+    workers: int | None = None  # TorchServe's; None leaves it to the server, as does None for batch_size
     batch_size: int | None = None
-    data: Path | None = None
-    """A data set to measure the archive on, and to calibrate an 8-bit model with."""
-    max_loss: float = 1.0
-    """Points of mask AP that the archive may lose there."""
-    overrides: Sequence[str] = ()
-    """``KEY VALUE …``: serve with a config other than that of the training."""
+    data: Path | None = None  # to measure the archive on, and to calibrate an 8-bit model with
+    max_loss: float = 1.0  # points of mask AP that the archive may lose there
+    overrides: Sequence[str] = ()  # KEY VALUE …: serve with a config other than that of the training
 
 
 def export(path: Path, options: Options = Options()) -> Path:

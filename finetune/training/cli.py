@@ -8,29 +8,20 @@ from typing import Any
 
 import click
 
-PATH, COUNT = click.Path(path_type=Path), click.IntRange(min=1)
+PATH, COUNT, FOLDS = click.Path(path_type=Path), click.IntRange(min=1), click.IntRange(min=3)
 TIME = click.FloatRange(min=0, min_open=True)
 
 
 @click.command()
 @click.argument("backbone")
 @click.option("--data", type=PATH, required=True, metavar="DIR", help="A data set made by `maskrcnn data …`.")
-@click.option(
-    "--weights", metavar="SPEC", help="Start from coco, imagenet, none, a file or a URL.  [default: coco]"
-)
+@click.option("--weights", metavar="SPEC", help="coco (the default), imagenet, none, a file or a URL.")
 @click.option("--output", type=PATH, metavar="RUN", help="The run folder.  [default: runs/BACKBONE]")
 @click.option("--resume", is_flag=True, help="Continue the training in the run folder.")
-@click.option(
-    "--folds",
-    type=click.IntRange(min=3),
-    metavar="K",
-    help="Train K models instead, to test each photo once.",
-)
+@click.option("--folds", type=FOLDS, metavar="K", help="Train K models instead; each photo is tested once.")
 @click.option("--minutes", type=TIME, metavar="M", help="Train as many steps as fit into this time.")
 @click.option("--stop-after", type=COUNT, metavar="STEPS", help="Stop early, to be resumed later.")
-@click.option(
-    "--num-gpus", type=COUNT, default=1, metavar="N", help="Processes on this machine, one GPU each."
-)
+@click.option("--num-gpus", type=COUNT, default=1, metavar="N", help="Processes, one GPU each.")
 @click.argument("overrides", nargs=-1, metavar="[KEY VALUE]...")
 def train(folds: int | None, num_gpus: int, **request: Any) -> None:
     """Fine-tune a backbone on a data set.
