@@ -43,7 +43,7 @@ def evaluate(min_precision: float | None, min_recall: float | None, **request: A
     """
     from tabulate import tabulate
 
-    from finetune.evaluation.choose import BEST_F1, Rule
+    from finetune.evaluation.operating_point import BEST_F1, Rule
     from finetune.evaluation.report import evaluate_run
     from finetune.evaluation.report_text import report_rows, shown_sentences
 

@@ -7,9 +7,8 @@ import numpy as np
 
 from finetune.checkpoints.run import Run
 from finetune.data.dataset import load_split, read_card
-from finetune.evaluation.choose import count
 from finetune.evaluation.coco_eval import evaluate_results, ground_truth, match
-from finetune.evaluation.operating_point import OperatingPoint, read_point
+from finetune.evaluation.operating_point import OperatingPoint, count, read_point
 from finetune.evaluation.photo_scores import image_scores, totals
 from finetune.evaluation.plots import draw_curves
 from finetune.evaluation.report_text import figure, markdown_table, number, origin, report_rows

@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from finetune.data.masks import to_rle
-from finetune.evaluation.choose import SCORES, Counts
+from finetune.evaluation.operating_point import SCORES, Counts
 from finetune.evaluation.photo_scores import ImageScore
 from finetune.files import write_atomically
 

@@ -14,10 +14,20 @@ from finetune.data.dataset import class_names, load_split, read_card
 from finetune.data.importing import negative_photos
 from finetune.data.photos import open_photo, upright_size
 from finetune.errors import UserError
-from finetune.evaluation.choose import BEST_F1, SCORES, Counts, Rule, choose, count
 from finetune.evaluation.coco_eval import evaluate_results, ground_truth, match
 from finetune.evaluation.inference import predict
-from finetune.evaluation.operating_point import OperatingPoint, read_point, save_point, uncertainty
+from finetune.evaluation.operating_point import (
+    BEST_F1,
+    SCORES,
+    Counts,
+    OperatingPoint,
+    Rule,
+    choose,
+    count,
+    read_point,
+    save_point,
+    uncertainty,
+)  # fmt: skip
 from finetune.evaluation.photo_scores import ImageScore, confusion, false_alarms, image_scores, totals
 from finetune.evaluation.plots import draw_curves, draw_truth_and_prediction
 from finetune.evaluation.report_text import markdown

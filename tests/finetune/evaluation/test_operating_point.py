@@ -5,9 +5,16 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from finetune.errors import UserError
-from finetune.evaluation.choose import SCORES, Rule, choose, count
 from finetune.evaluation.coco_eval import ground_truth, match
-from finetune.evaluation.operating_point import OperatingPoint, suppress, uncertainty
+from finetune.evaluation.operating_point import (
+    SCORES,
+    OperatingPoint,
+    Rule,
+    choose,
+    count,
+    suppress,
+    uncertainty,
+)  # fmt: skip
 from finetune.evaluation.photo_scores import confusion, false_alarms, image_scores, totals
 from handler.api.responses import select
 from handler.api.settings import parse_settings

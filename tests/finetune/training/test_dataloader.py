@@ -11,15 +11,14 @@ from finetune.training.dataloader import TrainingBatches, epoch_of, training_loa
 
 
 def test_the_image_cache_is_bounded(data, monkeypatch):
-    size = 64 * 80 * 3
-    monkeypatch.setattr(dataloader, "CACHE_BYTES", 2 * size)
-    batches = TrainingBatches(load_split(data, "train"), get_config("mobilenetv2_fpn"))
+    monkeypatch.setattr(dataloader, "CACHE_BYTES", 2 * 3 * 128**2)
+    keys = "FINETUNE.AUGMENT.CROP_SIZE 64 FINETUNE.AUGMENT.SCALE_MAX 2.0"
+    batches = TrainingBatches(load_split(data, "train"), get_config("mobilenetv2_fpn", keys.split()))
     reads: list[int] = []
     read = batches._read
     monkeypatch.setattr(batches, "_read", lambda index: reads.append(index) or read(index))
     for index in (0, 1, 0, 2, 0, 1):
-        batches._photo(index)
-        assert sum(image.nbytes for image in batches._cache.values()) <= 2 * size
+        assert batches._photo(index).nbytes <= 3 * 128**2
     assert reads == [0, 1, 2, 1], "the least recently used photo makes room"
 
 
