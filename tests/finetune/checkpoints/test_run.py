@@ -5,16 +5,9 @@ import json
 import pytest
 import torch
 
-from finetune.backbones import BACKBONES, backbone_of
 from finetune.checkpoints.run import Run
-from finetune.configs.keys import get_config
 from finetune.errors import UserError
 from finetune.files import sha256_of
-
-
-@pytest.mark.parametrize("backbone", BACKBONES)
-def test_backbone_is_known_from_the_config(backbone):
-    assert backbone_of(get_config(backbone)) == backbone
 
 
 def test_folder_and_its_checkpoint_are_the_same_run(toy_run):

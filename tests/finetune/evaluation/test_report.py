@@ -188,20 +188,6 @@ def test_a_checkpoint_file_and_its_table(trained, data, tmp_path, capsys):
     assert json.loads((output / "report.json").read_text())["training"]["seconds"] == 90
 
 
-def test_an_earlier_report_is_kept_until_the_new_one_is_complete(evaluated, data, tmp_path, monkeypatch):
-    run = Path(shutil.copytree(evaluated, tmp_path / "toy"))
-    before = (run / "evaluation/test/report.json").read_text()
-
-    def fail(*_):
-        raise ZeroDivisionError
-
-    monkeypatch.setattr(report, "markdown", fail)
-    with pytest.raises(ZeroDivisionError):
-        evaluate(run, "--data", data, "MODEL.DEVICE", "cpu")
-    assert (run / "evaluation/test/report.json").read_text() == before
-    assert [path.name for path in (run / "evaluation").iterdir()] == ["test"]
-
-
 @pytest.mark.parametrize(
     ("words", "status", "message"),
     [
