@@ -6,13 +6,12 @@ import io
 import numpy as np
 import pytest
 import torch
-from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Boxes, Instances
-from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.cocoeval import COCOeval
 
-from finetune.configs.keys import get_config
+from finetune.checkpoints.run import Run
+from finetune.data.dataset import load_split
 from finetune.evaluation.coco_eval import (
     METRICS,
     average_precision,
@@ -247,33 +246,19 @@ def test_masks_are_pasted_where_detectron2_pastes_them():
     assert BitMasks(expected.pred_masks).tensor.any()
 
 
-@pytest.fixture(scope="module")
-def toy():
-    torch.manual_seed(0)
-    overrides = (
-        "MODEL.DEVICE cpu INPUT.MIN_SIZE_TEST 64 MODEL.RPN.POST_NMS_TOPK_TEST 20 MODEL.FPN.OUT_CHANNELS 16 "
-        "MODEL.ROI_BOX_HEAD.FC_DIM 16 MODEL.ROI_HEADS.NUM_CLASSES 2"
-    )
-    cfg = get_config("mobilenetv2_fpn", overrides.split())
-    return build_model(cfg), cfg
-
-
-def test_evaluate_model(toy, tmp_path, capsys):
-    model, cfg = toy
-    records = dataset(images=3)
-    for i, record in enumerate(records):
-        Image.fromarray(np.full((SIDE, SIDE, 3), 40 * i, np.uint8)).save(tmp_path / f"{i}.png")
-        record["file_name"] = str(tmp_path / f"{i}.png")
-    model.train()
-    report = evaluate_model(model, records, ["a", "b"], cfg)
+def test_evaluate_model(toy_run, toy_data, capsys):
+    run, records = Run.open(toy_run), load_split(toy_data, "val")
+    model = run.load_model().train()
+    report = evaluate_model(model, records, ["balloon"], run.config)
     assert model.training
     assert set(report) == {"segm", "bbox"}
     assert tuple(report["segm"]) == METRICS
-    results, seconds = predict(model, records, cfg, warm_up=True, progress=True)
+    assert report["segm"]["AP50"] > 99
+    results, seconds = predict(model, records, run.config, warm_up=True, progress=True)
     assert capsys.readouterr().err == "", "no bar outside a terminal"
-    assert len(seconds) == 3
-    assert 0 < len(results) <= 60
-    assert all(0 <= r["bbox"][0] <= SIDE and r["category_id"] in (1, 2) for r in results)
+    assert len(seconds) == len(records)
+    assert 0 < len(results) <= 100 * len(records)
+    assert all(0 <= r["bbox"][0] <= 128 and r["category_id"] == 1 for r in results)
 
 
 @pytest.mark.parametrize(
