@@ -40,9 +40,7 @@ def measured(ms: float, ap: float = 70.0, found: int = 40) -> Measurement:
         ([measured(120, 75)], 0.5, 100),
     ],
 )
-def test_fastest_that_keeps_the_ap_is_chosen(
-    others: list[Measurement], tolerance: float, best: float
-) -> None:
+def test_fastest_that_keeps_the_ap_is_chosen(others, tolerance, best):
     assert choose([measured(100), *others], tolerance).ms == best
 
 
@@ -71,7 +69,7 @@ def test_each_step_starts_from_the_best_of_the_last() -> None:
     ]
 
 
-def test_setting_that_fails_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+def test_setting_that_fails_is_left_out(capsys):
     steps = explore(machine, OWN, 100)
     assert [m.precision for m in steps if m.setting.short_side == 320] == ["bf16", "fp32"]
     assert "is left out: its calibration failed (it crashed" in capsys.readouterr().err
@@ -109,7 +107,7 @@ def tuned(toy_run: Path, toy_data: Path, tmp_path_factory: pytest.TempPathFactor
     return run / "tuned.json"
 
 
-def test_measurements_are_kept(tuned: Path) -> None:
+def test_measurements_are_kept(tuned):
     document = json.loads(tuned.read_text())
     measurements = document["measurements"]
     sizes = [(m["setting"]["short_side"], m["setting"]["proposals"]) for m in measurements]
@@ -125,7 +123,7 @@ def test_measurements_are_kept(tuned: Path) -> None:
 SMALL = "INPUT.MIN_SIZE_TEST 64 INPUT.MAX_SIZE_TEST 107 MODEL.RPN.POST_NMS_TOPK_TEST 50"
 
 
-def test_export_applies_what_was_chosen(copied_run: Path, tuned: Path, tmp_path: Path) -> None:
+def test_export_applies_what_was_chosen(copied_run, tuned, tmp_path):
     document = json.loads(tuned.read_text())
     document["chosen"] |= {"overrides": SMALL.split(), "precision": "fp32"}
     (copied_run / "tuned.json").write_text(json.dumps(document))
@@ -147,9 +145,7 @@ def test_export_applies_what_was_chosen(copied_run: Path, tuned: Path, tmp_path:
         ("", {"weights_sha256": "0"}, "is left out: it is about other weights"),
     ],
 )
-def test_tuning_holds_for_the_weights_and_config(
-    copied_run: Path, tuned: Path, capsys: pytest.CaptureFixture[str], overrides: str, change: dict, said: str
-) -> None:
+def test_tuning_holds_for_the_weights_and_config(copied_run, tuned, capsys, overrides, change, said):
     document = json.loads(tuned.read_text()) | change
     (copied_run / "tuned.json").write_text(json.dumps(document))
     chosen = read_tuned(Run.open(copied_run, overrides.split()))
@@ -158,16 +154,14 @@ def test_tuning_holds_for_the_weights_and_config(
 
 
 @pytest.mark.parametrize("damage", ['{"measurements": []}', "[]"])
-def test_unfinished_tuning_is_refused(copied_run: Path, damage: str) -> None:
+def test_unfinished_tuning_is_refused(copied_run, damage):
     (copied_run / "tuned.json").write_text(damage)
     with pytest.raises(UserError, match="is not complete: run `maskrcnn tune` to its end"):
         read_tuned(Run.open(copied_run))
 
 
 @pytest.mark.slow
-def test_starter_is_tuned(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_starter_is_tuned(tmp_path, monkeypatch, capsys):
     make_synthetic(tmp_path / "data", images=10, size=(320, 240))
     starter = shutil.copy(REPOSITORY / "model_store/mobilenetv2_fpn_starter.safetensors", tmp_path)
     monkeypatch.setattr(tuning, "SECONDS", 3.0)

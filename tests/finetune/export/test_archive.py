@@ -52,7 +52,7 @@ def read(archive: Path, name: str) -> dict:
         return yaml.safe_load(packed.read(name))  # JSON is YAML
 
 
-def test_archive_carries_what_it_needs_and_nothing_else(archive: Path, run: Path) -> None:
+def test_archive_carries_what_it_needs_and_nothing_else(archive, run):
     assert archive.name == "maskrcnn_mobilenetv2_fpn.mar"
     assert [path.name for path in archive.parent.iterdir()] == [archive.name]
     with zipfile.ZipFile(archive) as packed:
@@ -79,9 +79,7 @@ def test_archive_carries_what_it_needs_and_nothing_else(archive: Path, run: Path
     assert read(archive, "model-config.yaml") == {"startupTimeout": 300}
 
 
-def test_command_writes_what_its_options_say(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_command_writes_what_its_options_say(run, tmp_path, monkeypatch):
     started, execute = [], exporting.execute
 
     def recorded(command: list[str], what: str, env: dict[str, str] | None = None) -> None:
@@ -105,7 +103,7 @@ def test_command_writes_what_its_options_say(
     assert read(path, "model-config.yaml") == {"startupTimeout": 300} | workers | handler
 
 
-def test_pth_checkpoint_is_converted_and_overrides_are_served(run: Path, tmp_path: Path) -> None:
+def test_pth_checkpoint_is_converted_and_overrides_are_served(run, tmp_path):
     folder = shutil.copytree(run, tmp_path / "foreign")
     weights = load_file(folder / "model_best.safetensors")
     torch.save({"model": weights}, folder / "model_final.pth")
@@ -117,7 +115,7 @@ def test_pth_checkpoint_is_converted_and_overrides_are_served(run: Path, tmp_pat
     assert read(path, "config.yaml")["MODEL"]["RPN"]["POST_NMS_TOPK_TEST"] == 123
 
 
-def test_overrides_leave_the_evaluation_out(run: Path, tmp_path: Path) -> None:
+def test_overrides_leave_the_evaluation_out(run, tmp_path):
     assert Run.open(run).evaluation == EVALUATION
     assert Run.open(run, ["INPUT.MIN_SIZE_TEST", "48"]).evaluation is None
     with pytest.raises(UserError, match=r"did you mean INPUT\.MIN_SIZE_TEST"):
@@ -126,7 +124,7 @@ def test_overrides_leave_the_evaluation_out(run: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("missing", ["model_best.safetensors", "config.yaml", "run.json"])
-def test_incomplete_run_is_refused(run: Path, tmp_path: Path, missing: str) -> None:
+def test_incomplete_run_is_refused(run, tmp_path, missing):
     folder = shutil.copytree(run, tmp_path / "run")
     (folder / missing).unlink()
     with pytest.raises(UserError, match=missing):
@@ -135,12 +133,12 @@ def test_incomplete_run_is_refused(run: Path, tmp_path: Path, missing: str) -> N
 
 
 @pytest.mark.parametrize("version", ["../escape", "", "a b", ".hidden"])
-def test_version_is_a_plain_name(run: Path, tmp_path: Path, version: str) -> None:
+def test_version_is_a_plain_name(run, tmp_path, version):
     with pytest.raises(UserError, match="--version"):
         export(run, Options(version=version, output=tmp_path))
 
 
-def test_failed_trial_keeps_the_old_archive_and_leaves_nothing_else(run: Path, tmp_path: Path) -> None:
+def test_failed_trial_keeps_the_old_archive_and_leaves_nothing_else(run, tmp_path):
     folder, store = shutil.copytree(run, tmp_path / "run"), tmp_path / "store"
     store.mkdir()
     (store / "maskrcnn_mobilenetv2_fpn.mar").write_text("the old one")
@@ -155,9 +153,7 @@ def test_failed_trial_keeps_the_old_archive_and_leaves_nothing_else(run: Path, t
     assert (store / "maskrcnn_mobilenetv2_fpn.mar").read_text() == "the old one"
 
 
-def test_trial_sees_only_the_archives_own_code(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_trial_sees_only_the_archives_own_code(run, tmp_path, monkeypatch):
     # a module that only the source tree has must be missing in the trial, whatever PYTHONPATH says
     source = tmp_path / "source"
     for package in ("handler", "finetune"):
@@ -182,7 +178,7 @@ def test_trial_sees_only_the_archives_own_code(
         ("--verson 2", "--version"),
     ],
 )
-def test_wrong_usage_is_refused(run: Path, tmp_path: Path, arguments: str, message: str) -> None:
+def test_wrong_usage_is_refused(run, tmp_path, arguments, message):
     words = [str(run), "--output", str(tmp_path / "store"), *arguments.split()]
     done = CliRunner().invoke(cli.export, words)
     assert done.exit_code == 2
@@ -190,7 +186,7 @@ def test_wrong_usage_is_refused(run: Path, tmp_path: Path, arguments: str, messa
     assert not (tmp_path / "store").exists()
 
 
-def test_published_checkpoint_holds_everything(run: Path, tmp_path: Path) -> None:
+def test_published_checkpoint_holds_everything(run, tmp_path):
     file = tmp_path / "new/toy.safetensors"
     done = CliRunner().invoke(cli.publish, [str(run), str(file)])
     assert (done.exit_code, done.stdout) == (0, f"{file}\n")
@@ -210,7 +206,7 @@ def test_published_checkpoint_holds_everything(run: Path, tmp_path: Path) -> Non
     published.load_model()
 
 
-def test_published_checkpoint_needs_a_name_and_classes(copied_run: Path, tmp_path: Path) -> None:
+def test_published_checkpoint_needs_a_name_and_classes(copied_run, tmp_path):
     with pytest.raises(UserError, match=r"must end with \.safetensors"):
         publish(copied_run, tmp_path / "toy.pth")
     (copied_run / "run.json").unlink()

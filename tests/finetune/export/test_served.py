@@ -26,7 +26,7 @@ def card_of(archive: Path) -> dict[str, Any]:
         return json.loads(packed.read("archive.json"))
 
 
-def test_card_says_what_the_archive_reaches(toy_run: Path, toy_data: Path, tmp_path: Path) -> None:
+def test_card_says_what_the_archive_reaches(toy_run, toy_data, tmp_path):
     served = card_of(export(toy_run, Options(output=tmp_path, data=toy_data, fp32=True)))["served"]
     running = {name: served[name] for name in ("split", "images", "precision", "engine", "device")}
     expected = {"split": "val", "images": 2, "precision": "fp32", "engine": "openvino", "device": "cpu"}
@@ -41,9 +41,7 @@ def test_card_says_what_the_archive_reaches(toy_run: Path, toy_data: Path, tmp_p
 
 
 @pytest.mark.parametrize("max_loss", [1.0, float("nan")])
-def test_archive_that_loses_ap_is_refused(
-    toy_run: Path, toy_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, max_loss: float
-) -> None:
+def test_archive_that_loses_ap_is_refused(toy_run, toy_data, tmp_path, monkeypatch, max_loss):
     for package in ("handler", "finetune"):
         shutil.copytree(REPOSITORY / package, tmp_path / "source" / package)
     responses = tmp_path / "source/handler/api/responses.py"
@@ -64,9 +62,7 @@ def test_archive_that_loses_ap_is_refused(
         ({"annotations": []}, "the split val of .* has no objects"),
     ],
 )
-def test_data_that_cannot_measure_are_refused(
-    toy_run: Path, toy_data: Path, tmp_path: Path, change: dict[str, Any], message: str
-) -> None:
+def test_data_that_cannot_measure_are_refused(toy_run, toy_data, tmp_path, change, message):
     root = shutil.copytree(toy_data, tmp_path / "data")
     for name in ("dataset.json", "val.json"):
         content = json.loads((root / name).read_text())
@@ -91,14 +87,8 @@ CRASH = UserError("its calibration failed (it crashed with SIGSEGV)")
     ],
 )
 def test_int8_is_kept_where_it_is_faster_and_loses_little(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    device: str,
-    times: dict[str, float] | UserError,
-    loss: float,
-    said: str,
-) -> None:
+    tmp_path, monkeypatch, capsys, device, times, loss, said
+):
     staged = tmp_path / "staged"
     (staged / "openvino").mkdir(parents=True)
     for name in ("trunk.xml", "trunk_int8.xml", "trunk_int8.bin"):
@@ -127,9 +117,7 @@ def test_int8_is_kept_where_it_is_faster_and_loses_little(
 
 
 @pytest.mark.slow
-def test_starter_is_served_in_int8_where_that_pays(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_starter_is_served_in_int8_where_that_pays(tmp_path, capsys):
     data = tmp_path / "data"
     make_synthetic(data, images=10, size=(320, 240))
     starter = REPOSITORY / "model_store/mobilenetv2_fpn_starter.safetensors"

@@ -54,7 +54,7 @@ def first_weights(run: Path) -> dict[str, torch.Tensor]:
     return build_model(cfg).state_dict()
 
 
-def test_two_processes_learn_like_one(data: Path, tmp_path: Path) -> None:
+def test_two_processes_learn_like_one(data, tmp_path):
     one, two, torchrun = (tmp_path / name for name in ("one", "two", "torchrun"))
     finish(command(arguments(data, one, LEARN)))
     finish(command(arguments(data, two, f"--num-gpus 2 {LEARN}")))
@@ -74,13 +74,13 @@ def test_two_processes_learn_like_one(data: Path, tmp_path: Path) -> None:
     assert torch.equal(moved[two], moved[torchrun]), "how they were started makes no difference"
 
 
-def test_two_processes_agree_on_the_steps_that_fit(data: Path, tmp_path: Path) -> None:
+def test_two_processes_agree_on_the_steps_that_fit(data, tmp_path):
     run = tmp_path / "run"
     finish(command(arguments(data, run, "--num-gpus 2 --minutes 9 --stop-after 1")))
     assert last(run)["step"] == 1
 
 
-def test_a_killed_process_ends_the_job_which_is_resumed_and_stopped(data: Path, tmp_path: Path) -> None:
+def test_a_killed_process_ends_the_job_which_is_resumed_and_stopped(data, tmp_path):
     run = tmp_path / "run"
     process = start(command(arguments(data, run, f"--num-gpus 2 {ENDLESS}")))
     wait_for(run / "last.pth", process)
