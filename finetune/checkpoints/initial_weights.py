@@ -1,7 +1,7 @@
 """Initial weights: find the file, map its tensor names to ours, and report what was loaded."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -37,7 +37,7 @@ class LoadReport:
     loaded: list[str] = field(default_factory=list)  # names in the model
     missing: list[str] = field(default_factory=list)  # names in the model that the file lacks
     replaced: list[str] = field(default_factory=list)  # last layers with another number of classes
-    skipped: dict[str, str] = field(default_factory=dict)  # name in the file → why it was not loaded
+    skipped: list[str] = field(default_factory=list)  # names in the file that fit no tensor of the model
     notes: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, object]:
@@ -46,23 +46,18 @@ class LoadReport:
         return {"weights": self.spec, "source": self.source, **counts, "notes": self.notes}
 
     def __str__(self) -> str:
-        columns = {"loaded": self.loaded, "missing": self.missing, "replaced": self.replaced}
+        columns = (self.loaded, self.missing, self.replaced)
         rows = [
-            [part, *(sum(name.startswith(prefix) for name in names) for names in columns.values())]
-            for part, prefix in _PARTS.items()
+            [part, *(sum(name.startswith(prefix) for name in names) for names in columns)]
+            for part, prefix in (_PARTS | {"all": ""}).items()
         ]
-        rows.append(["all", *map(len, columns.values())])
-        lines = [
-            f"weights: {self.spec}" + (f" ({self.source})" if self.source not in ("", self.spec) else ""),
-            tabulate(rows, headers=["tensors", "loaded", "missing (random)", "replaced (classes)"]),
-            *self.notes,
-        ]
-        reasons: dict[str, list[str]] = {}
-        for name, reason in self.skipped.items():
-            reasons.setdefault(reason, []).append(name)
-        for reason, names in reasons.items():
-            lines.append(f"skipped {len(names)} tensors of the file ({reason}): {_abbreviate(names)}")
-        return "\n".join(lines)
+        return "\n".join(
+            [
+                f"weights: {self.spec}" + (f" ({self.source})" if self.source not in ("", self.spec) else ""),
+                tabulate(rows, headers=["tensors", "loaded", "missing (random)", "replaced (classes)"]),
+                *self.notes,
+            ]
+        )
 
 
 def load_weights(model: nn.Module, spec: str, backbone: str) -> LoadReport:
@@ -93,12 +88,22 @@ def load_weights(model: nn.Module, spec: str, backbone: str) -> LoadReport:
         for name, tensor in found.items():
             state[name].copy_(tensor)  # converts from half precision too
     report.loaded = list(found)
-    report.missing = [name for name in state if name not in found and name not in report.replaced]
-    _note_fused_norms(report)
-    if backbone.startswith("resnet"):
-        _start_missing_blocks_as_identity(state, report)
-    if report.replaced:
-        report.notes.append(f"the file has other classes: {_abbreviate(report.replaced)} start at random")
+    absent = [name for name in state if name not in found and name not in report.replaced]
+    # Caffe2 stores norms as scale and shift alone
+    fused = {
+        name
+        for name in absent
+        if name.endswith((".running_mean", ".running_var")) and f"{name.rpartition('.')[0]}.weight" in found
+    }
+    report.missing = [name for name in absent if name not in fused]
+    blocks = _start_as_identity(state, report.missing) if backbone.startswith("resnet") else []
+    notes = {
+        f"{len(fused)} running statistics fused into scale and shift stay identity": fused,
+        f"residual blocks that the file lacks start as identity: {_abbreviate(blocks)}": blocks,
+        f"the file has other classes: {_abbreviate(report.replaced)} start at random": report.replaced,
+        f"tensors of the file that fit nothing: {_abbreviate(report.skipped)}": report.skipped,
+    }
+    report.notes = [note for note, names in notes.items() if names]
     return report
 
 
@@ -187,7 +192,7 @@ def _match(
         if len(targets) != 1:
             # buffers that Detectron2 once saved and now computes
             if not re.search(r"num_batches_tracked$|pixel_(mean|std)$|anchor_generator\.cell_anchors", name):
-                report.skipped[name] = "no such tensor in the model"
+                report.skipped.append(name)
             continue
         target = targets[0]
         if tensor.shape == state[target].shape:
@@ -195,41 +200,28 @@ def _match(
         elif any(head in target for head in _CLASS_HEADS) and tensor.shape[1:] == state[target].shape[1:]:
             report.replaced.append(target)
         else:
-            report.skipped[name] = "another shape"
+            report.skipped.append(name)
     return found
 
 
-def _note_fused_norms(report: LoadReport) -> None:
-    """Note norms that Caffe2 stores as scale and shift alone: their running statistics stay identity."""
-    loaded = set(report.loaded)
-    fused = [
-        name
-        for name in report.missing
-        if name.endswith((".running_mean", ".running_var")) and f"{name.rpartition('.')[0]}.weight" in loaded
-    ]
-    if fused:
-        report.missing = [name for name in report.missing if name not in set(fused)]
-        report.notes.append(f"{len(fused)} running statistics fused into scale and shift stay identity")
-
-
-def _start_missing_blocks_as_identity(state: dict[str, torch.Tensor], report: LoadReport) -> None:
-    """Make residual blocks that the file lacks pass their input on, so that later layers see familiar features.
+def _start_as_identity(state: dict[str, torch.Tensor], missing: Iterable[str]) -> list[str]:
+    """Let residual blocks that are missing pass their input on, so that later layers see familiar features.
 
     The usual way is to set the scale of a block's last norm to zero. Our norms are frozen, and with a frozen zero the
     block could never learn, so its last convolution is set to zero instead.
+
+    Returns:
+        The blocks' names.
     """
     blocks = []
-    for name in report.missing:
-        match = re.fullmatch(r"(backbone\.bottom_up\.res\d\.\d+)\.conv3\.weight", name)
-        if match and f"{match[1]}.shortcut.weight" not in state:
-            blocks.append(match[1].removeprefix(_PARTS["backbone"]))
+    for name in missing:
+        match = re.fullmatch(r"backbone\.bottom_up\.(res\d\.\d+)\.conv3\.weight", name)
+        if match and f"backbone.bottom_up.{match[1]}.shortcut.weight" not in state:
+            blocks.append(match[1])
             with torch.no_grad():
                 state[name].zero_()
-    if blocks:
-        shown = _abbreviate(blocks)
-        report.notes.append(f"{len(blocks)} residual blocks that the file lacks start as identity: {shown}")
+    return blocks
 
 
-def _abbreviate(names: Iterable[str]) -> str:
-    names = list(names)
+def _abbreviate(names: Sequence[str]) -> str:
     return ", ".join(names[:4]) + (f", … ({len(names)} in all)" if len(names) > 4 else "")

@@ -10,16 +10,13 @@ from finetune.errors import UserError
 
 _ZOO = "https://dl.fbaipublicfiles.com/detectron2/"
 _COCO_ZOO = _ZOO + "COCO-InstanceSegmentation/"
-_DROPBOX = "https://www.dropbox.com/s/"
+_DROPBOX, _DROPBOX_DIRECT = "https://www.dropbox.com/s/", "https://dl.dropbox.com/s/"
 
 PUBLISHED = {
     ("resnet50_fpn", "coco"): _COCO_ZOO + "mask_rcnn_R_50_FPN_3x/137849600/model_final_f10217.pkl",
     ("resnet101_fpn", "coco"): _COCO_ZOO + "mask_rcnn_R_101_FPN_3x/138205316/model_final_a3ec72.pkl",
     # a Faster R-CNN whose FPN has 128 channels: only its backbone and the box head's second layer fit
-    (
-        "mobilenetv2_fpn",
-        "coco",
-    ): "https://dl.dropbox.com/s/q4iceofvlcu207c/faster_mobilenetv2_FPNLite_ms_3x.pth",
+    ("mobilenetv2_fpn", "coco"): _DROPBOX_DIRECT + "q4iceofvlcu207c/faster_mobilenetv2_FPNLite_ms_3x.pth",
     ("vovnet19_fpn", "coco"): _DROPBOX + "h1khv9l7quakvz0/mask_V_19_eSE_FPNLite_ms_3x.pth?dl=1",
     ("resnet50_fpn", "imagenet"): _ZOO + "ImageNetPretrained/MSRA/R-50.pkl",
     ("resnet101_fpn", "imagenet"): _ZOO + "ImageNetPretrained/MSRA/R-101.pkl",

@@ -15,19 +15,14 @@ from finetune.errors import UserError
 # Everything that a pickle of NumPy arrays in containers refers to; none of it can run code. NumPy 2 renamed the
 # arrays' module, so both names are listed.
 _NUMPY_FUNCTIONS: tuple[Any, ...] = (np.empty(0).__reduce__()[0], np.float32(0).__reduce__()[0])
+_CONTAINERS = (set, frozenset, list, dict, tuple)
 _ALLOWED: dict[str, Any] = {
-    f"numpy.{core}.multiarray.{function.__name__}": function
-    for core in ("core", "_core")
-    for function in _NUMPY_FUNCTIONS
-}
-_ALLOWED |= {
     "numpy.ndarray": np.ndarray,
     "numpy.dtype": np.dtype,
     "collections.OrderedDict": OrderedDict,
     "_codecs.encode": codecs.encode,  # how Python 3 writes an array's bytes into an old protocol
-}
-_ALLOWED |= {
-    f"{m}.{t.__name__}": t for m in ("builtins", "__builtin__") for t in (set, frozenset, list, dict, tuple)
+    **{f"numpy.{core}.multiarray.{f.__name__}": f for core in ("core", "_core") for f in _NUMPY_FUNCTIONS},
+    **{f"{module}.{t.__name__}": t for module in ("builtins", "__builtin__") for t in _CONTAINERS},
 }
 _WRAPPERS = ("model", "state_dict", "model_state", "blobs")
 
@@ -53,11 +48,7 @@ def read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
     """
     if not path.is_file():
         raise UserError(f"there is no checkpoint at {path}: give coco, imagenet, none, a file or a URL")
-    readers = {
-        ".safetensors": _read_safetensors,
-        ".pth": _read_torch,
-        ".pkl": _read_pickle,
-    }
+    readers = {".safetensors": _read_safetensors, ".pth": _read_torch, ".pkl": _read_pickle}
     if path.suffix not in readers:
         raise UserError(f"{path} is no known kind of checkpoint: the name must end with {', '.join(readers)}")
     try:

@@ -6,8 +6,7 @@ import json
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from functools import cached_property, reduce
-from operator import getitem
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -120,11 +119,9 @@ class Run:
             raise UserError(f"{path} cannot be read (it is no training record): restore it, or train again")
         record.pop("false_scores", None)  # a resumed training alone reads them
         if init := record.get("init"):
-            record["init"] = init | {
-                key: file_name(init[key]) for key in ("weights", "source") if key in init
-            }
+            record["init"] = {key: file_name(v) if isinstance(v, str) else v for key, v in init.items()}
         if command := record.get("command"):
-            record["command"] = shlex.join(file_name(word) for word in shlex.split(command))
+            record["command"] = shlex.join(map(file_name, shlex.split(command)))
         return record
 
     @cached_property
@@ -139,14 +136,13 @@ class Run:
             path = self.path / "evaluation" / split / "report.json"
             report = read_json(path, cure="evaluate again") if path.is_file() else {}
             if self.holds(report):
-                return {"split": split, "images": report.get("images")} | {
+                figures = {
                     kind: {
-                        metric: value
-                        for metric, value in (report.get(kind) or {}).items()
-                        if value is None or isinstance(value, int | float)
+                        key: value for key, value in (report.get(kind) or {}).items() if key.startswith("AP")
                     }
                     for kind in ("bbox", "segm")
                 }
+                return {"split": split, "images": report.get("images"), **figures}
         return None
 
     def beside(self, name: str) -> Path:
@@ -157,18 +153,14 @@ class Run:
         """What ``publish`` wrote into the file, such as ``evaluation``; None in a run folder."""
         return json.loads(self._metadata.get("run", "{}")).get(key)
 
-    @cached_property
-    def changed_config(self) -> dict[str, Any]:
-        """The overrides that change predictions, as key → value: the input size does, the device does not."""
-        if not self.overrides:
-            return {}
-        ours, trained = (yaml.safe_load(run.config.dump()) for run in (self, Run(self.path)))
-        values = {
-            key: [reduce(getitem, key.split("."), config) for config in (ours, trained)]
-            for key in sorted(self.overrides[::2])
+    @property
+    def changed_config(self) -> dict[str, str]:
+        """The overrides that may change predictions, as key → value: the input size does, the device does not."""
+        return {
+            key: value
+            for key, value in zip(self.overrides[::2], self.overrides[1::2], strict=False)
             if key.startswith(("INPUT.", "MODEL.", "TEST.")) and not _CHANGES_NO_PREDICTION.fullmatch(key)
         }
-        return {key: now for key, (now, before) in values.items() if now != before}
 
     @cached_property
     def measured_with(self) -> dict[str, Any]:

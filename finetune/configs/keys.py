@@ -3,6 +3,8 @@
 import difflib
 from ast import literal_eval
 from collections.abc import Iterator, Sequence
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +105,8 @@ def override(cfg: CfgNode, overrides: Sequence[str]) -> None:
         if key not in known:
             nearest = difflib.get_close_matches(key.upper(), known, n=1, cutoff=0.0)
             raise UserError(f"there is no config key {key}: did you mean {nearest[0]}?")
-        _set(cfg, key, _parse(key, text, known[key]))
+        *nodes, leaf = key.split(".")
+        reduce(getitem, nodes, cfg)[leaf] = _parse(key, text, known[key])
 
 
 def leaves(cfg: CfgNode, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -117,10 +120,8 @@ def leaves(cfg: CfgNode, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def _parse(key: str, text: str, old: object) -> object:
     """Read ``text`` as the type of ``old``: ``1`` as a float, ``true`` as a bool, ``[1, 2]`` as a tuple."""
-    if isinstance(old, bool) and text.lower() in ("true", "false"):
-        return text.lower() == "true"
     try:
-        value = literal_eval(text)
+        value = literal_eval({"true": "True", "false": "False"}.get(text, text))
     except (ValueError, SyntaxError):
         value = text
     if isinstance(old, str):
@@ -133,10 +134,3 @@ def _parse(key: str, text: str, old: object) -> object:
         kind = _KINDS.get(type(old), "a value")
         raise UserError(f"config key {key} takes {kind} such as {old!r}, not {text!r}")
     return value
-
-
-def _set(cfg: CfgNode, key: str, value: object) -> None:
-    *nodes, leaf = key.split(".")
-    for node in nodes:
-        cfg = cfg[node]
-    cfg[leaf] = value

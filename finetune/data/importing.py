@@ -63,7 +63,7 @@ def import_dataset(source: Path, root: Path, options: Options, *, force: bool = 
                 f"left out: {len(unlisted)} photos without annotations ({listing(unlisted)}); --negatives DIR adds "
                 "photos that show no object"
             )
-        negatives = _negatives(options.negatives) if options.negatives else {}
+        negatives = negative_photos(options.negatives) if options.negatives else {}
         digest = _digest(folder, (*annotations.photos, *negatives.values()))
         line = f"{chosen.TITLE} annotations {digest}: {options}"
         if card := already_made(root, line, force):
@@ -155,7 +155,8 @@ def read_annotations(chosen: Format, folder: SourceFolder, options: Options) -> 
     return annotations
 
 
-def _negatives(path: Path) -> dict[str, SourcePhoto]:
+def negative_photos(path: Path) -> dict[str, SourcePhoto]:
+    """The photos of a folder and its subfolders as photos that show no object, by name."""
     photos = SourceFolder(path).photos
     if not photos:
         raise UserError(f"--negatives {path} holds no photos ({', '.join(PHOTO_SUFFIXES)}): check the path")

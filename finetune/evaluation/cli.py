@@ -8,8 +8,9 @@ from typing import Any
 import click
 
 PATH = click.Path(path_type=Path)
-SHARE = click.FloatRange(0, 1, min_open=True)
+SHARE, POINTS = click.FloatRange(0, 1, min_open=True), click.FloatRange(min=0)
 SPLIT = click.Choice(["train", "val", "test"])
+SPLIT_OR_FOLDS = click.Choice([*SPLIT.choices, "folds"])
 COMPARISON = Path("runs/comparison")
 
 
@@ -17,27 +18,11 @@ COMPARISON = Path("runs/comparison")
 @click.argument("path", type=PATH, metavar="RUN|CHECKPOINT")
 @click.option("--data", type=PATH, required=True, metavar="DIR", help="A data set made by `maskrcnn data …`.")
 @click.option("--split", type=SPLIT, default="test", show_default=True, help="The photos to evaluate on.")
-@click.option(
-    "--output", type=PATH, metavar="DIR", help="The report's folder.  [default: RUN/evaluation/SPLIT]"
-)
-@click.option(
-    "--negatives", type=PATH, metavar="DIR", help="Photos with nothing to find, to count false alarms."
-)
-@click.option(
-    "--min-precision",
-    type=SHARE,
-    metavar="P",
-    help="With --split val: find most at this precision (0..1).",
-)
-@click.option(
-    "--min-recall",
-    type=SHARE,
-    metavar="R",
-    help="With --split val: show least that is false at this recall (0..1).",
-)
-@click.option(
-    "--worst", type=click.IntRange(min=0), default=6, show_default=True, help="Worst photos to draw."
-)
+@click.option("--output", type=PATH, metavar="DIR", help="[default: RUN/evaluation/SPLIT]")
+@click.option("--negatives", type=PATH, metavar="DIR", help="Photos without objects: count false alarms.")
+@click.option("--min-precision", type=SHARE, metavar="P", help="On val: find most at this precision (0..1).")
+@click.option("--min-recall", type=SHARE, metavar="R", help="On val: least false at this recall (0..1).")
+@click.option("--worst", type=click.IntRange(min=0), default=6, help="Worst photos to draw.  [default: 6]")
 @click.argument("overrides", nargs=-1, metavar="[KEY VALUE]...")
 def evaluate(min_precision: float | None, min_recall: float | None, **request: Any) -> None:
     """Measure a trained model on one split.
@@ -58,7 +43,7 @@ def evaluate(min_precision: float | None, min_recall: float | None, **request: A
     """
     from tabulate import tabulate
 
-    from finetune.evaluation.choose import BEST_F1, Rule
+    from finetune.evaluation.operating_point import BEST_F1, Rule
     from finetune.evaluation.report import evaluate_run
     from finetune.evaluation.report_text import report_rows, shown_sentences
 
@@ -75,69 +60,48 @@ def evaluate(min_precision: float | None, min_recall: float | None, **request: A
 
 @click.command()
 @click.argument("runs", type=PATH, nargs=-1, required=True, metavar="RUN...")
-@click.option(
-    "--split",
-    type=click.Choice([*SPLIT.choices, "folds"]),
-    default="test",
-    show_default=True,
-    help="The reports to compare; folds: those of `train --folds`.",
-)
-@click.option(
-    "--bench", type=PATH, multiple=True, metavar="FILE", help="Take latencies from `make bench`'s file."
-)
-@click.option(
-    "--output", type=PATH, default=COMPARISON, show_default=True, metavar="DIR", help="The folder to write."
-)
-def compare(runs: tuple[Path, ...], split: str, bench: tuple[Path, ...], output: Path) -> None:
+@click.option("--split", type=SPLIT_OR_FOLDS, default="test", help="The reports.  [default: test]")
+@click.option("--output", type=PATH, default=COMPARISON, metavar="DIR", help="[default: runs/comparison]")
+def compare(runs: tuple[Path, ...], split: str, output: Path) -> None:
     """Put evaluated runs into one table and one picture.
 
     RUN is a run folder, or a folder that `evaluate --output` wrote. Writes comparison.md, comparison.json and
-    comparison.png (mask AP50 against latency). What was not measured is marked as such.
+    comparison.png (mask AP50 against latency).
 
     \b
     Examples:
       maskrcnn compare runs/resnet50_fpn runs/mobilenetv2_fpn runs/vovnet19_fpn
-      maskrcnn compare runs/* --bench reports/bench_predictor/bench_predictor.json
+      maskrcnn compare runs/* --split val --output runs/comparison_val
     """
     from tabulate import tabulate
 
     from finetune.evaluation.compare import compare_runs, short_table_of
 
-    rows = compare_runs(runs, output, split=split, bench=bench)
-    click.echo(tabulate(short_table_of(rows), headers="firstrow", disable_numparse=True))
+    reports = compare_runs(runs, output, split=split)
+    click.echo(tabulate(short_table_of(reports), headers="firstrow", disable_numparse=True))
     click.echo(output / "comparison.md")
 
 
 @click.command()
 @click.argument("path", type=PATH, metavar="RUN|CHECKPOINT")
 @click.option("--data", type=PATH, required=True, metavar="DIR", help="Measure on its val split.")
-@click.option(
-    "--tolerance", type=click.FloatRange(min=0), default=0.5, help="Mask AP that may be lost.  [default: 0.5]"
-)
-@click.option(
-    "--for",
-    "goal",
-    type=click.Choice(["latency", "throughput"]),
-    default="latency",
-    help="[default: latency]",
-)
-def tune(path: Path, data: Path, tolerance: float, goal: str) -> None:
+@click.option("--tolerance", type=POINTS, default=0.5, help="Mask AP that may be lost.  [default: 0.5]")
+def tune(path: Path, data: Path, tolerance: float) -> None:
     """Find the fastest setting for this machine that keeps the AP.
 
-    Measures input size, proposals and precision, and with --for throughput the number of workers, by the code that
-    serves. The fastest setting that loses no more than --tolerance, and at most one found object, goes to tuned.json in
-    the run folder or beside the checkpoint; `maskrcnn export` applies it. A stopped tuning continues where it was;
-    remove tuned.json to measure anew.
+    Measures input size, proposals and precision, by the code that serves. The fastest setting that loses no more than
+    --tolerance, and at most one found object, goes to tuned.json in the run folder or beside the checkpoint;
+    `maskrcnn export` applies it. A stopped tuning continues where it was; remove tuned.json to measure anew.
 
     \b
     Examples:
       maskrcnn tune runs/mobilenetv2_fpn --data data/balloon
-      maskrcnn tune runs/mobilenetv2_fpn --data data/balloon --for throughput --tolerance 1
+      maskrcnn tune runs/mobilenetv2_fpn --data data/balloon --tolerance 1
     """
     from tabulate import tabulate
 
     from finetune.evaluation import tune as tuning
 
-    table, file = tuning.tune(path, data, tolerance=tolerance, goal=goal)
+    table, file = tuning.tune(path, data, tolerance=tolerance)
     click.echo(tabulate(table, headers="firstrow", disable_numparse=True))
     click.echo(file)

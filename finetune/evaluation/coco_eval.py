@@ -46,7 +46,7 @@ def evaluate_results(
     *,
     groups: np.ndarray | None = None,
     resamples: int = 1000,
-) -> tuple[dict[str, Any], dict[str, dict[str, np.ndarray]]]:
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Compute AP and its intervals from COCO results (``finetune.evaluation.inference.predict``).
 
     Args:
@@ -54,13 +54,13 @@ def evaluate_results(
         resamples: of the photos, for the 95 % intervals.
 
     Returns:
-        A JSON-ready dict (percentages; None for a size range without objects), and kind → label → precision (101,)
-        at recalls 0, 0.01, … 1.
+        A JSON-ready dict (percentages; None for a size range without objects), and of masks label → precision (101,)
+        at recalls 0, 0.01, … 1; empty without objects.
     """
     truth = ground_truth(dataset_dicts, classes)
-    curves: dict[str, dict[str, np.ndarray]] = {}
     ids = np.array([record["image_id"] for record in dataset_dicts])
     groups = (ids if groups is None else groups)[ids.argsort()]  # in pycocotools' order of the images
+    curves: dict[str, np.ndarray] = {}
     report: dict[str, Any] = {"images": len(dataset_dicts), "objects": len(truth.anns)}
     for kind in KINDS:
         matches, _ = match(truth, results, kind)
@@ -71,14 +71,8 @@ def evaluate_results(
                 name: summarize({size: [per_class[i]] for size, per_class in matches.items()})
                 for i, name in enumerate(classes)
             }
-        mean = mean_precision(matches[""])
-        curves[kind] = {}
-        if mean is not None:
-            curves[kind] = {
-                "IoU 0.5": mean[0],
-                "IoU 0.75": mean[5],
-                "mean of IoU 0.5 … 0.95": mean.mean(axis=0),
-            }
+        if kind == "segm" and (mean := mean_precision(matches[""])) is not None:
+            curves = {"IoU 0.5": mean[0], "IoU 0.75": mean[5], "mean of IoU 0.5 … 0.95": mean.mean(axis=0)}
     return report, curves
 
 

@@ -8,9 +8,9 @@ import numpy as np
 from finetune.checkpoints.run import Run
 from finetune.data.dataset import load_split, read_card
 from finetune.evaluation.coco_eval import evaluate_results, ground_truth, match
-from finetune.evaluation.operating_point import OperatingPoint, read_point
+from finetune.evaluation.operating_point import OperatingPoint, count, read_point
 from finetune.evaluation.photo_scores import image_scores, totals
-from finetune.evaluation.plots import draw_precision_recall
+from finetune.evaluation.plots import draw_curves
 from finetune.evaluation.report_text import figure, markdown_table, number, origin, report_rows
 from finetune.files import new_folder, read_json, write_json
 from finetune.training.machine import describe_machine
@@ -29,43 +29,11 @@ def report_on_folds(run: Path, data: Path, folds: int) -> tuple[Record, Path]:
         The report, as in ``report.json``, and its folder.
     """
     whole, card = Run(run), read_card(data)
-    report: Record = {
-        "name": whole.name,
-        "backbone": whole.backbone,
-        "data": {"name": card.get("name"), "split": "folds", "classes": card["classes"]},
-    }
-    figures, curves = _measure([run / f"fold{n + 1}" for n in range(folds)], card["classes"])
-    report |= figures
-    report["expectation"] = _expectation(report, len(load_split(data, "train")))
-    title = f"{whole.name}: {folds} folds of the train and val photos of {card.get('name')}"
-    config, device = whole.recorded_config, whole.config.MODEL.DEVICE
-    text = [
-        f"# {title}",
-        markdown_table(report_rows(report)),
-        f"Average precision in percent as COCO defines it, over {report['images']} photos with {report['objects']} "
-        "objects, each tested once, by a model that has seen neither the photo nor one of its group; in brackets, "
-        f"95 % of 1000 resamplings of the {report['groups']} groups.",
-        report["expectation"],
-        f"The folds alone, mask AP: {', '.join(map(number, report['folds']['segm_AP']))}. With few photos each, they "
-        "differ by chance.",
-        f"Each model: from {origin(config['FINETUNE']['INIT'])} weights, {config['SOLVER']['MAX_ITER']} steps at most, "
-        f"seed {config['SEED']}; tested at a short side of {config['INPUT']['MIN_SIZE_TEST']} pixels, in float32, on "
-        f"{describe_machine(device)}.",
-        "![precision and recall](pr_curve.png)",
-    ]
-    target = run / "evaluation" / "folds"
-    with new_folder(target) as folder:
-        draw_precision_recall(curves, title, folder / "pr_curve.png")
-        write_json(folder / "report.json", report)
-        (folder / "report.md").write_text("\n\n".join(text) + "\n", encoding="utf-8")
-    return report, target
-
-
-def _measure(folds: list[Path], classes: list[str]) -> tuple[Record, dict[str, dict[str, np.ndarray]]]:
-    """The figures of a report, and its curves as ``evaluate_results`` returns them."""
+    name, classes, target = card.get("name"), card["classes"], run / "evaluation" / "folds"
     photos, results, shown = list[Record](), list[Record](), list[Record]()
     alone, learned = list[float | None](), list[int]()
-    for n, fold in enumerate(folds):
+    for n in range(folds):
+        fold = run / f"fold{n + 1}"
         tested = load_split(fold / "data", "test")
         found = read_json(fold / "results.json", cure="delete it, and continue with --resume")
         point = read_point(Run(fold)) or OperatingPoint()
@@ -76,13 +44,45 @@ def _measure(folds: list[Path], classes: list[str]) -> tuple[Record, dict[str, d
         alone.append(evaluate_results(tested, found, classes, resamples=0)[0]["segm"]["AP"])
         learned.append(counts["train"])
     groups = np.array([int(photo["group"]) for photo in photos])
-    figures, curves = evaluate_results(photos, results, classes, groups=groups)
-    evaluator = match(ground_truth(photos, classes), shown, "segm")[1]
-    return figures | {
+    figures, precision = evaluate_results(photos, results, classes, groups=groups)
+    truth = ground_truth(photos, classes)
+    scores = image_scores(match(truth, shown, "segm")[1], [photo["image_id"] for photo in photos])
+    report: Record = {
+        "name": whole.name,
+        "backbone": whole.backbone,
+        "data": {"name": name, "split": "folds", "classes": classes},
+        **figures,
         "groups": len(np.unique(groups)),
-        "at_operating_point": totals(image_scores(evaluator, [photo["image_id"] for photo in photos])),
+        "at_operating_point": totals(scores),
         "folds": {"segm_AP": alone, "photos_learned_from": learned},
-    }, curves
+    }
+    report["expectation"] = _expectation(report, len(load_split(data, "train")))
+    title = f"{whole.name}: {folds} folds of the train and val photos of {name}"
+    with new_folder(target) as folder:
+        draw_curves(
+            precision, count(match(truth, results, "segm")[0][""]), None, title, folder / "curves.png"
+        )
+        write_json(folder / "report.json", report)
+        text = [f"# {title}", markdown_table(report_rows(report)), *_words(report, whole)]
+        (folder / "report.md").write_text("\n\n".join(text) + "\n", encoding="utf-8")
+    return report, target
+
+
+def _words(report: Record, whole: Run) -> list[str]:
+    """The paragraphs of ``report.md`` below its table."""
+    config = whole.recorded_config
+    return [
+        f"Average precision in percent as COCO defines it, over {report['images']} photos with {report['objects']} "
+        "objects, each tested once, by a model that has seen neither the photo nor one of its group; in brackets, "
+        f"95 % of 1000 resamplings of the {report['groups']} groups.",
+        report["expectation"],
+        f"The folds alone, mask AP: {', '.join(map(number, report['folds']['segm_AP']))}. With few photos each, they "
+        "differ by chance.",
+        f"Each model: from {origin(config['FINETUNE']['INIT'])} weights, {config['SOLVER']['MAX_ITER']} steps at most, "
+        f"seed {config['SEED']}; tested at a short side of {config['INPUT']['MIN_SIZE_TEST']} pixels, in float32, on "
+        f"{describe_machine(whole.config.MODEL.DEVICE)}.",
+        "![precision against recall, and against the score threshold](curves.png)",
+    ]
 
 
 def _expectation(report: Record, photos: int) -> str:

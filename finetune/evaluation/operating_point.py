@@ -1,4 +1,6 @@
-"""The operating point: which detections are shown. ``evaluate --split val`` chooses it; export and publish keep it."""
+"""The operating point: which detections are shown. ``evaluate --split val`` chooses it, never on test; export and
+publish keep it.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +10,14 @@ from statistics import fmean, stdev
 from typing import Any
 
 import click
+import numpy as np
+import torch
+from pycocotools.coco import COCO
+from torchvision.ops import batched_nms
 
 from finetune.checkpoints.run import Run
 from finetune.errors import UserError
+from finetune.evaluation.coco_eval import Matches, match
 from finetune.files import read_json, write_json
 
 FILE = "operating_point.json"
@@ -22,14 +29,11 @@ class OperatingPoint:
     """One detection for each object, if its score reaches a threshold. The handler selects by the same rule."""
 
     score_threshold: float = 0.5
-    per_class: dict[str, float] = field(default_factory=dict)
-    """Thresholds of single classes, by name."""
+    per_class: dict[str, float] = field(default_factory=dict)  # thresholds of single classes, by name
+    # of detections whose boxes overlap more, only the best is shown, whatever their classes; None: all
     suppression_iou: float | None = None
-    """Of detections whose boxes overlap more than this, the best is kept, whatever their classes; None keeps all."""
-    chosen_by: str | None = None
-    """The rule that chose it; None: a default."""
-    uncertainty: dict[str, float] | None = None
-    """On val, see ``uncertainty``; None: not measured."""
+    chosen_by: str | None = None  # the rule that chose it; None: a default
+    uncertainty: dict[str, float] | None = None  # on val, see ``uncertainty``; None: not measured
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -65,9 +69,6 @@ def uncertainty(shown: Sequence[Result]) -> dict[str, float] | None:
 
 def suppress(results: Sequence[Result], iou: float) -> list[Result]:
     """Non-maximum suppression by box over all classes of a photo; the order stays."""
-    import torch
-    from torchvision.ops import batched_nms
-
     if not results:
         return []
     boxes = torch.tensor([r["bbox"] for r in results], dtype=torch.float64)
@@ -107,3 +108,118 @@ def read_point(run: Run) -> OperatingPoint | None:
         reason = "has no operating point"
     click.echo(f"{run.name} {reason}: detections are shown from score 0.5 on; choose with {cure}", err=True)
     return None
+
+
+# How val chooses the point.
+
+SCORES = np.concatenate([np.arange(5, 99) / 100, np.arange(990, 1000) / 1000])
+"""The S = 104 score thresholds to choose from. Trained on few photos, a model is overconfident: finer steps near 1."""
+
+ENOUGH_OBJECTS = 10
+"""A class with fewer objects takes the threshold of all classes."""
+
+SUPPRESSION_IOUS = (None, 0.9, 0.8, 0.7, 0.6, 0.5)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What makes a threshold good: F1, or recall where precision suffices, or precision where recall suffices."""
+
+    min_precision: float | None = None
+    min_recall: float | None = None
+
+    def __str__(self) -> str:
+        if self.min_precision is not None:
+            return f"precision ≥ {self.min_precision:g}"
+        return "best F1" if self.min_recall is None else f"recall ≥ {self.min_recall:g}"
+
+
+BEST_F1 = Rule()
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Detections that are right and wrong at a mask IoU of 0.5, at each threshold of ``SCORES``."""
+
+    found: np.ndarray  # (S,)
+    false: np.ndarray  # (S,)
+    objects: int
+
+    @property
+    def precision(self) -> np.ndarray:
+        """(S,), 0..1; NaN where nothing is shown."""
+        shown = self.found + self.false
+        return np.where(shown, self.found / np.maximum(shown, 1), np.nan)
+
+    @property
+    def recall(self) -> np.ndarray:
+        """(S,), 0..1; NaN without objects."""
+        return self.found / self.objects if self.objects else np.full(len(SCORES), np.nan)
+
+    @property
+    def f1(self) -> np.ndarray:
+        """(S,): 2 TP / (2 TP + FP + FN)."""
+        return 2 * self.found / np.maximum(self.found + self.false + self.objects, 1)
+
+
+def count(per_class: Sequence[Matches]) -> Counts:
+    """Add up the classes. Matching is greedy by falling score, so a threshold changes no match above it."""
+
+    def at_each_threshold(chosen: list[np.ndarray]) -> np.ndarray:
+        return (np.concatenate([*chosen, np.zeros(0)])[None] >= SCORES[:, None]).sum(axis=1)
+
+    found = at_each_threshold([m.scores[m.found[0]] for m in per_class])
+    false = at_each_threshold([m.scores[m.false[0]] for m in per_class])
+    return Counts(found, false, int(sum(m.objects.sum() for m in per_class)))
+
+
+def best_threshold(counts: Counts, rule: Rule) -> tuple[float, tuple[float, float]] | None:
+    """The best threshold by ``rule``, the middle one of several that are equally good; None if none is allowed.
+
+    The second value ranks it against the best thresholds under other suppressions.
+    """
+    if rule.min_precision is not None:
+        allowed, value = counts.precision >= rule.min_precision, counts.recall
+    elif rule.min_recall is not None:
+        allowed, value = counts.recall >= rule.min_recall, counts.precision
+    else:
+        allowed, value = counts.found > 0, counts.f1
+    if not allowed.any():
+        return None
+    for criterion in (value, counts.f1):
+        allowed &= criterion == criterion[allowed].max()
+    best = np.flatnonzero(allowed)
+    middle = best[len(best) // 2]
+    return float(SCORES[middle]), (float(value[middle]), float(counts.f1[middle]))
+
+
+def choose(
+    truth: COCO, results: Sequence[Any], classes: Sequence[str], rule: Rule = BEST_F1
+) -> OperatingPoint:
+    """Choose thresholds, and with several classes the suppression across them, from the val split's results.
+
+    Returns:
+        The point; the default one if nothing was found.
+
+    Raises:
+        UserError: no threshold reaches the rule's precision or recall.
+    """
+    several = len(classes) > 1
+    rank, point = (-1.0, -1.0), OperatingPoint()
+    for iou in SUPPRESSION_IOUS if several else (None,):
+        per_class = match(truth, OperatingPoint(suppression_iou=iou).kept(results), "segm")[0][""]
+        best = best_threshold(count(per_class), rule)
+        if best is None or best[1] <= rank:
+            continue
+        own = {
+            name: chosen[0]
+            for name, matches in zip(classes, per_class, strict=True)
+            if several and matches.objects.sum() >= ENOUGH_OBJECTS
+            if (chosen := best_threshold(count([matches]), rule))
+        }
+        rank, point = best[1], OperatingPoint(best[0], own, iou, str(rule))
+    if point.chosen_by is None and rule != BEST_F1:
+        raise UserError(
+            f"no score threshold reaches {rule} on the val split: ask for less, or choose by the best F1"
+        )
+    return point

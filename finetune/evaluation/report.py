@@ -11,19 +11,25 @@ from pycocotools.coco import COCO
 
 from finetune.checkpoints.run import Run
 from finetune.data.dataset import class_names, load_split, read_card
-from finetune.data.formats.source import SourceFolder
+from finetune.data.importing import negative_photos
 from finetune.data.photos import open_photo, upright_size
 from finetune.errors import UserError
-from finetune.evaluation.choose import BEST_F1, SCORES, Counts, Rule, choose, count
 from finetune.evaluation.coco_eval import evaluate_results, ground_truth, match
 from finetune.evaluation.inference import predict
-from finetune.evaluation.operating_point import OperatingPoint, read_point, save_point, uncertainty
+from finetune.evaluation.operating_point import (
+    BEST_F1,
+    SCORES,
+    Counts,
+    OperatingPoint,
+    Rule,
+    choose,
+    count,
+    read_point,
+    save_point,
+    uncertainty,
+)  # fmt: skip
 from finetune.evaluation.photo_scores import ImageScore, confusion, false_alarms, image_scores, totals
-from finetune.evaluation.plots import (
-    draw_operating_point,
-    draw_precision_recall,
-    draw_truth_and_prediction,
-)
+from finetune.evaluation.plots import draw_curves, draw_truth_and_prediction
 from finetune.evaluation.report_text import markdown
 from finetune.files import new_folder, write_json
 from finetune.training.machine import describe_machine, package_versions
@@ -70,14 +76,14 @@ def evaluate_run(
         model = run.load_model()
         results, seconds = predict(model, records, config, warm_up=True, progress=True)
         truth = ground_truth(records, classes)
-        chosen = _choose_point(truth, results, classes, rule) if split == "val" else read_point(run)
-        point = chosen or OperatingPoint()
-        report: Record = {
-            "name": run.name,
-            "backbone": run.backbone,
-            "data": {"name": read_card(data).get("name"), "split": split, "classes": classes},
-            **_circumstances(run, seconds),
-        }
+        if split == "val":
+            point = choose(truth, results, classes, rule)
+            point = replace(point, uncertainty=uncertainty(point.shown(results, classes)))
+        else:
+            point = read_point(run) or OperatingPoint()
+        data_set = {"name": read_card(data).get("name"), "split": split, "classes": classes}
+        report: Record = {"name": run.name, "backbone": run.backbone, "data": data_set}
+        report |= _circumstances(run, seconds)
         report |= _measure(report, records, truth, results, point, worst, folder)
         if negatives:
             found, _ = predict(model, empty, config, progress=True)
@@ -88,12 +94,6 @@ def evaluate_run(
     if split == "val":
         save_point(run, point)
     return report, target
-
-
-def _choose_point(truth: COCO, results: list[Record], classes: list[str], rule: Rule) -> OperatingPoint:
-    """Choose the operating point, and measure what is shown at it for `maskrcnn serve status`."""
-    point = choose(truth, results, classes, rule)
-    return replace(point, uncertainty=uncertainty(point.shown(results, classes)))
 
 
 def _measure(
@@ -107,19 +107,18 @@ def _measure(
 ) -> Record:
     """The figures of a report; its plots and the worst photos are drawn into ``folder``."""
     classes = report["data"]["classes"]
-    figures, curves = evaluate_results(records, results, classes)
+    figures, precision = evaluate_results(records, results, classes)
     shown = point.shown(results, classes)
     scores = image_scores(match(truth, shown, "segm")[1], [record["image_id"] for record in records])
     empty = [record["image_id"] for record in records if not record["annotations"]]
-    matches = match(truth, point.kept(results), "segm")[0][""]  # at all scores
+    counts = count(match(truth, point.kept(results), "segm")[0][""])  # at all scores
     title = f"{report['name']} on the {report['data']['split']} split of {report['data']['name']}"
-    draw_precision_recall(curves, title, folder / "pr_curve.png")
-    draw_operating_point(matches, point.score_threshold, title, folder / "operating_point.png")
+    draw_curves(precision, counts, point.score_threshold, title, folder / "curves.png")
     return figures | {
         "operating_point": point.to_json(),
         "at_operating_point": totals(scores),
         "false_alarms": {"photos without objects": false_alarms(shown, empty)},
-        "thresholds": _thresholds(count(matches), point.score_threshold),
+        "thresholds": _thresholds(counts, point.score_threshold),
         "confusion": confusion(truth, shown, scores).tolist(),
         "worst": _draw_worst(folder, records, shown, scores, classes, worst),
     }
@@ -127,34 +126,24 @@ def _measure(
 
 def negative_records(folder: Path) -> list[Record]:
     """Standard dicts without annotations of the photos in a folder and its subfolders."""
-    photos = SourceFolder(folder).photos
-    if not photos:
-        raise UserError(f"{folder} holds no photos: check the path given with --negatives")
     records = []
-    for i, (_, path) in enumerate(sorted(photos.items())):
-        with open_photo(path, decode=False) as image:
+    for i, photo in enumerate(negative_photos(folder).values()):
+        with open_photo(photo.path, decode=False) as image:
             width, height = upright_size(image)
-        record = {"file_name": str(path), "image_id": i, "height": height, "width": width}
+        record = {"file_name": str(photo.path), "image_id": i, "height": height, "width": width}
         records.append(record | {"annotations": []})
     return records
 
 
 def _thresholds(counts: Counts, chosen: float) -> list[Record]:
-    """Rows of the table threshold → found, false, precision, recall (percent)."""
+    """Rows of the table threshold → found, false, precision, recall (percent; None for 0 of 0)."""
     wanted = {0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99, chosen}
-    return [
-        {
-            "score": score,
-            "found": int(counts.found[i]),
-            "false": int(counts.false[i]),
-            "precision": None
-            if np.isnan(counts.precision[i])
-            else round(100 * float(counts.precision[i]), 2),
-            "recall": round(100 * float(counts.recall[i]), 2) if counts.objects else None,
-        }
-        for i, score in enumerate(SCORES.tolist())
-        if score in wanted
+    columns = np.array([SCORES, counts.found, counts.false, 100 * counts.precision, 100 * counts.recall])
+    keys = ("score", "found", "false", "precision", "recall")
+    rows = [
+        [None if np.isnan(x) else round(x, 3) for x in row] for row in columns.T.tolist() if row[0] in wanted
     ]
+    return [dict(zip(keys, row, strict=True)) for row in rows]
 
 
 def check_replaceable(folder: Path, marker: str) -> None:
@@ -203,21 +192,10 @@ def _draw_worst(
     first_ids = 1 + np.cumsum([0] + [len(record["annotations"]) for record in records])
     entries: list[Record] = []
     for i in sorted(range(len(records)), key=lambda i: scores[i].quality)[:worst]:
-        score = scores[i]
-        photo = Path(records[i]["file_name"])
+        score, photo = scores[i], Path(records[i]["file_name"])
         name = f"worst_{len(entries) + 1:02}_{photo.stem}.jpg"
-        page = draw_truth_and_prediction(records[i], int(first_ids[i]), results, score, classes)
-        page.save(folder / name, quality=88)
-        entries.append(
-            {
-                "photo": photo.name,
-                "drawn": name,
-                "quality": round(100 * score.quality, 1),
-                "f1": round(100 * score.f1, 1),
-                "mean_iou": round(100 * score.mean_iou, 1),
-                "objects": score.objects,
-                "missed": score.missed,
-                "false": score.false,
-            }
-        )
+        draw_truth_and_prediction(records[i], int(first_ids[i]), results, score, classes, folder / name)
+        shares = {key: round(100 * getattr(score, key), 1) for key in ("quality", "f1", "mean_iou")}
+        counts = {key: getattr(score, key) for key in ("objects", "missed", "false")}
+        entries.append({"photo": photo.name, "drawn": name, **shares, **counts})
     return entries

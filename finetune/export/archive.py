@@ -45,21 +45,15 @@ machine."""
 class Options:
     """What the archive is to contain; one attribute per option of the command."""
 
-    version: str | None = None
-    """Its version in TorchServe; None: the name of the backbone."""
+    version: str | None = None  # in TorchServe; None: the name of the backbone
     output: Path = Path("model_store")
     engine: str = "openvino"
-    fp32: bool = False
-    """Serve in 32 bits, not in what the server's CPU or GPU is fastest in."""
-    workers: int | None = None
-    """TorchServe workers; None leaves it to the server, as does None for ``batch_size``."""
+    fp32: bool = False  # serve in 32 bits, not in what the server's CPU or GPU is fastest in
+    workers: int | None = None  # TorchServe's; None leaves it to the server, as does None for batch_size
     batch_size: int | None = None
-    data: Path | None = None
-    """A data set to measure the archive on, and to calibrate an 8-bit model with."""
-    max_loss: float = 1.0
-    """Points of mask AP that the archive may lose there."""
-    overrides: Sequence[str] = ()
-    """``KEY VALUE …``: serve with a config other than that of the training."""
+    data: Path | None = None  # to measure the archive on, and to calibrate an 8-bit model with
+    max_loss: float = 1.0  # points of mask AP that the archive may lose there
+    overrides: Sequence[str] = ()  # KEY VALUE …: serve with a config other than that of the training
 
 
 def export(path: Path, options: Options = Options()) -> Path:
@@ -78,11 +72,7 @@ def export(path: Path, options: Options = Options()) -> Path:
     measured = {"operating_point": point and point.to_json(), "tuned": tuned}
     if tuned:
         run = Run.open(path, tuned["overrides"])
-        options = replace(
-            options,
-            fp32=options.fp32 or tuned["precision"] == "fp32",
-            workers=options.workers or tuned["workers"],
-        )
+        options = replace(options, fp32=options.fp32 or tuned["precision"] == "fp32")
         if tuned["precision"] == "int8" and not options.data:
             click.echo("int8 needs photos to calibrate with: add --data DIR", err=True)
     version = run.backbone if options.version is None else options.version
@@ -103,7 +93,7 @@ def export(path: Path, options: Options = Options()) -> Path:
 
 
 def read_tuned(run: Run) -> dict[str, Any] | None:
-    """What ``tune`` chose for a run: ``overrides``, ``precision``, ``workers`` and how it was found.
+    """What ``tune`` chose for a run: ``overrides``, ``precision`` and how it was found.
 
     None without such a file; None and a sentence on stderr if it does not hold for these weights and this config.
     """
@@ -147,11 +137,25 @@ def _build(run: Run, version: str, options: Options, measured: dict[str, Any], w
 
 def stage(run: Run, version: str, options: Options, measured: dict[str, Any], staged: Path) -> dict[str, Any]:
     """Write what an archive holds into the new folder ``staged``; return its card, with what was ``measured``."""
-    _copy_code(staged)
+    for package in ("handler", "finetune/backbones"):
+        ignore = shutil.ignore_patterns(*NOT_SERVED)
+        shutil.copytree(SOURCE / package, staged / package, ignore=ignore)
+    shutil.copy(SOURCE / "finetune" / "__init__.py", staged / "finetune" / "__init__.py")
     write_config(run, staged)
-    _write_weights(run, staged / "model.safetensors")
+    _write_weights(run.weights, staged / "model.safetensors")
     _write_model_config(options, staged)
-    card = _card(run, version, staged) | measured
+    card = {
+        "format": ARCHIVE_FORMAT,
+        "name": MODEL_NAME,
+        "version": version,
+        "backbone": run.backbone,
+        "classes": run.classes,
+        "weights_sha256": sha256_of(staged / "model.safetensors"),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "evaluation": run.evaluation,
+        "training": run.record,
+        **measured,
+    }
     write_json(staged / "archive.json", card)  # the tools of handler/build read it
     if options.engine == "openvino":
         announce("converting the network for OpenVINO")
@@ -159,33 +163,23 @@ def stage(run: Run, version: str, options: Options, measured: dict[str, Any], st
     return card
 
 
-def _copy_code(staged: Path) -> None:
-    """Copy the code that serves: ``handler`` and ``finetune.backbones``."""
-    for package in ("handler", "finetune/backbones"):
-        ignore = shutil.ignore_patterns(*NOT_SERVED)
-        shutil.copytree(SOURCE / package, staged / package, ignore=ignore)
-    shutil.copy(SOURCE / "finetune" / "__init__.py", staged / "finetune" / "__init__.py")
-
-
 def write_config(run: Run, staged: Path) -> None:
     """Write ``config.yaml``: the run's config without the ``FINETUNE`` node, which only training reads."""
-    if run.overrides:
-        config = yaml.safe_load(run.config.dump())
-    else:
-        config = {key: value for key, value in run.recorded_config.items() if key != "FINETUNE"}
+    config = yaml.safe_load(run.config.dump()) if run.overrides else run.recorded_config
+    config = {key: value for key, value in config.items() if key != "FINETUNE"}
     (staged / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=True), encoding="utf-8")
 
 
-def _write_weights(run: Run, target: Path) -> None:
-    """Copy the checkpoint; one of another format is converted to safetensors."""
-    if run.weights.suffix == ".safetensors":
-        shutil.copyfile(run.weights, target)
+def _write_weights(weights: Path, target: Path) -> None:
+    """Copy a checkpoint; one of another format is converted to safetensors."""
+    if weights.suffix == ".safetensors":
+        shutil.copyfile(weights, target)
         return
     from safetensors.torch import save_file
 
     from finetune.checkpoints.reader import read_checkpoint
 
-    save_file({name: tensor.contiguous() for name, tensor in read_checkpoint(run.weights).items()}, target)
+    save_file({name: tensor.contiguous() for name, tensor in read_checkpoint(weights).items()}, target)
 
 
 def _write_model_config(options: Options, staged: Path) -> None:
@@ -201,21 +195,6 @@ def _write_model_config(options: Options, staged: Path) -> None:
     text = "# How TorchServe serves this archive; handler/README.md lists the keys and their defaults.\n"
     text += yaml.safe_dump(config, sort_keys=False)
     (staged / "model-config.yaml").write_text(text, encoding="utf-8")
-
-
-def _card(run: Run, version: str, staged: Path) -> dict[str, Any]:
-    """The contents of ``archive.json``."""
-    return {
-        "format": ARCHIVE_FORMAT,
-        "name": MODEL_NAME,
-        "version": version,
-        "backbone": run.backbone,
-        "classes": run.classes,
-        "weights_sha256": sha256_of(staged / "model.safetensors"),
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "evaluation": run.evaluation,
-        "training": run.record,
-    }
 
 
 def _pack(staged: Path, version: str, work: Path) -> Path:

@@ -6,7 +6,8 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-PATH, COUNT = click.Path(path_type=Path), click.IntRange(min=1)
+PATH, COUNT, POINTS = click.Path(path_type=Path), click.IntRange(min=1), click.FloatRange(min=0)
+ENGINE = click.Choice(["openvino", "torch"])
 
 
 def count_workers(context: click.Context, option: click.Parameter, value: str | None) -> int | None:
@@ -35,25 +36,11 @@ Example:
 @click.argument("run", type=PATH)
 @click.argument("overrides", nargs=-1, metavar="[KEY VALUE]...")
 @click.option("--version", help="The archive's version in TorchServe.  [default: the name of the backbone]")
-@click.option(
-    "--output", type=PATH, default="model_store", show_default=True, metavar="DIR", help="Write to here."
-)
-@click.option(
-    "--engine",
-    type=click.Choice(["openvino", "torch"]),
-    default="openvino",
-    help="openvino (the default) is faster on a CPU; torch makes a smaller archive.",
-)
+@click.option("--output", type=PATH, default="model_store", metavar="DIR", help="[default: model_store]")
+@click.option("--engine", type=ENGINE, default="openvino", help="What CPUs run it in.  [default: openvino]")
 @click.option("--data", type=PATH, metavar="DIR", help="Measure the archive on this data set; try int8.")
-@click.option(
-    "--max-loss",
-    type=click.FloatRange(min=0),
-    default=1.0,
-    help="Mask AP that --data allows to lose.  [default: 1]",
-)
-@click.option(
-    "--fp32", is_flag=True, help="Serve in 32 bits; by default, as the server's CPU or GPU is fastest."
-)
+@click.option("--max-loss", type=POINTS, default=1.0, help="Mask AP that it may lose there.  [default: 1]")
+@click.option("--fp32", is_flag=True, help="Serve in 32 bits, not in what is fastest there.")
 @click.option(
     "--workers",
     metavar="N|auto",

@@ -4,45 +4,26 @@ from __future__ import annotations
 
 import signal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-if TYPE_CHECKING:
-    from finetune.training.launch import Processes
-
-PATH, COUNT = click.Path(path_type=Path), click.IntRange(min=1)
+PATH, COUNT, FOLDS = click.Path(path_type=Path), click.IntRange(min=1), click.IntRange(min=3)
 TIME = click.FloatRange(min=0, min_open=True)
 
 
 @click.command()
 @click.argument("backbone")
 @click.option("--data", type=PATH, required=True, metavar="DIR", help="A data set made by `maskrcnn data …`.")
-@click.option(
-    "--weights", metavar="SPEC", help="Start from coco, imagenet, none, a file or a URL.  [default: coco]"
-)
+@click.option("--weights", metavar="SPEC", help="coco (the default), imagenet, none, a file or a URL.")
 @click.option("--output", type=PATH, metavar="RUN", help="The run folder.  [default: runs/BACKBONE]")
 @click.option("--resume", is_flag=True, help="Continue the training in the run folder.")
-@click.option(
-    "--folds",
-    type=click.IntRange(min=3),
-    metavar="K",
-    help="Train K models instead, to test each photo once.",
-)
+@click.option("--folds", type=FOLDS, metavar="K", help="Train K models instead; each photo is tested once.")
 @click.option("--minutes", type=TIME, metavar="M", help="Train as many steps as fit into this time.")
 @click.option("--stop-after", type=COUNT, metavar="STEPS", help="Stop early, to be resumed later.")
-@click.option(
-    "--num-gpus", type=COUNT, default=1, metavar="N", help="Processes on this machine, one GPU each."
-)
-@click.option("--num-machines", type=COUNT, default=1, metavar="N", help="Machines that take part.")
-@click.option(
-    "--machine-rank", type=click.IntRange(min=0), default=0, metavar="R", help="Which one this is, from 0."
-)
-@click.option("--dist-url", default="auto", metavar="URL", help="Where they meet: tcp://FIRST_MACHINE:PORT.")
+@click.option("--num-gpus", type=COUNT, default=1, metavar="N", help="Processes, one GPU each.")
 @click.argument("overrides", nargs=-1, metavar="[KEY VALUE]...")
-def train(
-    folds: int | None, num_gpus: int, num_machines: int, machine_rank: int, dist_url: str, **request: Any
-) -> None:
+def train(folds: int | None, num_gpus: int, **request: Any) -> None:
     """Fine-tune a backbone on a data set.
 
     BACKBONE is resnet50_fpn, resnet101_fpn, mobilenetv2_fpn or vovnet19_fpn. KEY VALUE pairs override its config.
@@ -65,20 +46,19 @@ def train(
       maskrcnn train mobilenetv2_fpn --data data/balloon --folds 5
       torchrun --nproc-per-node 4 -m finetune train resnet50_fpn --data data/balloon
     """
-    from finetune.training.launch import Processes, launch, prepare
+    from finetune.training.launch import launch, prepare
 
     # a shell's `&` starts commands with SIGINT ignored: let it stop a training all the same
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    processes = Processes(num_gpus, num_machines, machine_rank, dist_url)
     if folds:
-        _cross_validate(folds, processes, request)
+        _cross_validate(folds, num_gpus, request)
         return
     job = prepare(**request)
-    if launch(job, processes):
+    if launch(job, num_gpus):
         click.echo(job.run)
 
 
-def _cross_validate(folds: int, processes: Processes, request: dict[str, Any]) -> None:
+def _cross_validate(folds: int, num_gpus: int, request: dict[str, Any]) -> None:
     from tabulate import tabulate
 
     from finetune.evaluation.report_text import report_rows
@@ -88,7 +68,7 @@ def _cross_validate(folds: int, processes: Processes, request: dict[str, Any]) -
         if request.pop(option):
             name = option.replace("_", "-")
             raise click.UsageError(f"--{name} belongs to one training: leave it out with --folds")
-    report, folder = cross_validate(folds, processes, **request)
+    report, folder = cross_validate(folds, num_gpus, **request)
     click.echo(tabulate(report_rows(report, ["AP"]), headers="firstrow", disable_numparse=True))
     click.echo(report["expectation"])
     click.echo(folder / "report.md")

@@ -29,7 +29,7 @@ from finetune.evaluation.folds_report import report_on_folds
 from finetune.evaluation.inference import predict
 from finetune.evaluation.report import evaluate_run
 from finetune.files import locked, read_json, write_atomically, write_json
-from finetune.training.launch import Processes, launch, prepare
+from finetune.training.launch import launch, prepare
 
 if TYPE_CHECKING:
     from finetune.training.state import Job
@@ -38,7 +38,7 @@ Record = dict[str, Any]
 
 
 def cross_validate(
-    folds: int, processes: Processes, *, backbone: str, data: Path, output: Path | None, **request: Any
+    folds: int, num_gpus: int, *, backbone: str, data: Path, output: Path | None, **request: Any
 ) -> tuple[Record, Path]:
     """Train and test the models that are not finished yet, then write the report on all of them.
 
@@ -51,13 +51,13 @@ def cross_validate(
 
     Raises:
         UserError: as ``prepare`` and ``launch``; or there are too few photos, the run to resume has other folds, the
-            initial weights have seen the photos, or several machines are to take part.
+            initial weights have seen the photos, or torchrun started this process.
         KeyboardInterrupt: stopped, and saved.
     """
     from torch.distributed import is_torchelastic_launched
 
-    if processes.num_machines > 1 or is_torchelastic_launched():
-        raise UserError("--folds trains on one machine: leave --num-machines and torchrun out")
+    if is_torchelastic_launched():
+        raise UserError("--folds starts its own processes: leave torchrun out")
     job = prepare(backbone, data, output=output or Path("runs") / f"{backbone}_folds", **request)
     _check_weights(job)
     dealt = deal([photo for split in ("train", "val") for photo in read_photos(data, split)], folds)
@@ -67,7 +67,7 @@ def cross_validate(
             own, choosing, *learning = dealt[n:] + dealt[:n]
             splits = {"train": list(chain(*learning)), "val": choosing, "test": own}
             try:
-                _train_and_test(job, f"fold{n + 1}", processes, splits)
+                _train_and_test(job, f"fold{n + 1}", num_gpus, splits)
             except KeyboardInterrupt:
                 resume = f"--folds {folds} --resume --output {job.run}"
                 raise KeyboardInterrupt(f"stopped in fold {n + 1}: continue with {resume}") from None
@@ -105,7 +105,7 @@ def _record_folds(job: Job, names: list[list[str]]) -> None:
         )
 
 
-def _train_and_test(job: Job, fold: str, processes: Processes, splits: dict[str, list[Photo]]) -> None:
+def _train_and_test(job: Job, fold: str, num_gpus: int, splits: dict[str, list[Photo]]) -> None:
     """Train the model of one fold and write what it finds in its test split, unless that is done."""
     run, card, config = job.run / fold, read_card(job.data), job.config.clone()
     if (run / "results.json").exists():
@@ -115,7 +115,7 @@ def _train_and_test(job: Job, fold: str, processes: Processes, splits: dict[str,
     described = {key: card.get(key, "") for key in ("name", "classes", "source")}
     write_dataset(run / "data", **described, splits=splits, copy=False)
     config.OUTPUT_DIR, resume = str(run), (run / LAST).exists()
-    launch(replace(job, config=config, data=run / "data", run=run, resume=resume), processes)
+    launch(replace(job, config=config, data=run / "data", run=run, resume=resume), num_gpus)
     evaluate_run(run, run / "data", split="val", worst=0)  # chooses the operating point
     best = Run.open(run)
     results, _ = predict(best.load_model(), load_split(run / "data", "test"), best.config, progress=True)

@@ -9,7 +9,6 @@ import shlex
 import signal
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,9 +18,6 @@ if TYPE_CHECKING:
     from detectron2.config import CfgNode
 
     from finetune.training.state import Job
-
-LOST_CONTACT = 3
-"""Exit status of a training process that lost the connection to another one."""
 
 NETWORK_KEYS = (
     "MODEL.FPN.OUT_CHANNELS",
@@ -34,16 +30,6 @@ NETWORK_KEYS = (
 
 LEAN = {"mobilenetv2_fpn": "mobilenetv2_fpn_cpu"}
 """Backbone → the config that a training on a processor takes in place of the backbone's own."""
-
-
-@dataclass(frozen=True)
-class Processes:
-    """How many training processes there are, and where they meet."""
-
-    num_gpus: int = 1
-    num_machines: int = 1
-    machine_rank: int = 0
-    dist_url: str = "auto"
 
 
 def prepare(
@@ -144,10 +130,7 @@ def _config_to_resume(run: Path, backbone: str, classes: list[str], changes: Seq
             f"a resumed run keeps its config ({path}): leave {changes[0]} out, or start a new run"
         )
     if not path.exists():
-        raise UserError(
-            f"{run} holds no training to resume: leave --resume out to start one (several machines need the run "
-            "folder on a shared disk)"
-        )
+        raise UserError(f"{run} holds no training to resume: leave --resume out to start one")
     record = read_json(run / "run.json")
     for what, asked in (("backbone", backbone), ("classes", classes)):
         if record[what] != asked:
@@ -157,8 +140,8 @@ def _config_to_resume(run: Path, backbone: str, classes: list[str], changes: Seq
     return read_config(path)
 
 
-def launch(job: Job, processes: Processes) -> bool:
-    """Train in as many processes as asked for; return whether this is the machine (or process) that writes the run.
+def launch(job: Job, num_gpus: int = 1) -> bool:
+    """Train in ``num_gpus`` processes, or in those that torchrun started; return whether this one writes the run.
 
     Raises:
         UserError: the processes cannot be started as asked, or one of them failed.
@@ -168,35 +151,26 @@ def launch(job: Job, processes: Processes) -> bool:
 
     from finetune.training.recipe import fine_tune
 
-    asked = processes.num_gpus * processes.num_machines
     if is_torchelastic_launched():
-        if asked > 1:
-            raise UserError("torchrun has started the processes: leave --num-gpus and --num-machines out")
-        _check(job, processes, int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"]))
+        if num_gpus > 1:
+            raise UserError("torchrun has started the processes: leave --num-gpus out")
+        _check(job, int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"]))
         _fine_tune_under_torchrun(job)
         return int(os.environ["RANK"]) == 0
-    _check(job, processes, asked, processes.num_gpus)
-    if asked == 1:
+    _check(job, num_gpus, num_gpus)
+    if num_gpus == 1:
         fine_tune(job)
     else:
-        _fine_tune_in_processes(job, processes)
-    return processes.machine_rank == 0
+        _fine_tune_in_processes(job, num_gpus)
+    return True
 
 
-def _check(job: Job, processes: Processes, total: int, local: int) -> None:
+def _check(job: Job, total: int, local: int) -> None:
     """Refuse, before anything is started, what ``total`` processes, ``local`` of them here, cannot do."""
     import torch
 
     from finetune.training.optim import device_type
 
-    if processes.num_machines > 1 and processes.dist_url == "auto":
-        raise UserError(
-            "several machines need an address to meet at: give all of them --dist-url tcp://FIRST_MACHINE:PORT"
-        )
-    if processes.machine_rank >= processes.num_machines:
-        raise UserError(
-            f"--machine-rank counts from 0, so it must be below --num-machines {processes.num_machines}"
-        )
     if job.config.SOLVER.IMS_PER_BATCH % total:
         raise UserError(
             f"SOLVER.IMS_PER_BATCH {job.config.SOLVER.IMS_PER_BATCH} cannot be divided evenly among {total} "
@@ -233,7 +207,7 @@ def _fine_tune_under_torchrun(job: Job) -> None:
         distributed.destroy_process_group()
 
 
-def _fine_tune_in_processes(job: Job, processes: Processes) -> None:
+def _fine_tune_in_processes(job: Job, num_gpus: int) -> None:
     """Start one process per GPU with Detectron2's ``launch``, and wait for them."""
     from detectron2.engine import launch as launch_processes
     from torch.multiprocessing import ProcessExitedException
@@ -241,31 +215,18 @@ def _fine_tune_in_processes(job: Job, processes: Processes) -> None:
     if job.config.MODEL.DEVICE == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Detectron2 takes NCCL wherever its processes see a GPU
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # stop the processes, too
+    resume = f"continue with --resume --output {job.run}"
     try:
-        launch_processes(
-            _worker,
-            processes.num_gpus,
-            processes.num_machines,
-            processes.machine_rank,
-            processes.dist_url,
-            args=(job,),
-        )
+        launch_processes(_worker, num_gpus, dist_url="auto", args=(job,))
     except ProcessExitedException as error:
-        if error.exit_code == LOST_CONTACT:
-            raise UserError(
-                "a training process on another machine ended, and its error is printed there: fix it and continue "
-                f"on all machines with --resume --output {job.run} (on a shared disk)"
-            ) from None
         ended = f"was killed by {error.signal_name}" if error.signal_name else "failed, see above"
-        raise UserError(
-            f"training process {error.error_index} {ended}: fix that and continue with --resume --output {job.run}"
-        ) from None
+        raise UserError(f"training process {error.error_index} {ended}: fix that and {resume}") from None
     except KeyboardInterrupt:
         for process in multiprocessing.active_children():
             process.terminate()
         for process in multiprocessing.active_children():
             process.join()
-        raise KeyboardInterrupt(f"stopped: continue with --resume --output {job.run}") from None
+        raise KeyboardInterrupt(f"stopped: {resume}") from None
 
 
 def _worker(job: Job) -> None:
@@ -274,20 +235,9 @@ def _worker(job: Job) -> None:
 
     from finetune.training.recipe import fine_tune
 
-    job.config.SEED = comm.all_gather(job.config.SEED)[0]  # a random seed was drawn on every machine
+    job.config.SEED = comm.all_gather(job.config.SEED)[0]  # under torchrun, each process drew a random seed
     try:
         fine_tune(job)
     except UserError as error:
         error.show()
         sys.exit(1)
-    except RuntimeError as error:
-        if not _lost_contact(error):
-            raise
-        sys.exit(LOST_CONTACT)
-
-
-def _lost_contact(error: RuntimeError) -> bool:
-    """Whether another training process is gone: NCCL raises DistError, gloo a RuntimeError known by its text only."""
-    from torch.distributed import DistError
-
-    return isinstance(error, DistError) or "gloo" in str(error) or "Connection closed by peer" in str(error)

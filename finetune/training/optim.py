@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
+from functools import reduce
+from operator import getitem
 
 import torch
 from detectron2.config import CfgNode
@@ -29,9 +31,7 @@ def check_choices(cfg: CfgNode) -> None:
         UserError: it names the key and the values that it takes.
     """
     for key, known in CHOICES.items():
-        value = cfg
-        for name in key.split("."):
-            value = value[name]
+        value = reduce(getitem, key.split("."), cfg)
         if value not in known:
             raise UserError(f"{key} is {value}: choose one of {', '.join(known)}")
     if cfg.FINETUNE.AMP == "fp16" and device_type(cfg) == "cpu":
@@ -111,5 +111,5 @@ def weight_average(model: nn.Module, decay: float) -> AveragedModel:
         count = int(average.n_averaged)  # the original lies on the CPU; the argument may be a copy on the GPU
         torch._foreach_lerp_(averages, weights, 1 - min(decay, (1 + count) / (10 + count)))
 
-    average = AveragedModel(model, multi_avg_fn=move)
+    average = AveragedModel(model, multi_avg_fn=move)  # `move` reads it
     return average

@@ -1,11 +1,13 @@
-"""What a training logs: a progress bar or lines on stderr, and the metrics in the run folder."""
+"""Beside the training: a progress bar or lines on stderr, the metrics in the run folder, Ctrl-C and SIGTERM."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import signal
 import sys
 import time
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -99,3 +101,18 @@ def drop_metrics_after(path: Path, step: int) -> None:
             if json.loads(line)["iteration"] < step:
                 kept.append(line)
     write_atomically(path, lambda temporary: temporary.write_text("".join(kept), encoding="utf-8"))
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[list[int]]:
+    """Collect Ctrl-C and SIGTERM in a list that is read between two steps, so that no step is cut short."""
+    received: list[int] = []
+    previous = {
+        number: signal.signal(number, lambda number, frame: received.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,7 +1,7 @@
 """The recipe: fine-tune Mask R-CNN on a small data set. Read it from top to bottom, then copy it.
 
-One process runs :func:`fine_tune` on a CPU or one GPU; :mod:`finetune.training.launch` starts several for several GPUs
-or machines. All randomness in a step comes from a generator seeded by (seed, step), so a run that was stopped and
+One process runs :func:`fine_tune` on a CPU or one GPU; :mod:`finetune.training.launch` starts one for each of several
+GPUs. All randomness in a step comes from a generator seeded by (seed, step), so a run that was stopped and
 resumed sees the same pictures as one that was not. On a CPU it ends with the same weights, bit for bit; on a GPU the
 backward pass of RoI Align adds in no fixed order.
 """
@@ -12,6 +12,7 @@ import contextlib
 import math
 import sys
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,16 +33,13 @@ from finetune.evaluation.inference import evaluate_model, predict, silence_known
 from finetune.evaluation.plots import draw_training_curves
 from finetune.files import locked, read_json, write_atomically, write_json
 from finetune.training import optim
-from finetune.training.background import Background
 from finetune.training.dataloader import is_negative, training_loader
-from finetune.training.interrupts import stop_signals
-from finetune.training.progress import Metrics, Progress
+from finetune.training.progress import Metrics, Progress, stop_signals
 from finetune.training.schedule import fit_to_time
 from finetune.training.state import Job, State, describe
 
 LOG_PERIOD = 10
 """Steps between two lines of metrics.json, and on a GPU between two looks at the losses, which make the host wait."""
-
 
 Losses = dict[str, torch.Tensor]
 
@@ -105,6 +103,8 @@ def train(job: Job, state: State, network: torch.nn.Module, record: dict[str, An
     loader = training_loader(train_set, cfg, record["false_scores"], state.step, stop)
     read_period = 1 if optim.device_type(cfg) == "cpu" else LOG_PERIOD
     unread: list[Losses] = []
+    written = Future[None]()  # the last checkpoint, written while the training goes on
+    written.set_result(None)
     network.train()
     started = time.perf_counter() - state.seconds
     with (
@@ -112,7 +112,7 @@ def train(job: Job, state: State, network: torch.nn.Module, record: dict[str, An
         contextlib.closing(Metrics(job.run, state.step, quiet=not main)) as metrics,
         contextlib.closing(Progress(state.step, end, quiet=not main)) as progress,
         stop_signals() as signals,
-        contextlib.closing(Background()) as background,
+        ThreadPoolExecutor(1) as writer,
     ):
         for step, batch in zip(range(state.step, stop), loader, strict=True):
             unread.append(train_step(job, state, network, batch, step))
@@ -135,9 +135,10 @@ def train(job: Job, state: State, network: torch.nn.Module, record: dict[str, An
             if last or evaluated or state.step % LOG_PERIOD == 0:
                 metrics.write()
             if main and (last or saved):
-                background.run(save, job.run, state.snapshot(), record)
+                written.result()  # raises what went wrong
+                written = writer.submit(save, job.run, state.snapshot(), record)
             if last:
-                background.wait()
+                written.result()
             storage.step()
             if interrupted:
                 raise KeyboardInterrupt(

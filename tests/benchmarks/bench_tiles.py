@@ -24,8 +24,7 @@ from finetune.data.synthetic import balloon_outline, draw_scene, paint_balloon
 from finetune.export.archive import Options, export
 from handler.model.tiles import windows
 from handler.service import Request, Service
-from tests.benchmarks.bench_predictor import describe
-from tests.benchmarks.measuring import argument_parser, machine, save, table
+from tests.benchmarks.measuring import argument_parser, describe, machine, save, table
 
 WIDTH, HEIGHT = 4000, 3000
 COLUMNS, ROWS = 20, 13

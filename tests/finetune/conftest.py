@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import cv2
@@ -5,6 +6,7 @@ import numpy as np
 import pytest
 
 from finetune.data.dataset import Instance, Photo, write_dataset
+from tests.toy_models import write_data_of, write_run
 
 
 @pytest.fixture(scope="session")
@@ -28,3 +30,22 @@ def data(tmp_path_factory) -> Path:
     splits = {"train": [photo(i) for i in range(4)], "val": [photo(i) for i in range(4, 6)]}
     write_dataset(root, name="discs", classes=["disc"], source="drawn", splits=splits)
     return root
+
+
+@pytest.fixture(scope="session")
+def toy_run(tmp_path_factory) -> Path:
+    """The run folder of a random model; tests that write into it take ``copied_run``."""
+    folder = tmp_path_factory.mktemp("runs") / "toy"
+    write_run(folder)
+    return folder
+
+
+@pytest.fixture
+def copied_run(toy_run, tmp_path) -> Path:
+    return shutil.copytree(toy_run, tmp_path / "toy")
+
+
+@pytest.fixture(scope="session")
+def toy_data(toy_run, tmp_path_factory) -> Path:
+    """Photos whose objects are what the toy model finds in them, so that its AP is high; no test split."""
+    return write_data_of(toy_run, tmp_path_factory.mktemp("toy_data"))

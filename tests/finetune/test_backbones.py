@@ -11,7 +11,7 @@ import torch
 import yaml
 from detectron2.modeling import build_model
 
-from finetune.backbones import BACKBONES, load_config
+from finetune.backbones import BACKBONES, backbone_of, load_config
 from finetune.configs.keys import get_config
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -67,8 +67,9 @@ def test_freeze_at(backbone, freeze_at, trained):
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
-def test_pixel_convention_is_one(backbone):
+def test_a_config_is_known_and_has_the_one_pixel_convention(backbone):
     cfg = get_config(backbone)
+    assert backbone_of(cfg) == backbone
     assert cfg.INPUT.FORMAT == "BGR"
     assert cfg.MODEL.PIXEL_MEAN == [103.530, 116.280, 123.675]
     assert cfg.MODEL.PIXEL_STD == [1.0, 1.0, 1.0]

@@ -1,60 +1,39 @@
 """A run is read from its folder or from one file, and damaged parts are refused in one sentence."""
 
 import json
-import shutil
-from pathlib import Path
 
 import pytest
 import torch
 
-from finetune.backbones import BACKBONES, backbone_of
 from finetune.checkpoints.run import Run
-from finetune.configs.keys import get_config
 from finetune.errors import UserError
-from tests.toy_models import write_run
+from finetune.files import sha256_of
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("runs") / "toy"
-    write_run(folder)
-    return folder
-
-
-@pytest.fixture
-def copy(run: Path, tmp_path: Path) -> Path:
-    return shutil.copytree(run, tmp_path / "copy")
-
-
-@pytest.mark.parametrize("backbone", BACKBONES)
-def test_backbone_is_known_from_the_config(backbone):
-    assert backbone_of(get_config(backbone)) == backbone
-
-
-def test_folder_and_its_checkpoint_are_the_same_run(run):
-    folder, file = Run.open(run), Run.open(run / "model_best.safetensors")
+def test_folder_and_its_checkpoint_are_the_same_run(toy_run):
+    folder, file = Run.open(toy_run), Run.open(toy_run / "model_best.safetensors")
     assert (folder.name, file.name) == ("toy", "model_best")
     for part in ("recorded_config", "record", "classes", "backbone", "weights"):
         assert getattr(folder, part) == getattr(file, part), part
     assert folder.classes == ["balloon"]
 
 
-def test_overrides_apply_to_the_config_alone(run):
-    opened = Run.open(run, ["INPUT.MIN_SIZE_TEST", "48", "MODEL.DEVICE", "cpu"])
+def test_overrides_apply_to_the_config_alone(toy_run):
+    opened = Run.open(toy_run, ["INPUT.MIN_SIZE_TEST", "48", "MODEL.DEVICE", "cpu"])
     assert opened.config.INPUT.MIN_SIZE_TEST == 48
     assert opened.recorded_config["INPUT"]["MIN_SIZE_TEST"] == 96
     assert opened.evaluation is None
 
 
-def test_paths_of_the_training_machine_stay_there(copy):
-    config, record = copy / "config.yaml", json.loads((copy / "run.json").read_text())
+def test_paths_of_the_training_machine_stay_there(copied_run):
+    config, record = copied_run / "config.yaml", json.loads((copied_run / "run.json").read_text())
     config.write_text(config.read_text().replace("INIT: coco", "INIT: /home/me/a.pth"))
     record |= {
         "init": {"weights": "/home/me/a.pth", "source": "https://host/b/c.pth"},
         "command": "maskrcnn train --data /home/me/data",
     }
-    (copy / "run.json").write_text(json.dumps(record))
-    opened = Run.open(copy)
+    (copied_run / "run.json").write_text(json.dumps(record))
+    opened = Run.open(copied_run)
     assert opened.recorded_config["FINETUNE"]["INIT"] == "a.pth"
     assert opened.record["init"] == {"weights": "a.pth", "source": "https://host/b/c.pth"}
     assert opened.record["command"] == "maskrcnn train --data data"
@@ -65,17 +44,15 @@ def test_paths_of_the_training_machine_stay_there(copy):
     [({}, True), ({"weights_sha256": "0"}, False), ({"changed_config": {"INPUT.MIN_SIZE_TEST": 480}}, False)],
     ids=["same", "other weights", "other settings"],
 )
-def test_evaluation_is_of_these_weights_with_this_config(copy, change, evaluated):
-    from finetune.files import sha256_of
-
+def test_evaluation_is_of_these_weights_with_this_config(copied_run, change, evaluated):
     report = {"images": 3, "segm": {"AP": 61.5, "intervals": {"AP": [50, 70]}}, "bbox": None}
     report["changed_config"] = {}
-    report |= {"weights_sha256": sha256_of(copy / "model_best.safetensors")} | change
-    (copy / "evaluation/val").mkdir(parents=True)
-    (copy / "evaluation/val/report.json").write_text(json.dumps(report))
+    report |= {"weights_sha256": sha256_of(copied_run / "model_best.safetensors")} | change
+    (copied_run / "evaluation/val").mkdir(parents=True)
+    (copied_run / "evaluation/val/report.json").write_text(json.dumps(report))
     expected = {"split": "val", "images": 3, "segm": {"AP": 61.5}, "bbox": {}}
-    assert Run.open(copy).evaluation == (expected if evaluated else None)
-    assert Run.open(copy, ["MODEL.DEVICE", "cpu"]).evaluation == Run.open(copy).evaluation
+    assert Run.open(copied_run).evaluation == (expected if evaluated else None)
+    assert Run.open(copied_run, ["MODEL.DEVICE", "cpu"]).evaluation == Run.open(copied_run).evaluation
 
 
 @pytest.mark.parametrize(
@@ -92,16 +69,16 @@ def test_evaluation_is_of_these_weights_with_this_config(copy, change, evaluated
         ("run.json", None, None),
     ],
 )
-def test_damaged_part_is_one_sentence(copy, name, content, message):
+def test_damaged_part_is_one_sentence(copied_run, name, content, message):
     if content is None:
-        (copy / name).unlink()
+        (copied_run / name).unlink()
     else:
-        (copy / name).write_text(content)
+        (copied_run / name).write_text(content)
     if message is None:
-        assert Run.open(copy).classes is None
+        assert Run.open(copied_run).classes is None
         return
     with pytest.raises(UserError, match=message) as error:
-        Run.open(copy).load_model()
+        Run.open(copied_run).load_model()
     assert "\n" not in str(error.value)
 
 
@@ -113,11 +90,11 @@ def test_missing_run_is_one_sentence(tmp_path):
         Run.open(tmp_path / "cut.safetensors")
 
 
-def test_model_must_be_filled_completely(copy):
-    config = copy / "config.yaml"
+def test_model_must_be_filled_completely(copied_run):
+    config = copied_run / "config.yaml"
     config.write_text(config.read_text().replace("FC_DIM: 64", "FC_DIM: 48"))
     with pytest.raises(UserError, match=r"does not fit its config: .* tensors such as roi_heads"):
-        Run.open(copy).load_model()
+        Run.open(copied_run).load_model()
 
 
 def test_training_state_comes_back(tmp_path):

@@ -6,17 +6,16 @@ import io
 import numpy as np
 import pytest
 import torch
-from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Boxes, Instances
-from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.cocoeval import COCOeval
 
-from finetune.configs.keys import get_config
+from finetune.checkpoints.run import Run
+from finetune.data.dataset import load_split
 from finetune.evaluation.coco_eval import (
+    METRICS,
     average_precision,
     bootstrap,
-    coco_index,
     evaluate_results,
     ground_truth,
     match,
@@ -33,26 +32,23 @@ def rectangle(x, y, w, h):
     return [[x, y, x + w, y, x + w, y + h, x, y + h]]
 
 
-def dataset(rng, images=8, classes=2, sizes=(10, 150)):
-    """Photos full of rectangles of both small and large sides."""
+def dataset(seed=0, images=8, sizes=(10, 150)):
+    """Photos of two classes, full of rectangles of both small and large sides."""
+    rng = np.random.default_rng(seed)
     records = []
     for image_id in range(images):
         annotations = []
         for _ in range(rng.integers(0, 6)):
             w, h = rng.integers(*sizes, 2)
             x, y = rng.integers(0, SIDE - w), rng.integers(0, SIDE - h)
-            annotations.append(annotation(*map(int, (x, y, w, h)), int(rng.integers(classes))))
+            annotations.append(annotation(*map(int, (x, y, w, h)), int(rng.integers(2))))
         record = {"file_name": "", "image_id": 10 * image_id, "height": SIDE, "width": SIDE}
         records.append(record | {"annotations": annotations})
     return records
 
 
 def annotation(x, y, w, h, class_id=0):
-    return {
-        "bbox": [x, y, x + w, y + h],
-        "category_id": class_id,
-        "segmentation": rectangle(x, y, w, h),
-    }
+    return {"bbox": [x, y, x + w, y + h], "category_id": class_id, "segmentation": rectangle(x, y, w, h)}
 
 
 def result(record, x, y, w, h, class_id, score):
@@ -68,16 +64,15 @@ def perfect(records):
             yield result(record, x1, y1, x2 - x1, y2 - y1, a["category_id"], 0.9)
 
 
-def noisy(records, rng):
+def noisy(records, seed=0):
     """Shifted boxes, missed ones, wrong classes, false alarms, equal scores."""
+    rng = np.random.default_rng(seed + 100)
+    for found in list(perfect(records)):
+        if rng.random() < 0.8:
+            (x, y, w, h), (right, down) = found["bbox"], rng.integers(-4, 5, 2)
+            class_id = (found["category_id"] - 1) ^ int(rng.random() > 0.9)
+            yield result(found, x + right, y + down, w, h, class_id, round(float(rng.random()), 1))
     for record in records:
-        for a in record["annotations"]:
-            x1, y1, x2, y2 = a["bbox"]
-            if rng.random() < 0.8:
-                shift = rng.integers(-4, 5, 2)
-                class_id = a["category_id"] if rng.random() < 0.9 else 1 - a["category_id"]
-                score = round(float(rng.random()), 1)
-                yield result(record, x1 + shift[0], y1 + shift[1], x2 - x1, y2 - y1, class_id, score)
         for _ in range(rng.integers(0, 3)):
             x, y, w, h = rng.integers(10, 90, 4)
             yield result(record, x, y, w, h, int(rng.integers(2)), round(float(rng.random()), 1))
@@ -90,13 +85,10 @@ def scored(records, shown):
 
 
 def coco_says(truth, results, kind):
-    def area(r):
-        return float(coco_mask.area(r["segmentation"])) if kind == "segm" else r["bbox"][2] * r["bbox"][3]
-
-    detections = [{**r, "id": i, "iscrowd": 0, "area": area(r)} for i, r in enumerate(results, start=1)]
-    found = coco_index(truth.dataset["images"], detections, truth.dataset["categories"])
+    if kind == "segm":  # pycocotools takes the area of a result's box, if it has one
+        results = [{key: value for key, value in r.items() if key != "bbox"} for r in results]
     with contextlib.redirect_stdout(io.StringIO()):
-        evaluator = COCOeval(truth, found, kind)
+        evaluator = COCOeval(truth, truth.loadRes(results), kind)
         evaluator.evaluate()
         evaluator.accumulate()
         evaluator.summarize()
@@ -106,26 +98,19 @@ def coco_says(truth, results, kind):
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("kind", ["segm", "bbox"])
 def test_equal_to_pycocotools(seed, kind):
-    rng = np.random.default_rng(seed)
-    records = dataset(rng)
-    results = list(noisy(records, rng))
-    truth = ground_truth(records, ["a", "b"])
+    truth, results = ground_truth(dataset(seed), "ab"), list(noisy(dataset(seed), seed))
     ours = summarize(match(truth, results, kind)[0])
-    theirs = dict(
-        zip(("AP", "AP50", "AP75", "APs", "APm", "APl"), coco_says(truth, results, kind), strict=True)
-    )
+    theirs = dict(zip(METRICS, coco_says(truth, results, kind), strict=True))
     assert ours == {name: None if v == -1 else pytest.approx(100 * v, abs=0.01) for name, v in theirs.items()}
     assert 5 < ours["AP50"] < 95  # the case is neither empty nor perfect
 
 
 def test_weights_are_repeated_photos():
     # a resampled set of photos is computed by weights: the same as really repeating the photos
-    rng = np.random.default_rng(3)
-    records = dataset(rng)
-    results = list(noisy(records, rng))
+    records = dataset(3)
+    results = list(noisy(records))
     weights = np.array([2, 0, 1, 3, 0, 1, 1, 0])
     weighted = average_precision(match(ground_truth(records, "ab"), results, "segm")[0][""], weights)
-
     copies, copied_results = [], []
     for record, weight in zip(records, weights, strict=True):
         own = [r for r in results if r["image_id"] == record["image_id"]]
@@ -136,73 +121,63 @@ def test_weights_are_repeated_photos():
     np.testing.assert_allclose(weighted, repeated)
 
 
-def test_perfect_predictions():
-    records = dataset(np.random.default_rng(0))
-    report, _ = evaluate_results(records, list(perfect(records)), ["a", "b"], resamples=50)
-    scores = scored(records, list(perfect(records)))
+@pytest.mark.parametrize(("found", "ap"), [(True, 100), (False, 0)])
+def test_all_is_found_or_nothing(found, ap):
+    records = dataset()
+    results = list(perfect(records)) if found else []
+    report, _ = evaluate_results(records, results, ["a", "b"], resamples=50)
     for kind in ("segm", "bbox"):
-        assert report[kind]["AP"] == report[kind]["AP50"] == report[kind]["AP75"] == 100
-        assert report[kind]["intervals"]["AP"] == [100, 100]
-    assert totals(scores)["found"] == report["objects"] > 5
-    assert (totals(scores)["missed"], totals(scores)["false"]) == (0, 0)
-    assert all(s.quality == pytest.approx(1) for s in scores)
+        assert {report[kind][metric] for metric in METRICS[:3]} == {ap}
+        assert report[kind]["intervals"]["AP"] == [ap, ap]
+    scores = scored(records, results)
+    at, objects = totals(scores), report["objects"]
+    assert objects > 5
+    assert (at["found"], at["missed"], at["false"]) == ((objects, 0, 0) if found else (0, objects, 0))
+    assert (at["recall"], at["precision"]) == ((100, 100) if found else (0, None))
+    assert [s.quality for s in scores] == [
+        pytest.approx(1.0 if found or not r["annotations"] else 0.0) for r in records
+    ]
 
 
-def test_nothing_predicted():
-    records = dataset(np.random.default_rng(0))
-    report, _ = evaluate_results(records, [], ["a", "b"], resamples=50)
-    scores = scored(records, [])
-    assert report["segm"]["AP"] == 0
-    assert totals(scores)["recall"] == 0
-    assert totals(scores)["precision"] is None
-    assert [s.quality for s in scores] == [0.0 if r["annotations"] else 1.0 for r in records]
-
-
-def test_empty_size_class_is_none():
-    records = dataset(np.random.default_rng(0), sizes=(100, 150))  # 100² is large already
+def test_what_is_not_there_is_none():
+    records = dataset(sizes=(100, 150))  # 100² is large already
     report, _ = evaluate_results(records, list(perfect(records)), ["a", "b"], resamples=10)
     assert (report["segm"]["APs"], report["segm"]["APm"], report["segm"]["APl"]) == (None, None, 100)
-
-
-def test_no_objects_at_all():
-    records = [record | {"annotations": []} for record in dataset(np.random.default_rng(0))]
-    report, _ = evaluate_results(records, [], ["a"], resamples=10)
-    assert report["segm"]["AP"] is None
-    assert report["segm"]["intervals"]["AP"] is None
+    empty = [record | {"annotations": []} for record in records]
+    report, curves = evaluate_results(empty, [], ["a"], resamples=10)
+    assert (report["segm"]["AP"], report["segm"]["intervals"]["AP"], curves) == (None, None, {})
 
 
 def test_bootstrap_interval():
-    rng = np.random.default_rng(1)
-    records = dataset(rng, images=20)
-    matches, _ = match(ground_truth(records, "ab"), list(noisy(records, rng)), "segm")
+    records = dataset(1, images=20)
+    matches, _ = match(ground_truth(records, "ab"), list(noisy(records)), "segm")
     alone = np.arange(len(records))
     estimate, intervals = summarize(matches), bootstrap(matches, alone)
-    for name in ("AP", "AP50", "AP75"):
+    for name in METRICS[:3]:
         low, high = intervals[name]
         assert low < estimate[name] < high
     assert bootstrap(matches, alone) == intervals  # seeded
-    one_photo = match(ground_truth(records[:1], "ab"), [], "segm")[0]
-    assert bootstrap(one_photo, alone[:1], resamples=3)["AP"] == [0, 0]
 
 
 def test_groups_are_resampled_together():
     """Twenty photos that are ten, each twice, have the interval of ten."""
-    rng = np.random.default_rng(1)
-    records = dataset(rng, images=10)
-    results = list(noisy(records, rng))
-    ten, *_ = evaluate_results(records, results, ["a", "b"])
-    twice = [each | {"image_id": each["image_id"] + 100} for each in records] + records
-    more = [each | {"image_id": each["image_id"] + 100} for each in results] + results
+    records = dataset(1, images=10)
+    results = list(noisy(records))
+    twice, more = (
+        [each | {"image_id": each["image_id"] + 100} for each in part] + part for part in (records, results)
+    )
     groups = np.tile([record["image_id"] for record in records], 2)
-    twenty, *_ = evaluate_results(twice, more, ["a", "b"], groups=groups)
-    assert twenty["segm"]["intervals"]["AP"] == pytest.approx(ten["segm"]["intervals"]["AP"], abs=1)
-    independent, *_ = evaluate_results(twice, more, ["a", "b"])
-    (low, high), (low2, high2) = (each["segm"]["intervals"]["AP"] for each in (twenty, independent))
-    assert high2 - low2 < 0.85 * (high - low), "independent photos would make it narrower"
+    intervals = [
+        evaluate_results(*case, ["a", "b"], groups=given)[0]["segm"]["intervals"]["AP"]
+        for case, given in (((records, results), None), ((twice, more), groups), ((twice, more), None))
+    ]
+    assert intervals[1] == pytest.approx(intervals[0], abs=2)
+    widths = [high - low for low, high in intervals]
+    assert widths[2] < 0.85 * widths[1], "independent photos would make it narrower"
 
 
 def test_image_scores_by_hand():
-    [record] = dataset(np.random.default_rng(0), images=1)
+    [record] = dataset(images=1)
     record["annotations"] = [annotation(0, 0, 100, 100), annotation(120, 120, 100, 100)]
     results = [
         result(record, 0, 0, 100, 80, 0, 0.9),  # finds the first with IoU 0.8
@@ -223,7 +198,7 @@ def test_image_scores_by_hand():
 
 
 def test_image_scores_take_one_pass():
-    records = dataset(np.random.default_rng(0), images=20)
+    records = dataset(images=20)
     _, evaluator = match(ground_truth(records, "ab"), list(perfect(records)), "segm")
     passes = []
 
@@ -238,7 +213,7 @@ def test_image_scores_take_one_pass():
 
 
 def test_crowds_are_neither_objects_nor_errors():
-    [record] = dataset(np.random.default_rng(0), images=1)
+    [record] = dataset(images=1)
     record["annotations"] = [annotation(0, 0, 100, 100) | {"iscrowd": 1}]
     results = [result(record, 0, 0, 100, 100, 0, 0.9)]
     report, _ = evaluate_results([record], results, ["a"], resamples=5)
@@ -271,33 +246,19 @@ def test_masks_are_pasted_where_detectron2_pastes_them():
     assert BitMasks(expected.pred_masks).tensor.any()
 
 
-@pytest.fixture(scope="module")
-def toy():
-    torch.manual_seed(0)
-    overrides = (
-        "MODEL.DEVICE cpu INPUT.MIN_SIZE_TEST 64 MODEL.RPN.POST_NMS_TOPK_TEST 20 MODEL.FPN.OUT_CHANNELS 16 "
-        "MODEL.ROI_BOX_HEAD.FC_DIM 16 MODEL.ROI_HEADS.NUM_CLASSES 2"
-    )
-    cfg = get_config("mobilenetv2_fpn", overrides.split())
-    return build_model(cfg), cfg
-
-
-def test_evaluate_model(toy, tmp_path, capsys):
-    model, cfg = toy
-    records = dataset(np.random.default_rng(0), images=3)
-    for i, record in enumerate(records):
-        Image.fromarray(np.full((SIDE, SIDE, 3), 40 * i, np.uint8)).save(tmp_path / f"{i}.png")
-        record["file_name"] = str(tmp_path / f"{i}.png")
-    model.train()
-    report = evaluate_model(model, records, ["a", "b"], cfg)
+def test_evaluate_model(toy_run, toy_data, capsys):
+    run, records = Run.open(toy_run), load_split(toy_data, "val")
+    model = run.load_model().train()
+    report = evaluate_model(model, records, ["balloon"], run.config)
     assert model.training
     assert set(report) == {"segm", "bbox"}
-    assert set(report["segm"]) == {"AP", "AP50", "AP75", "APs", "APm", "APl"}
-    results, seconds = predict(model, records, cfg, warm_up=True, progress=True)
+    assert tuple(report["segm"]) == METRICS
+    assert report["segm"]["AP50"] > 99
+    results, seconds = predict(model, records, run.config, warm_up=True, progress=True)
     assert capsys.readouterr().err == "", "no bar outside a terminal"
-    assert len(seconds) == 3
-    assert 0 < len(results) <= 60
-    assert all(0 <= r["bbox"][0] <= SIDE and r["category_id"] in (1, 2) for r in results)
+    assert len(seconds) == len(records)
+    assert 0 < len(results) <= 100 * len(records)
+    assert all(0 <= r["bbox"][0] <= 128 and r["category_id"] == 1 for r in results)
 
 
 @pytest.mark.parametrize(

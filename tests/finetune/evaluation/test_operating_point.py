@@ -5,9 +5,16 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from finetune.errors import UserError
-from finetune.evaluation.choose import SCORES, Rule, choose, count
 from finetune.evaluation.coco_eval import ground_truth, match
-from finetune.evaluation.operating_point import OperatingPoint, suppress, uncertainty
+from finetune.evaluation.operating_point import (
+    SCORES,
+    OperatingPoint,
+    Rule,
+    choose,
+    count,
+    suppress,
+    uncertainty,
+)  # fmt: skip
 from finetune.evaluation.photo_scores import confusion, false_alarms, image_scores, totals
 from handler.api.responses import select
 from handler.api.settings import parse_settings
@@ -24,13 +31,9 @@ def mask(x, y):
 
 
 def photo(image_id=1, objects="abcd", class_id=0):
+    corners = [PLACES[place] for place in objects]
     annotations = [
-        {
-            "bbox": [PLACES[place], 0, PLACES[place] + 20, 20],
-            "category_id": class_id,
-            "segmentation": mask(PLACES[place], 0),
-        }
-        for place in objects
+        {"bbox": [x, 0, x + 20, 20], "category_id": class_id, "segmentation": mask(x, 0)} for x in corners
     ]
     return {"image_id": image_id, "height": SIDE, "width": SIDE, "annotations": annotations}
 
@@ -38,13 +41,9 @@ def photo(image_id=1, objects="abcd", class_id=0):
 def shown(place, score, class_id=0, image_id=1, y=0):
     """A detection on an object, or with y = 50 on nothing."""
     x = PLACES[place]
-    return {
-        "image_id": image_id,
-        "category_id": class_id + 1,
-        "bbox": [x, y, 20, 20],
-        "score": score,
-        "segmentation": coco_mask.merge(coco_mask.frPyObjects(mask(x, y), SIDE, SIDE)),
-    }
+    rle = coco_mask.merge(coco_mask.frPyObjects(mask(x, y), SIDE, SIDE))
+    found = {"image_id": image_id, "category_id": class_id + 1, "bbox": [x, y, 20, 20]}
+    return found | {"score": score, "segmentation": rle}
 
 
 # right 0.9, 0.8, 0.6, 0.3; wrong 0.7, 0.4, 0.2
@@ -139,11 +138,7 @@ def test_val_chooses_suppression_only_where_it_helps():
     truth = ground_truth([photo()], CLASSES)
     right = [shown(p, 0.9) for p in "abcd"]
     assert choose(truth, right, CLASSES).suppression_iou is None
-    twice = [
-        *(shown(p, 0.9) for p in "ab"),
-        *(shown(p, 0.85, 1) for p in "ab"),
-        *(shown(p, 0.3) for p in "cd"),
-    ]
+    twice = [shown(p, 0.9) for p in "ab"] + [shown(p, 0.85, 1) for p in "ab"] + [shown(p, 0.3) for p in "cd"]
     chosen = choose(truth, twice, CLASSES)
     assert chosen == OperatingPoint(0.18, suppression_iou=0.9, chosen_by="best F1")
 

@@ -12,26 +12,24 @@ from PIL import Image
 from finetune.checkpoints.run import Run
 from finetune.data.dataset import Instance, Photo, write_dataset
 from finetune.errors import UserError
-from finetune.evaluation import cli, report
-from finetune.evaluation.compare import read_bench, row_of
+from finetune.evaluation import report
 from finetune.evaluation.operating_point import OperatingPoint, read_point, save_point
 from finetune.evaluation.photo_scores import ImageScore
-from finetune.evaluation.plots import draw_comparison, draw_truth_and_prediction
-from maskrcnn import run as run_command
+from finetune.evaluation.plots import draw_ap_against_time, draw_truth_and_prediction
+from tests.commands import finetune
 from tests.toy_models import write_run
 
-BENCH = Path(__file__).parents[2] / "benchmarks/results/bench_predictor.json"
 CLASSES = ["ball", "box"]
 POINT = OperatingPoint(0.07, {"ball": 0.3}, 0.6, "best F1")
 VAL = {"photos": 7, "mean": 0.1, "std": 0.05}
 
 
-def evaluate(*words: str | Path) -> int:
-    return run_command(cli.evaluate, "maskrcnn evaluate", [str(word) for word in words])
+def evaluate(*words: object) -> int:
+    return finetune(["evaluate", *words])
 
 
-def compare(*words: str | Path) -> int:
-    return run_command(cli.compare, "maskrcnn compare", [str(word) for word in words])
+def compare(*words: object) -> int:
+    return finetune(["compare", *words])
 
 
 @pytest.fixture(scope="module")
@@ -53,12 +51,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("runs") / "toy"
     write_run(run, classes=CLASSES)
     record = json.loads((run / "run.json").read_text())
-    record |= {
-        "init": {"weights": "folder/imagenet.pth"},
-        "iterations": 20,
-        "seconds": 90.0,
-        "machine": "a toaster",
-    }
+    record |= {"iterations": 20, "seconds": 90.0, "machine": "a toaster"}
+    record["init"] = {"weights": "folder/imagenet.pth"}
     (run / "run.json").write_text(json.dumps(record))
     return run
 
@@ -88,7 +82,7 @@ def test_report(evaluated):
     text = (folder / "report.md").read_text()
     assert "n/a" in text
     assert "from imagenet.pth weights" in text
-    assert width_of(folder / "pr_curve.png") > 500
+    assert width_of(folder / "curves.png") > 500
     assert [entry["drawn"] for entry in figures["worst"]] == sorted(
         p.name for p in folder.glob("worst_*.jpg")
     )
@@ -139,22 +133,15 @@ def test_other_splits_are_measured_at_the_operating_point(chosen, tmp_path, caps
         assert words in text
     assert str(tmp_path) not in text
     assert np.sum(figures["confusion"]) >= figures["objects"]
-    assert width_of(folder / "operating_point.png") > 500
-    assert json.loads((run / "operating_point.json").read_text())["score_threshold"] == 0.07, (
-        "val alone chooses"
-    )
+    assert read_point(Run.open(run)) == POINT, "val alone chooses"
+
+
+HARMLESS = "MODEL.DEVICE cpu SOLVER.BASE_LR 1 INPUT.MIN_SIZE_TRAIN [64]"
 
 
 @pytest.mark.parametrize(
     ("overrides", "reason"),
-    [
-        ("", ""),
-        ("MODEL.DEVICE cpu SOLVER.BASE_LR 1 INPUT.MIN_SIZE_TEST 96 INPUT.MIN_SIZE_TRAIN [64]", ""),
-        (
-            "INPUT.MIN_SIZE_TEST 64",
-            "toy leaves its operating point out, which was chosen for other weights or another config",
-        ),
-    ],
+    [("", ""), (HARMLESS, ""), ("INPUT.MIN_SIZE_TEST 64", "chosen for other weights or another config")],
 )
 def test_a_point_survives_harmless_overrides(chosen, monkeypatch, capsys, overrides, reason):
     monkeypatch.chdir(chosen[0])  # another folder, and the run named by a relative path
@@ -201,27 +188,6 @@ def test_a_checkpoint_file_and_its_table(trained, data, tmp_path, capsys):
     assert json.loads((output / "report.json").read_text())["training"]["seconds"] == 90
 
 
-def test_an_earlier_report_is_kept_until_the_new_one_is_complete(evaluated, data, tmp_path, monkeypatch):
-    run = Path(shutil.copytree(evaluated, tmp_path / "toy"))
-    before = (run / "evaluation/test/report.json").read_text()
-
-    def fail(*_):
-        raise ZeroDivisionError
-
-    monkeypatch.setattr(report, "markdown", fail)
-    with pytest.raises(ZeroDivisionError):
-        evaluate(run, "--data", data, "MODEL.DEVICE", "cpu")
-    assert (run / "evaluation/test/report.json").read_text() == before
-    assert [path.name for path in (run / "evaluation").iterdir()] == ["test"]
-
-
-def test_a_report_replaces_nothing_else(trained, data, tmp_path, capsys):
-    (tmp_path / "thesis.tex").touch()
-    assert evaluate(trained, "--data", data, "--output", tmp_path) == 1
-    assert "is not an earlier report" in capsys.readouterr().err
-    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
-
-
 @pytest.mark.parametrize(
     ("words", "status", "message"),
     [
@@ -233,12 +199,14 @@ def test_a_report_replaces_nothing_else(trained, data, tmp_path, capsys):
         ("RUN --split val --min-recall 0.9 --min-precision 0.9", 2, "exclude each other"),
         ("RUN --negatives DATA/nothing", 1, "nothing is not there"),
         ("RUN --worst many", 2, "'many' is not a valid integer"),
+        ("RUN --output DATA", 1, "is not an earlier report"),
     ],
 )
 def test_evaluate_refuses(words, status, message, trained, data, capsys):
     words = words.replace("RUN", str(trained)).replace("DATA", str(data))
     assert evaluate(*words.split(), "--data", data) == status
     assert message in capsys.readouterr().err
+    assert (data / "dataset.json").exists()
 
 
 def test_other_classes_are_refused(trained, data, tmp_path, capsys):
@@ -250,39 +218,29 @@ def test_other_classes_are_refused(trained, data, tmp_path, capsys):
     assert not (run / "evaluation").exists()
 
 
-def test_compare(evaluated, trained, tmp_path, capsys):
-    output = tmp_path / "comparison"
-    assert compare(evaluated, trained, "--output", output) == 0
+def test_compare(evaluated, tmp_path, capsys):
+    output, other = tmp_path / "comparison", Path(shutil.copytree(evaluated, tmp_path / "other"))
+    report = json.loads((other / "evaluation/test/report.json").read_text())
+    del report["training"]["seconds"]
+    (other / "evaluation/test/report.json").write_text(json.dumps(report))
+    assert compare(evaluated / "evaluation/test", other, "--output", output) == 0
     printed = capsys.readouterr().out.splitlines()
     assert printed[-1] == str(output / "comparison.md")
     assert max(map(len, printed[:-1])) <= 80
-    rows = json.loads((output / "comparison.json").read_text())["rows"]
-    assert [row["evaluated"] for row in rows] == [True, False]
-    assert rows[0]["latency_ms"] > 0
+    assert json.loads((output / "comparison.json").read_text())["reports"][1] == report
     first, second = (
         line for line in (output / "comparison.md").read_text().splitlines() if line.startswith("| toy")
     )
-    assert "not measured" not in first
-    assert second.count("not measured") == 7  # six APs and the latency
+    assert first.endswith(f"| {report['latency_ms']['median']:.0f} | imagenet.pth | 20 | 2 min, a toaster |")
+    assert second.endswith("| imagenet.pth | 20 | unknown |")
     assert width_of(output / "comparison.png") > 500
-
-
-def test_compare_takes_the_benchmarks_latency(evaluated):
-    rows = json.loads(BENCH.read_text())["rows"]
-    medians = {r["contestant"]: r["median_ms"] for r in rows if r["backbone"] == "mobilenetv2_fpn"}
-    row = row_of(evaluated, "test", read_bench([BENCH]))
-    assert row["latency_ms"] == min(medians.values())
-    assert row["latency_machine"] == "AMD EPYC, 2 cores, short side 800"
-    assert row_of(evaluated, "test", {"machine": "none", "latency_ms": {}})["latency_ms"] is None
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("nowhere", "nowhere is no run and no report"),
-        ("RUN --bench nowhere.json", "there is no benchmark at nowhere.json"),
-        ("RUN --bench RUN/run.json", "is not a file that `make bench` wrote"),
-        ("RUN/evaluation/test --split val", "is a report on the test split"),
+        ("nowhere", "nowhere has no report on the split test: run `maskrcnn evaluate nowhere` first"),
+        ("RUN/evaluation/test --split val", "is no report on the split val"),
     ],
 )
 def test_compare_refuses(words, message, evaluated, tmp_path, capsys):
@@ -293,21 +251,23 @@ def test_compare_refuses(words, message, evaluated, tmp_path, capsys):
 
 def test_drawn_photo_marks_right_and_wrong(tmp_path):
     Image.new("RGB", (400, 200), "black").save(tmp_path / "photo.png")
-    annotation = {"segmentation": [[20, 20, 100, 20, 100, 100, 20, 100]], "category_id": 0}
-    record = {
-        "file_name": str(tmp_path / "photo.png"),
-        "width": 400,
-        "height": 200,
-        "annotations": [annotation],
-    }
-    missed = draw_truth_and_prediction(record, 7, [], ImageScore(1, 1, (), (), (), 0.0), ["a"])
-    found = draw_truth_and_prediction(record, 7, [], ImageScore(1, 1, (7,), (), (), 0.9), ["a"])
-    inside = np.asarray(missed)[34 + 40 : 34 + 80, 40:80].reshape(-1, 3)
-    assert {tuple(pixel) for pixel in inside} == {(0, 0, 0), (0xD5, 0x5E, 0)}  # striped
-    assert not np.asarray(found)[34 + 40 : 34 + 80, 40:80].any()  # outlined only
+    annotation = {"segmentation": [[20, 20, 180, 20, 180, 180, 20, 180]], "category_id": 0}
+    record = {"file_name": str(tmp_path / "photo.png"), "width": 400, "height": 200}
+
+    def color_of_truth(score: ImageScore) -> np.ndarray:
+        draw_truth_and_prediction(
+            record | {"annotations": [annotation]}, 7, [], score, ["a"], tmp_path / "page.png"
+        )
+        page = np.asarray(Image.open(tmp_path / "page.png").convert("RGB")).astype(int)
+        height, width = page.shape[:2]
+        return page[int(0.55 * height), int(0.12 * width)]
+
+    red, _, blue = color_of_truth(ImageScore(1, 1, (), (), (), 0.0))
+    assert red > blue + 50, "missed"
+    red, _, blue = color_of_truth(ImageScore(1, 1, (7,), (), (), 0.9))
+    assert blue > red + 50, "found"
 
 
 def test_comparison_without_points_says_so(tmp_path):
-    rows = [{"name": "a", "latency_ms": None, "segm": None}, {"name": "b", "latency_ms": 9.0, "segm": None}]
-    draw_comparison(rows, "nothing", "ms", tmp_path / "empty.png")
+    draw_ap_against_time([], "nothing", "AP", tmp_path / "empty.png")
     assert (tmp_path / "empty.png").stat().st_size > 1000

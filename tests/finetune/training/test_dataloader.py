@@ -11,15 +11,14 @@ from finetune.training.dataloader import TrainingBatches, epoch_of, training_loa
 
 
 def test_the_image_cache_is_bounded(data, monkeypatch):
-    size = 64 * 80 * 3
-    monkeypatch.setattr(dataloader, "CACHE_BYTES", 2 * size)
-    batches = TrainingBatches(load_split(data, "train"), get_config("mobilenetv2_fpn"))
+    monkeypatch.setattr(dataloader, "CACHE_BYTES", 2 * 3 * 128**2)
+    keys = "FINETUNE.AUGMENT.CROP_SIZE 64 FINETUNE.AUGMENT.SCALE_MAX 2.0"
+    batches = TrainingBatches(load_split(data, "train"), get_config("mobilenetv2_fpn", keys.split()))
     reads: list[int] = []
     read = batches._read
     monkeypatch.setattr(batches, "_read", lambda index: reads.append(index) or read(index))
     for index in (0, 1, 0, 2, 0, 1):
-        batches._photo(index)
-        assert sum(image.nbytes for image in batches._cache.values()) <= 2 * size
+        assert batches._photo(index).nbytes <= 3 * 128**2
     assert reads == [0, 1, 2, 1], "the least recently used photo makes room"
 
 
@@ -41,9 +40,13 @@ def test_the_draw_depends_on_the_step_alone(data):
     assert all((a["image"] == b["image"]).all() for a, b in zip(one[3], other[3], strict=True))
 
 
-def records(objects: int, empty: int) -> list:
+def negatives_of(objects: int, empty: int, share: float, hardness: float = 0.0, **options) -> TrainingBatches:
+    """Batches of photos with objects and, from index ``objects`` on, of photos without one."""
     annotations = [[{"category_id": 0}]] * objects + [[]] * empty
-    return [{"file_name": f"{i}.jpg", "annotations": found} for i, found in enumerate(annotations)]
+    records = [{"file_name": f"{i}.jpg", "annotations": found} for i, found in enumerate(annotations)]
+    cfg = get_config("mobilenetv2_fpn")
+    cfg.FINETUNE.NEGATIVE_SHARE, cfg.FINETUNE.HARD_NEGATIVES = share, hardness
+    return TrainingBatches(records, cfg, **options)
 
 
 def drawn(monkeypatch, batches: TrainingBatches) -> list[int]:
@@ -59,45 +62,33 @@ def drawn(monkeypatch, batches: TrainingBatches) -> list[int]:
 
 @pytest.mark.parametrize(("share", "expected"), [(0.0, 0), (0.25, 100), (0.75, 300)])
 def test_negatives_take_their_share_of_the_slots(monkeypatch, share, expected):
-    cfg = get_config("mobilenetv2_fpn")
-    cfg.FINETUNE.NEGATIVE_SHARE = share
-    batches = TrainingBatches(records(3, 40), cfg)
+    batches = negatives_of(3, 40, share)
     seen = drawn(monkeypatch, batches)
-    assert len(seen) == 400
     negatives = [index for index in seen if index >= 3]
+    assert len(seen) == 400
     assert abs(len(negatives) - expected) < 40
-    if expected:
-        assert len(set(negatives)) > 30
+    assert not expected or len(set(negatives)) > 30
     assert seen == drawn(monkeypatch, batches)
 
 
 def test_hard_negatives_are_drawn_as_often_as_they_fool_the_initial_weights(monkeypatch):
-    cfg = get_config("mobilenetv2_fpn")
-    cfg.FINETUNE.NEGATIVE_SHARE = 0.5
-    cfg.FINETUNE.HARD_NEGATIVES = 8.0
     scores = {"3.jpg": 1.0, "4.jpg": 0.0, "5.jpg": 0.0}  # odds 9 : 1 : 1
-    seen = drawn(monkeypatch, TrainingBatches(records(3, 3), cfg, false_scores=scores))
-    hard, negatives = seen.count(3), sum(index >= 3 for index in seen)
-    assert abs(hard / negatives - 9 / 11) < 0.07
+    seen = drawn(monkeypatch, negatives_of(3, 3, 0.5, 8.0, false_scores=scores))
+    assert abs(seen.count(3) / sum(index >= 3 for index in seen) - 9 / 11) < 0.07
+
+
+NAN = float("nan")
+BAD_SHARES = [(1.0, 2, 2), (1.5, 2, 2), (-0.5, 2, 2), (NAN, 2, 2), (0.25, 2, 0), (0.25, 0, 2)]
 
 
 @pytest.mark.parametrize(
-    ("share", "objects", "empty"),
-    [(1.0, 2, 2), (1.5, 2, 2), (-0.5, 2, 2), (float("nan"), 2, 2), (0.25, 2, 0), (0.25, 0, 2)],
+    ("objects", "empty", "share", "hardness"),
+    [(objects, empty, share, 0.0) for share, objects, empty in BAD_SHARES]
+    + [(2, 2, share, hardness) for share, hardness in ((0.5, -1.0), (0.5, NAN), (-1.0, 8.0), (0.0, 8.0))],
 )
-def test_a_share_of_nothing_is_an_error(share, objects, empty):
-    cfg = get_config("mobilenetv2_fpn")
-    cfg.FINETUNE.NEGATIVE_SHARE = share
-    with pytest.raises(UserError, match="NEGATIVE_SHARE"):
-        TrainingBatches(records(objects, empty), cfg)
-
-
-@pytest.mark.parametrize(("share", "hardness"), [(0.5, -1.0), (0.5, float("nan")), (-1.0, 8.0), (0.0, 8.0)])
-def test_hard_negatives_need_a_share_of_the_batches(share, hardness):
-    cfg = get_config("mobilenetv2_fpn")
-    cfg.FINETUNE.NEGATIVE_SHARE, cfg.FINETUNE.HARD_NEGATIVES = share, hardness
-    with pytest.raises(UserError, match="HARD_NEGATIVES"):
-        TrainingBatches(records(2, 2), cfg)
+def test_a_share_of_nothing_is_an_error(objects, empty, share, hardness):
+    with pytest.raises(UserError, match="HARD_NEGATIVES" if hardness else "NEGATIVE_SHARE"):
+        negatives_of(objects, empty, share, hardness)
 
 
 @pytest.mark.parametrize(

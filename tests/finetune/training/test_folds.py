@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 
 from finetune.data.dataset import load_split
-from finetune.evaluation.cli import compare
 from finetune.evaluation.coco_eval import evaluate_results
 from finetune.training import folds
-from maskrcnn import run as run_command
+from tests.commands import finetune
 from tests.finetune.training.test_training import arguments, resume_arguments, train
 
 TWO_STEPS = "--folds 3 SOLVER.MAX_ITER 2 TEST.EVAL_PERIOD 2 SOLVER.CHECKPOINT_PERIOD 1"
@@ -48,10 +47,8 @@ def test_the_pooled_figures_are_those_of_all_results_together(crossed):
     records, results = [], []
     for n in (1, 2, 3):
         fold = crossed / f"fold{n}"
-        for pool, items in (
-            (records, load_split(fold / "data", "test")),
-            (results, read(fold / "results.json")),
-        ):
+        found = read(fold / "results.json")
+        for pool, items in (records, load_split(fold / "data", "test")), (results, found):
             pool += [item | {"image_id": 100 * n + item["image_id"]} for item in items]
     groups = np.array([int(record["group"]) for record in records])
     pooled, *_ = evaluate_results(records, results, ["disc"], groups=groups)
@@ -69,11 +66,11 @@ def test_stopped_and_resumed_trains_what_is_left_and_ends_with_the_same_report(
 ):
     run, launched = tmp_path / "run", list[str]()
 
-    def launch(job, processes):
+    def launch(job, num_gpus):
         launched.append(job.run.name)
         if launched == ["fold1", "fold2"]:
             raise KeyboardInterrupt
-        return launch_fold(job, processes)
+        return launch_fold(job, num_gpus)
 
     launch_fold = folds.launch
     monkeypatch.setattr(folds, "launch", launch)
@@ -87,8 +84,7 @@ def test_stopped_and_resumed_trains_what_is_left_and_ends_with_the_same_report(
 
 
 def test_folds_are_compared(crossed, tmp_path, capsys):
-    words = [str(crossed), "--split", "folds", "--output", str(tmp_path / "comparison")]
-    assert run_command(compare, "maskrcnn compare", words) == 0
+    assert finetune(["compare", crossed, "--split", "folds", "--output", tmp_path / "comparison"]) == 0
     assert "crossed" in capsys.readouterr().out
     assert "on the train and val split, by folds" in (tmp_path / "comparison" / "comparison.md").read_text()
 
@@ -100,7 +96,6 @@ def test_folds_are_compared(crossed, tmp_path, capsys):
         ("--folds 3 --stop-after 1", 2, "leave it out with --folds"),
         ("--folds 3 --minutes 1", 2, "--minutes belongs to one training"),
         ("--folds 9", 1, "do not fill 9 folds"),
-        ("--folds 3 --num-machines 2", 1, "--folds trains on one machine"),
     ],
 )
 def test_refused_before_anything_is_written(data, tmp_path, capsys, more, status, message):

@@ -14,13 +14,7 @@ def fit(seconds: tuple[float, float, float], more: str = "TEST.EVAL_PERIOD 100")
     words = fit_schedule(cfg, *seconds)
     solver = cfg.SOLVER
     assert words.endswith(f"SOLVER.MAX_ITER is {solver.MAX_ITER} instead of 700")
-    return (
-        solver.MAX_ITER,
-        solver.WARMUP_ITERS,
-        solver.STEPS,
-        solver.CHECKPOINT_PERIOD,
-        cfg.TEST.EVAL_PERIOD,
-    )
+    return (*map(solver.get, "MAX_ITER WARMUP_ITERS STEPS CHECKPOINT_PERIOD".split()), cfg.TEST.EVAL_PERIOD)
 
 
 @pytest.mark.parametrize(

@@ -1,31 +1,25 @@
-"""Checkpoints are written beside the training, and what goes wrong there stops it."""
-
-import threading
+"""The training state, the log of the losses, and a checkpoint that cannot be written."""
 
 import pytest
 import torch
 from detectron2.utils.events import EventStorage
 
 from finetune.errors import UserError
-from finetune.training.background import Background
+from finetune.training import recipe
 from finetune.training.recipe import Job, log_losses
 from finetune.training.state import State
+from tests.finetune.training.test_training import FOUR_STEPS, arguments, train
 
 
-def fail() -> None:
-    raise UserError("the disk is full")
+def test_a_checkpoint_that_cannot_be_written_stops_the_training(data, tmp_path, monkeypatch, capsys):
+    def fail(*_: object) -> None:
+        raise UserError("the disk is full")
 
-
-def test_an_error_of_the_background_is_raised_by_the_next_call():
-    background, release = Background(), threading.Event()
-    background.run(release.wait)
-    release.set()
-    background.run(fail)
-    with pytest.raises(UserError, match="full"):
-        background.run(fail)
-    with pytest.raises(UserError, match="full"):
-        background.wait()
-    background.close()
+    monkeypatch.setattr(recipe, "save", fail)
+    assert train(arguments(data, tmp_path / "run", f"{FOUR_STEPS} SOLVER.CHECKPOINT_PERIOD 1")) == 1
+    captured = capsys.readouterr()
+    assert "the disk is full" in captured.err
+    assert "step 4" not in captured.err, "stopped by the next checkpoint, not at the end"
 
 
 def test_a_snapshot_is_not_changed_by_the_next_step():
