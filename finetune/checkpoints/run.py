@@ -6,7 +6,8 @@ import json
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, reduce
+from operator import getitem
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -153,14 +154,18 @@ class Run:
         """What ``publish`` wrote into the file, such as ``evaluation``; None in a run folder."""
         return json.loads(self._metadata.get("run", "{}")).get(key)
 
-    @property
-    def changed_config(self) -> dict[str, str]:
-        """The overrides that may change predictions, as key → value: the input size does, the device does not."""
-        return {
-            key: value
-            for key, value in zip(self.overrides[::2], self.overrides[1::2], strict=False)
+    @cached_property
+    def changed_config(self) -> dict[str, Any]:
+        """The overrides that change predictions, as key → value: the input size does, the device does not."""
+        if not self.overrides:
+            return {}
+        ours, trained = (yaml.safe_load(run.config.dump()) for run in (self, Run(self.path)))
+        values = {
+            key: [reduce(getitem, key.split("."), config) for config in (ours, trained)]
+            for key in sorted(self.overrides[::2])
             if key.startswith(("INPUT.", "MODEL.", "TEST.")) and not _CHANGES_NO_PREDICTION.fullmatch(key)
         }
+        return {key: now for key, (now, before) in values.items() if now != before}
 
     @cached_property
     def measured_with(self) -> dict[str, Any]:

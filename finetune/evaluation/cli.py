@@ -9,6 +9,7 @@ import click
 
 PATH = click.Path(path_type=Path)
 SHARE, POINTS = click.FloatRange(0, 1, min_open=True), click.FloatRange(min=0)
+GOAL = click.Choice(["latency", "throughput"])
 SPLIT = click.Choice(["train", "val", "test"])
 SPLIT_OR_FOLDS = click.Choice([*SPLIT.choices, "folds"])
 COMPARISON = Path("runs/comparison")
@@ -86,22 +87,24 @@ def compare(runs: tuple[Path, ...], split: str, output: Path) -> None:
 @click.argument("path", type=PATH, metavar="RUN|CHECKPOINT")
 @click.option("--data", type=PATH, required=True, metavar="DIR", help="Measure on its val split.")
 @click.option("--tolerance", type=POINTS, default=0.5, help="Mask AP that may be lost.  [default: 0.5]")
-def tune(path: Path, data: Path, tolerance: float) -> None:
+@click.option("--for", "goal", type=GOAL, default="latency", help="[default: latency]")
+def tune(path: Path, data: Path, tolerance: float, goal: str) -> None:
     """Find the fastest setting for this machine that keeps the AP.
 
-    Measures input size, proposals and precision, by the code that serves. The fastest setting that loses no more than
-    --tolerance, and at most one found object, goes to tuned.json in the run folder or beside the checkpoint;
-    `maskrcnn export` applies it. A stopped tuning continues where it was; remove tuned.json to measure anew.
+    Measures input size, proposals and precision, and with --for throughput the number of workers, by the code that
+    serves. The fastest setting that loses no more than --tolerance, and at most one found object, goes to tuned.json in
+    the run folder or beside the checkpoint; `maskrcnn export` applies it. A stopped tuning continues where it was;
+    remove tuned.json to measure anew.
 
     \b
     Examples:
       maskrcnn tune runs/mobilenetv2_fpn --data data/balloon
-      maskrcnn tune runs/mobilenetv2_fpn --data data/balloon --tolerance 1
+      maskrcnn tune runs/mobilenetv2_fpn --data data/balloon --for throughput --tolerance 1
     """
     from tabulate import tabulate
 
     from finetune.evaluation import tune as tuning
 
-    table, file = tuning.tune(path, data, tolerance=tolerance)
+    table, file = tuning.tune(path, data, tolerance=tolerance, goal=goal)
     click.echo(tabulate(table, headers="firstrow", disable_numparse=True))
     click.echo(file)

@@ -8,7 +8,7 @@ import numpy as np
 from finetune.checkpoints.run import Run
 from finetune.data.dataset import load_split, read_card
 from finetune.evaluation.coco_eval import evaluate_results, ground_truth, match
-from finetune.evaluation.operating_point import OperatingPoint, count, read_point
+from finetune.evaluation.operating_point import OperatingPoint, read_point
 from finetune.evaluation.photo_scores import image_scores, totals
 from finetune.evaluation.plots import draw_curves
 from finetune.evaluation.report_text import figure, markdown_table, number, origin, report_rows
@@ -59,9 +59,7 @@ def report_on_folds(run: Path, data: Path, folds: int) -> tuple[Record, Path]:
     report["expectation"] = _expectation(report, len(load_split(data, "train")))
     title = f"{whole.name}: {folds} folds of the train and val photos of {name}"
     with new_folder(target) as folder:
-        draw_curves(
-            precision, count(match(truth, results, "segm")[0][""]), None, title, folder / "curves.png"
-        )
+        draw_curves(precision, match(truth, results, "segm")[0][""], None, title, folder / "curves.png")
         write_json(folder / "report.json", report)
         text = [f"# {title}", markdown_table(report_rows(report)), *_words(report, whole)]
         (folder / "report.md").write_text("\n\n".join(text) + "\n", encoding="utf-8")

@@ -16,7 +16,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from finetune.data.masks import to_rle
-from finetune.evaluation.operating_point import SCORES, Counts
+from finetune.evaluation.coco_eval import Matches
+from finetune.evaluation.operating_point import SCORES, count
 from finetune.evaluation.photo_scores import ImageScore
 from finetune.files import write_atomically
 
@@ -62,17 +63,22 @@ def _plot_metric(axes: Axes, rows: Sequence[dict[str, Any]], key: str, label: st
 
 
 def draw_curves(
-    precision: dict[str, np.ndarray], counts: Counts, chosen: float | None, title: str, path: Path
+    precision: dict[str, np.ndarray],
+    per_class: Sequence[Matches],
+    chosen: float | None,
+    title: str,
+    path: Path,
 ) -> None:
-    """Draw what masks reach: precision against recall; precision, recall and F1 against the score threshold.
+    """Draw precision against recall; precision, recall and F1 against the score threshold; a reliability diagram.
 
     Args:
         precision: label → precision (101,) at recalls 0, 0.01, … 1.
-        counts: of detections that are right and wrong at an IoU of 0.5, at each threshold.
+        per_class: what matches by mask, as ``finetune.evaluation.coco_eval.match`` returns it.
         chosen: the score threshold of all classes; None if there is not one.
     """
-    figure = Figure(figsize=(11, 5.6), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    figure = Figure(figsize=(16, 5.6), layout="constrained")
+    left, right, third = figure.subplots(1, 3)
+    counts = count(per_class)
     by_recall = {f"{label}: AP {100 * values.mean():.1f}": values for label, values in precision.items()}
     by_score = {"F1": counts.f1, "precision": counts.precision, "recall": counts.recall}
     for axes, lines in (left, by_recall), (right, by_score):
@@ -85,11 +91,28 @@ def draw_curves(
         right.axvline(chosen, color=GREEN, linewidth=1.5, label=f"operating point {chosen:g}")
     left.set(xlabel="recall", ylabel="precision")
     right.set(xlabel="score threshold", title="At a mask IoU of 0.5")
-    for axes in (left, right):
+    _draw_reliability(third, per_class)
+    for axes in (left, right, third):
         if axes.lines:  # below the axes, where the legend covers no curve
             axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2, frameon=False)
     figure.suptitle(title)
     _save(figure, path)
+
+
+def _draw_reliability(axes: Axes, per_class: Sequence[Matches]) -> None:
+    """The share of right detections in each tenth of the scores (Guo et al. 2017)."""
+    scores = [
+        np.concatenate([m.scores[getattr(m, which)[0]] for m in per_class]) for which in ("found", "false")
+    ]
+    right, wrong = (np.histogram(values, bins=10, range=(0, 1))[0] for values in scores)
+    number, centers = right + wrong, np.linspace(0.05, 0.95, 10)
+    axes.bar(centers, right / np.maximum(number, 1), 0.1, color=BLUE, alpha=0.35, edgecolor=BLUE)
+    axes.plot([0, 1], [0, 1], "--", color=BLACK, linewidth=1.2, label="calibrated")
+    for i in np.flatnonzero(number):
+        axes.text(centers[i], right[i] / number[i] + 0.015, str(number[i]), ha="center", fontsize=8)
+    axes.set(
+        title="Share of right detections; numbers count all", xlabel="score", xlim=(0, 1), ylim=(0, 1.06)
+    )
 
 
 def draw_ap_against_time(

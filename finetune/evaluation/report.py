@@ -111,9 +111,10 @@ def _measure(
     shown = point.shown(results, classes)
     scores = image_scores(match(truth, shown, "segm")[1], [record["image_id"] for record in records])
     empty = [record["image_id"] for record in records if not record["annotations"]]
-    counts = count(match(truth, point.kept(results), "segm")[0][""])  # at all scores
+    matches = match(truth, point.kept(results), "segm")[0][""]  # at all scores
+    counts = count(matches)
     title = f"{report['name']} on the {report['data']['split']} split of {report['data']['name']}"
-    draw_curves(precision, counts, point.score_threshold, title, folder / "curves.png")
+    draw_curves(precision, matches, point.score_threshold, title, folder / "curves.png")
     return figures | {
         "operating_point": point.to_json(),
         "at_operating_point": totals(scores),

@@ -72,7 +72,11 @@ def export(path: Path, options: Options = Options()) -> Path:
     measured = {"operating_point": point and point.to_json(), "tuned": tuned}
     if tuned:
         run = Run.open(path, tuned["overrides"])
-        options = replace(options, fp32=options.fp32 or tuned["precision"] == "fp32")
+        options = replace(
+            options,
+            fp32=options.fp32 or tuned["precision"] == "fp32",
+            workers=options.workers or tuned["workers"],
+        )
         if tuned["precision"] == "int8" and not options.data:
             click.echo("int8 needs photos to calibrate with: add --data DIR", err=True)
     version = run.backbone if options.version is None else options.version
@@ -93,7 +97,7 @@ def export(path: Path, options: Options = Options()) -> Path:
 
 
 def read_tuned(run: Run) -> dict[str, Any] | None:
-    """What ``tune`` chose for a run: ``overrides``, ``precision`` and how it was found.
+    """What ``tune`` chose for a run: ``overrides``, ``precision``, ``workers`` and how it was found.
 
     None without such a file; None and a sentence on stderr if it does not hold for these weights and this config.
     """

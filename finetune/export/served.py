@@ -131,10 +131,12 @@ def load_truth(run: Run, data: Path, split: str) -> tuple[list[Record], COCO]:
     return records, truth
 
 
-def predict_staged(staged: Path, records: Sequence[Record], *options: str) -> Record:
-    """Run ``predict_photos.py``, with ``options``, on a staged archive; return its answer."""
-    photos, answer = write_photos(staged.parent / "photos.json", records), staged.parent / "answer.json"
-    run_tool(staged, "predict_photos.py", staged, photos, answer, *options, what="measuring the archive")
+def predict_staged(staged: Path, records: Sequence[Record], *options: str, name: str = "") -> Record:
+    """Run ``predict_photos.py``, with ``options``, on a staged archive; ``name`` tells simultaneous runs apart."""
+    photos = write_photos(staged.parent / f"photos{name}.json", records)
+    answer = staged.parent / f"answer{name}.json"
+    what = "measuring the archive"
+    run_tool(staged, "predict_photos.py", staged, photos, answer, *options, what=what)
     return read_json(answer)
 
 

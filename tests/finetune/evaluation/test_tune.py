@@ -25,8 +25,8 @@ from tests.conftest import REPOSITORY
 OWN = Setting(640, 1000)
 
 
-def measured(ms: float, ap: float = 70.0, found: int = 40) -> Measurement:
-    return Measurement(OWN, "bf16", "cpu", ms, ap, found)
+def measured(ms: float, ap: float = 70.0, found: int = 40, *, workers: int = 1) -> Measurement:
+    return Measurement(replace(OWN, workers=workers), "bf16", "cpu", 8, ms, ap, found)
 
 
 @pytest.mark.parametrize(
@@ -41,36 +41,50 @@ def measured(ms: float, ap: float = 70.0, found: int = 40) -> Measurement:
     ],
 )
 def test_fastest_that_keeps_the_ap_is_chosen(others, tolerance, best):
-    assert choose([measured(100), *others], tolerance).ms == best
+    assert choose([measured(100), *others], "latency", tolerance).ms == best
+
+
+def test_throughput_counts_all_workers() -> None:
+    alone, four = measured(100), measured(300, workers=4)
+    assert choose([alone, four], "latency", 0.5) is alone
+    assert choose([alone, four], "throughput", 0.5) is four
+    assert pareto_front([alone, four], "throughput") == [four]
 
 
 def test_pareto_front_is_what_nothing_beats() -> None:
     points = [measured(100, 70), measured(50, 60), measured(80, 70), measured(60, 59), measured(120, 71)]
-    assert [(m.ms, m.ap) for m in pareto_front(points)] == [(50, 60), (80, 70), (120, 71)]
+    assert [(m.ms, m.ap) for m in pareto_front(points, "latency")] == [(50, 60), (80, 70), (120, 71)]
 
 
 def machine(setting: Setting) -> Measurement:
-    """A processor on which 100 proposals are too few, and 480 pixels enough."""
+    """A processor with 8 cores on which 100 proposals are too few, 480 pixels enough, and two workers best."""
     if setting.precision == "int8" and setting.short_side == 320:
         raise UserError("its calibration failed (it crashed with SIGSEGV)")
     precision = "bf16" if setting.precision == "auto" else setting.precision
     speed = {"fp32": 2.0, "bf16": 1.0, "int8": 0.8}[precision]
+    ms = speed * (setting.short_side + setting.proposals) * (1, 1, 1.5, 3, 4)[setting.workers]
     ap = 70.0 - 5 * (setting.proposals <= 100) - 5 * (setting.short_side < 480)
-    return Measurement(setting, precision, "cpu", speed * (setting.short_side + setting.proposals), ap, 40)
+    return Measurement(setting, precision, "cpu", 8 // setting.workers, ms, ap, 40)
 
 
 def test_each_step_starts_from_the_best_of_the_last() -> None:
+    steps = [m.setting for m in explore(machine, OWN, "throughput", 0.5)]
     sides = [replace(OWN, proposals=300, short_side=side) for side in (576, 480, 384, 320)]
-    assert [m.setting for m in explore(machine, OWN, 0.5)] == [
+    best = replace(sides[1], precision="int8")
+    assert steps == [
         OWN,
         *(replace(OWN, proposals=count) for count in (300, 100, 50)),
         *sides,
-        *(replace(sides[1], precision=name) for name in ("fp32", "int8")),
+        replace(sides[1], precision="fp32"),
+        best,
+        replace(best, workers=2, threads=4),
+        replace(best, workers=4, threads=2),  # is slower, so 8 workers are not tried
     ]
+    assert [m.setting for m in explore(machine, OWN, "latency", 0.5)] == steps[:-2]
 
 
 def test_setting_that_fails_is_left_out(capsys):
-    steps = explore(machine, OWN, 100)
+    steps = explore(machine, OWN, "latency", 100)
     assert [m.precision for m in steps if m.setting.short_side == 320] == ["bf16", "fp32"]
     assert "is left out: its calibration failed (it crashed" in capsys.readouterr().err
 
@@ -125,13 +139,13 @@ SMALL = "INPUT.MIN_SIZE_TEST 64 INPUT.MAX_SIZE_TEST 107 MODEL.RPN.POST_NMS_TOPK_
 
 def test_export_applies_what_was_chosen(copied_run, tuned, tmp_path):
     document = json.loads(tuned.read_text())
-    document["chosen"] |= {"overrides": SMALL.split(), "precision": "fp32"}
+    document["chosen"] |= {"overrides": SMALL.split(), "precision": "fp32", "workers": 3}
     (copied_run / "tuned.json").write_text(json.dumps(document))
     save_point(Run.open(copied_run), OperatingPoint(0.7, chosen_by="best F1"))
     archive = export(copied_run, Options(engine="torch", output=tmp_path))
     config, served = read(archive, "config.yaml"), read(archive, "model-config.yaml")
     assert (config["INPUT"]["MIN_SIZE_TEST"], config["MODEL"]["RPN"]["POST_NMS_TOPK_TEST"]) == (64, 50)
-    assert served["handler"] == {"precision": "fp32"}
+    assert (served["handler"], served["minWorkers"]) == ({"precision": "fp32"}, 3)
     card = read(archive, "archive.json")
     assert card["tuned"] == document["chosen"]
     assert card["operating_point"]["score_threshold"] == 0.7  # tuning kept what is found at it
@@ -140,7 +154,7 @@ def test_export_applies_what_was_chosen(copied_run, tuned, tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "change", "said"),
     [
-        ("", {}, "as tuned: 96 px, 100 proposals, fp32 ("),
+        ("", {}, "as tuned: 96 px, 100 proposals, fp32, 1 × "),
         ("INPUT.MIN_SIZE_TEST 80", {}, "is left out: KEY VALUE pairs were given"),
         ("", {"weights_sha256": "0"}, "is left out: it is about other weights"),
     ],
@@ -161,18 +175,19 @@ def test_unfinished_tuning_is_refused(copied_run, damage):
 
 
 @pytest.mark.slow
-def test_starter_is_tuned(tmp_path, monkeypatch, capsys):
+def test_starter_is_tuned_for_throughput(tmp_path, monkeypatch, capsys):
     make_synthetic(tmp_path / "data", images=10, size=(320, 240))
     starter = shutil.copy(REPOSITORY / "model_store/mobilenetv2_fpn_starter.safetensors", tmp_path)
     monkeypatch.setattr(tuning, "SECONDS", 3.0)
     monkeypatch.setattr(tuning, "SHORT_SIDES", (1 / 2,))
-    table, file = tuning.tune(Path(starter), tmp_path / "data", tolerance=2)
+    table, file = tuning.tune(Path(starter), tmp_path / "data", tolerance=2, goal="throughput")
     assert file == tmp_path / "mobilenetv2_fpn_starter.tuned.json"
     document = json.loads(file.read_text())
     own, chosen = (document["chosen"][name] for name in ("untuned", "measured"))
-    assert chosen["ms"] <= own["ms"]
+    assert chosen["ms"] / chosen["setting"]["workers"] <= own["ms"]
     assert own["ap"] - chosen["ap"] <= 2
     settings = [m["setting"] for m in document["measurements"]]
     assert len(settings) == len(table) - 1
     assert {320, 640} <= {setting["short_side"] for setting in settings}
     assert "int8" in [m["precision"] for m in document["measurements"]] or "int8" in capsys.readouterr().err
+    assert own["threads"] == 1 or 2 in [setting["workers"] for setting in settings]

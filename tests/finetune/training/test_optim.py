@@ -1,13 +1,11 @@
 """The learning rate, the parameter groups, the average of the weights, and the versions that a run records."""
 
-import importlib.metadata
 import itertools
 
 import pytest
 import torch
 
 from finetune.configs.keys import get_config
-from finetune.training.machine import package_versions
 from finetune.training.optim import (
     build_optimizer,
     device_type,
