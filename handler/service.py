@@ -18,40 +18,22 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import yaml
 from PIL import Image
 
 from handler.api import responses
-from handler.api.errors import INTERNAL_ERROR, NoRoom, RequestError, Unprocessable
+from handler.api.errors import INTERNAL_ERROR, NoRoom, RequestError
 from handler.api.options import IMAGE_OUTPUTS, Options, parse_options
 from handler.api.request_parsing import parse_body
 from handler.api.settings import Settings, parse_settings
 from handler.imaging.decode import check_bytes, decode_at_least
-from handler.model import Detections, Wanted, tiles
+from handler.model import Detections, Predictor, tiles
 from handler.model.failures import is_broken_gpu, is_out_of_memory, release_memory
 
 logger = logging.getLogger(__name__)
-
-
-class Predictor(Protocol):
-    """What the service needs of :class:`handler.model.predictor.Predictor`."""
-
-    card: dict[str, Any]
-    device: Any
-    precision: str
-    engine: str
-    threads: int
-
-    def predict(
-        self, images: Sequence[np.ndarray], wanted: Sequence[Wanted] | None = None
-    ) -> list[Detections]: ...
-
-    def network_shape(self, height: int, width: int) -> tuple[int, int]: ...
-
-    def warm_up(self, image: np.ndarray, batch_size: int) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -179,7 +161,7 @@ class Service:
             pixels, size = decode_at_least(
                 body.image, max_pixels, None if whole else self.predictor.network_shape
             )
-            _check_tiles(pixels, options.tiles, self.settings.max_tiles)
+            tiles.check_number(pixels, options.tiles, self.settings.max_tiles)
         except Exception as error:
             return _refuse(request.id, error)
         return Photo(request.id, pixels, size, options, {"decode": _milliseconds_since(start)})
@@ -287,18 +269,6 @@ class Service:
         except Exception as error:
             logger.warning("memory was not released", exc_info=error)
             self.broken |= is_broken_gpu(error)
-
-
-def _check_tiles(pixels: np.ndarray, side: int, most: int) -> None:
-    height, width = pixels.shape[:2]
-    count = len(tiles.windows(height, width, side)) if side else 0
-    if count > most:
-        raise Unprocessable(
-            "too_many_tiles",
-            f"The image has {count:,} tiles of {side} pixels, and this server predicts at most {most}; ask for "
-            "larger tiles.",
-            "tiles",
-        )
 
 
 def unexpected() -> Answer:

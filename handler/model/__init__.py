@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -70,3 +72,21 @@ class Detections:
         return Detections(
             self.boxes[index], self.scores[index], self.class_ids[index], self.masks[index], pieces
         )
+
+
+class Predictor(Protocol):
+    """What the service needs of :class:`handler.model.predictor.Predictor`."""
+
+    card: dict[str, Any]
+    device: Any
+    precision: str
+    engine: str
+    threads: int
+
+    def predict(
+        self, images: Sequence[np.ndarray], wanted: Sequence[Wanted] | None = None
+    ) -> list[Detections]: ...
+
+    def network_shape(self, height: int, width: int) -> tuple[int, int]: ...
+
+    def warm_up(self, image: np.ndarray, batch_size: int) -> None: ...

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
+from handler.api.errors import Unprocessable
 from handler.imaging.masks import MASK_THRESHOLD
 from handler.model import MAX_DETECTIONS, MAX_INSTANCES, Detections, Wanted
 
@@ -56,6 +57,23 @@ def windows(height: int, width: int, side: int) -> np.ndarray:
 
     corners = [(x, y) for y in starts(height) for x in starts(width)]
     return np.array([(x, y, x + min(side, width), y + min(side, height)) for x, y in corners])
+
+
+def check_number(photo: np.ndarray, side: int, most: int) -> None:
+    """Refuse a photo (H, W, 3) with more tiles of ``side`` pixels than ``most``; 0 is no tiles.
+
+    Raises:
+        RequestError: 422, ``too_many_tiles``.
+    """
+    height, width = photo.shape[:2]
+    count = len(windows(height, width, side)) if side else 0
+    if count > most:
+        raise Unprocessable(
+            "too_many_tiles",
+            f"The image has {count:,} tiles of {side} pixels, and this server predicts at most {most}; ask for "
+            "larger tiles.",
+            "tiles",
+        )
 
 
 def predict(

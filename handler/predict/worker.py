@@ -185,7 +185,8 @@ class PhotoService:
         from handler.service import Answer, Request
 
         try:
-            data = read(photo, self.service.settings.max_image_bytes + 1)
+            limits = self.service.settings
+            data = read(photo, max(limits.max_image_bytes, limits.max_tiled_bytes) + 1)
         except Exception as error:  # whatever a file system raises concerns this photo alone
             body = json.dumps(unreadable(error)).encode()
             return Answer(404, "application/json", body, "refused", "unreadable_file")
