@@ -148,7 +148,7 @@ def test_importing_the_module_imports_nothing_of_ours() -> None:
 def test_initialize_passes_the_configuration_on(predictor: FakePredictor, folder: Path) -> None:
     given = {"precision": "fp32", "engine": "torch", "threads": 3}
     Worker(folder, {"maxWorkers": 1, "batchSize": 4, "handler": {**given, "warmup": [[16, 20]]}})
-    assert predictor.card["loaded"] == {"folder": folder, "device": "cpu", **given}
+    assert predictor.card["loaded"] == {"folder": folder, "device": "cpu", "cuda_graphs": False, **given}
     assert sys.path[0] == str(folder)
     assert predictor.batches == [[(16, 20, 3)]]
     assert predictor.warmed == [((16, 20, 3), 4)]

@@ -297,7 +297,7 @@ class TestHardened:
         assert stored == ["maskrcnn_alpha.mar", "maskrcnn_beta.mar"]
 
     def test_body_beyond_the_limit_is_refused(self, server: Server) -> None:
-        big = b"x" * (2**25 + 1)
+        big = b"x" * (96 * 2**20 + 1)
         with pytest.raises(ServeError, match=r"413|closed the connection"):
             server.client.json("inference", "POST", "/predictions/maskrcnn", data=big)
         assert ask(server).ok

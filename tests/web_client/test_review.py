@@ -65,13 +65,13 @@ def test_what_is_uncertain_or_flagged_is_kept(client: FlaskClient, folder: Path)
 
 def test_two_versions_that_disagree(client: FlaskClient, folder: Path, stub: Stub) -> None:
     """The second version of the stub misses an object. An answer to other options says nothing about it."""
-    send(client, score_threshold="0.1")
-    send(client, version="resnet50_fpn")
+    send(client, SURE, score_threshold="0.1")
+    send(client, SURE, version="resnet50_fpn")
     assert kept(folder) == []
-    send(client)
+    send(client, SURE)
     assert kept(folder) == [("disagreement", SURE)]
-    send(client, review="wrong")
-    send(client)
+    send(client, SURE, review="wrong")
+    send(client, SURE)
     assert kept(folder) == [("wrong", SURE)]
     assert len(stub.requests) == 5, "no version is asked for the store's sake"
 

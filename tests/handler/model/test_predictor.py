@@ -169,6 +169,7 @@ def test_the_warm_up_reaches_the_mask_head_with_every_batch_size(
     fp32: Predictor, monkeypatch: pytest.MonkeyPatch, device: str, counts: list[int]
 ) -> None:
     # "meta" stands for a device that runs batches; the tensors stay on the CPU
+    monkeypatch.setattr("handler.model.predictor.resize", lambda image, shape, _: resize(image, shape))
     predictor, batches, masks = copy.copy(fp32), [], []
     layers = fp32._roi_heads._mask_layers
     monkeypatch.setattr(
