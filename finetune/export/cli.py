@@ -15,7 +15,9 @@ def count_workers(context: click.Context, option: click.Parameter, value: str | 
     if value == "auto":
         from finetune.training.machine import workers_that_fit
 
-        return workers_that_fit()
+        workers = workers_that_fit()
+        click.echo(f"workers: {workers or 'as the server decides, without a GPU here'}", err=True)
+        return workers
     return None if value is None else COUNT(value, option, context)
 
 

@@ -2,8 +2,10 @@
 
 import importlib.metadata
 
+import click
 import pytest
 
+from finetune.export.cli import count_workers, export
 from finetune.training import machine
 from finetune.training.machine import package_versions
 
@@ -28,3 +30,11 @@ def test_workers_that_fit(
     monkeypatch.setattr("torch.cuda.mem_get_info", lambda _: (gib * 2**30, 80 * 2**30))
     monkeypatch.setattr(machine, "usable_cores", lambda: cores)
     assert machine.workers_that_fit() == workers
+
+
+@pytest.mark.parametrize(("fit", "said"), [(3, "workers: 3\n"), (None, "workers: as the server decides")])
+def test_export_says_how_many_workers_fit(monkeypatch, capsys, fit: int | None, said: str) -> None:
+    monkeypatch.setattr(machine, "workers_that_fit", lambda: fit)
+    option = next(each for each in export.params if each.name == "workers")
+    assert count_workers(click.Context(export), option, "auto") == fit
+    assert capsys.readouterr().err.startswith(said)
