@@ -44,7 +44,7 @@ test: install-dev  ## the tests (those that need real photos want BALLOON_DATA=f
 test-slow: install-dev install-batch  ## the slow tests as well
 	@$(RUN) -m pytest -q -n $(or $(JOBS),2) --dist loadfile $(ARGS) tests
 
-bench: install-dev  ## measure speed, 15 minutes (TRAINED=run or checkpoint: its own, and the accuracy of each precision)
+bench: install-dev  ## measure speed (TRAINED=run or checkpoint: its own, and the accuracy of each precision)
 	@$(RUN) -m tests.benchmarks.bench $(if $(TRAINED),--parts predictor --backbones --run $(TRAINED) --data $(DATA))
 
 gpu-check: install-dev  ## prove the GPU path in ten minutes (DRY_RUN=1: on the processor, with a toy model)

@@ -148,7 +148,7 @@ class Service:
         return list(self._decoders.map(self.decode, requests))
 
     def decode(self, request: Request | Answer) -> Photo | Answer:
-        """Take a request apart and decode its image, or refuse it; what is an answer already stays one."""
+        """Take a request apart and decode its image, or refuse it. An Answer passes through unchanged."""
         if isinstance(request, Answer):
             return request
         start = time.perf_counter()
@@ -167,7 +167,7 @@ class Service:
         return Photo(request.id, pixels, size, options, {"decode": _milliseconds_since(start)})
 
     def predict(self, photos: Sequence[Photo | Answer]) -> list[Detections | Answer]:
-        """Run the network once over all photos of the batch; what is an answer already stays one."""
+        """Run the network once over all photos of the batch. An Answer passes through unchanged."""
         waiting = [photo for photo in photos if isinstance(photo, Photo)]
         start = time.perf_counter()
         results = iter(self._detect(waiting) if waiting else ())
@@ -182,7 +182,7 @@ class Service:
         return found
 
     def encode(self, photo: Photo | Answer, found: Detections | Answer) -> Answer:
-        """Write what was found as the request wants it; what is an answer already stays one."""
+        """Write what was found as the request wants it. An Answer passes through unchanged."""
         if isinstance(photo, Answer):
             return photo
         if isinstance(found, Answer):

@@ -48,9 +48,6 @@ def prepare(
     Raises:
         UserError: something is missing, unknown, or contradicts something else.
     """
-    import torch
-
-    from finetune.configs.keys import get_config
     from finetune.data.dataset import class_names, load_split
     from finetune.training.optim import check_choices
     from finetune.training.state import Job
@@ -63,28 +60,9 @@ def prepare(
         given = [name for name, value in (("--weights", weights), ("--minutes", minutes)) if value]
         cfg = _config_to_resume(run, backbone, classes, [*given, *overrides])
     else:
-        if any((run / name).exists() for name in ("last.pth", "fold1")):
-            raise UserError(
-                f"{run} already holds a training: add --resume to continue it, or choose another --output"
-            )
         if minutes and "SOLVER.MAX_ITER" in overrides[::2]:
             raise UserError("--minutes sets SOLVER.MAX_ITER: leave one of the two out")
-        chosen = dict(zip(overrides[::2], overrides[1::2], strict=False))
-        device = chosen.get("MODEL.DEVICE", "cuda" if torch.cuda.is_available() else "cpu")
-        start = weights or chosen.get("FINETUNE.INIT", "coco")
-        network = _network_of(Path(start), backbone)
-        pretrained = network or start in ("coco", "imagenet")
-        lean = LEAN.get(backbone, "") if device == "cpu" and pretrained else ""
-        defaults = ["MODEL.ROI_HEADS.NUM_CLASSES", str(len(classes)), "OUTPUT_DIR", str(run)]
-        defaults += ["MODEL.DEVICE", device, *network]
-        cfg = get_config(backbone, [*defaults, *overrides], name=lean)
-        if lean:
-            changed = "smaller crops" if network else "a narrower network and smaller crops"
-            print(f"on a processor: {changed} (finetune/configs/{lean}.yaml)", file=sys.stderr)
-        if weights:
-            cfg.FINETUNE.INIT = weights
-        if cfg.SEED < 0:
-            cfg.SEED = secrets.randbelow(2**31)
+        cfg = _config_to_start(run, backbone, classes, weights, overrides)
     if len(classes) != cfg.MODEL.ROI_HEADS.NUM_CLASSES:
         raise UserError(
             f"MODEL.ROI_HEADS.NUM_CLASSES is {cfg.MODEL.ROI_HEADS.NUM_CLASSES}, but {data} has {len(classes)} "
@@ -113,6 +91,41 @@ def _network_of(weights: Path, backbone: str) -> list[str]:
         return []
     values = dict(leaves(get_config(backbone))) | dict(leaves(CfgNode(run.recorded_config)))
     return [word for key in NETWORK_KEYS for word in (key, str(values[key]))]
+
+
+def _config_to_start(
+    run: Path, backbone: str, classes: list[str], weights: str | None, overrides: Sequence[str]
+) -> CfgNode:
+    """The config of a new training: the backbone's for this device, with what the data and the weights ask for.
+
+    Raises:
+        UserError: ``run`` holds a training already, or an override is not possible.
+    """
+    import torch
+
+    from finetune.configs.keys import get_config
+
+    if any((run / name).exists() for name in ("last.pth", "fold1")):
+        raise UserError(
+            f"{run} already holds a training: add --resume to continue it, or choose another --output"
+        )
+    chosen = dict(zip(overrides[::2], overrides[1::2], strict=False))
+    device = chosen.get("MODEL.DEVICE", "cuda" if torch.cuda.is_available() else "cpu")
+    start = weights or chosen.get("FINETUNE.INIT", "coco")
+    network = _network_of(Path(start), backbone)
+    pretrained = network or start in ("coco", "imagenet")
+    lean = LEAN.get(backbone, "") if device == "cpu" and pretrained else ""
+    defaults = ["MODEL.ROI_HEADS.NUM_CLASSES", str(len(classes)), "OUTPUT_DIR", str(run)]
+    defaults += ["MODEL.DEVICE", device, *network]
+    cfg = get_config(backbone, [*defaults, *overrides], name=lean)
+    if lean:
+        changed = "smaller crops" if network else "a narrower network and smaller crops"
+        print(f"on a processor: {changed} (finetune/configs/{lean}.yaml)", file=sys.stderr)
+    if weights:
+        cfg.FINETUNE.INIT = weights
+    if cfg.SEED < 0:
+        cfg.SEED = secrets.randbelow(2**31)
+    return cfg
 
 
 def _config_to_resume(run: Path, backbone: str, classes: list[str], changes: Sequence[str]) -> CfgNode:

@@ -39,7 +39,7 @@ _JPEG_MARKER = re.compile(rb"\xff+([^\x00\x01\xd0-\xd7\xff])")
 
 
 def check_bytes(data: bytes, max_bytes: int) -> None:
-    """Check the length of a file before anything reads it."""
+    """Refuse a file that is too long, before it is decoded."""
     if len(data) > max_bytes:
         raise TooManyBytes(
             "image_too_large",

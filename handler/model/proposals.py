@@ -23,8 +23,8 @@ class ProposalGenerator:
 
     Args:
         rpn: on the device of the trunk's outputs.
-        on_gpu: suppress overlapping boxes in the way that suits a GPU, and return as many rows for any photo, so that
-            nothing waits for their number; the proposals are the same.
+        on_gpu: suppress overlapping boxes in the way that suits a GPU, and return the same number of rows for every
+            photo, so that the host need not wait to learn it; the proposals are the same.
     """
 
     def __init__(self, rpn: RPN, *, on_gpu: bool) -> None:

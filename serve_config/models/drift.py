@@ -30,7 +30,7 @@ Counts = dict[str, dict[str, float]]
 
 @dataclass(frozen=True)
 class Week:
-    """The counts of now, and those of ``since``."""
+    """The counts of now, and those that were noted on the day ``since``."""
 
     now: Counts
     before: Counts
@@ -55,7 +55,7 @@ class Week:
         return cls(now, notes.get(since, {}), since or "the start")
 
     def drift(self, version: str, usual: Mapping[str, float] | None) -> str:
-        """What to tell the operator if the mean uncertainty is over three standard errors from that on val, else "".
+        """A sentence for the operator if the mean uncertainty lies over three standard errors from val's, else "".
 
         Args:
             usual: of the val photos in the archive's operating point: ``photos``, and ``mean`` and ``std`` of what

@@ -1,4 +1,4 @@
-"""Speed on a processor or GPU, in one command of at most 15 minutes.
+"""Speed on a processor or GPU, in one command.
 
     python -m tests.benchmarks.bench                           # everything, with the starter and random weights
     python -m tests.benchmarks.bench --parts predictor --backbones --run RUN --data DIR   # and accuracy
@@ -34,7 +34,7 @@ from tests.benchmarks.measuring import (
 
 STARTER = Path(__file__).parents[2] / "model_store/mobilenetv2_fpn_starter.safetensors"
 SECONDS = {"predictor": 130, "http": 150, "web": 0, "training": 90, "neighbors": 80}
-"""Part → seconds of timed calls (of each of two models); the rest of the 15 minutes is for loading."""
+"""Part → seconds of timed calls (of each of two models); loading comes on top."""
 
 
 def predictor(args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:

@@ -41,7 +41,7 @@ MARGIN = 0.1
 SAME_OBJECT = 0.5
 """IoU from which boxes of two versions show the same object."""
 REMEMBERED = 256
-"""Pictures whose answers are kept in memory, as boxes alone, until another version answers."""
+"""Pictures whose answers stay in memory, as classes and boxes, to be compared with another version's."""
 WRONG, UNCERTAIN, DISAGREEMENT = "wrong", "uncertain", "disagreement"
 SUFFIXES = {"image/jpeg": ".jpg", "image/png": ".png", "image/webp": ".webp", "image/bmp": ".bmp"}
 """What `maskrcnn data import` reads; GIF and TIFF are not kept."""
@@ -130,7 +130,7 @@ class ReviewStore:
     def disagrees(
         self, picture: Picture, options: Mapping[str, str], answer: Mapping[str, Any], score_threshold: float
     ) -> bool:
-        """Whether another version has shown other objects on this picture. Nobody is asked: see ``REMEMBERED``."""
+        """Whether another version has shown other objects on this picture, by the answers that are still in memory."""
         found = [each for each in answer["instances"] if each["score"] >= score_threshold]
         shown = [(each["class_name"], each["box"]) for each in found]
         key, version = (_digest(picture), *sorted(options.items())), answer["model"]["version"]

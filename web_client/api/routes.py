@@ -105,18 +105,20 @@ def _answer(picture: Picture, version: str | None, options: dict[str, str], flag
 
 
 def _review(picture: Picture, options: dict[str, str], answer: dict[str, Any], flagged: bool) -> None:
-    """Keep the picture if it is flagged, the answer uncertain or another version of another opinion.
+    """Keep the picture if it is flagged, if another version disagrees, or if the answer is uncertain.
 
-    A failure spoils no prediction but a flagged one.
+    If that fails, only a flagged picture's request fails with it.
     """
     store: review.ReviewStore = current_app.extensions["review"]
     try:
         card = torchserve().card(answer["model"]["version"])
         threshold = score_threshold(card)
-        disagrees = store.disagrees(picture, options, answer, threshold)
-        reason = review.UNCERTAIN if review.is_uncertain(answer, threshold) else ""
-        reason = review.WRONG if flagged else review.DISAGREEMENT if disagrees else reason
-        if reason:
+        reasons = {
+            review.WRONG: flagged,
+            review.DISAGREEMENT: store.disagrees(picture, options, answer, threshold),
+            review.UNCERTAIN: review.is_uncertain(answer, threshold),
+        }
+        if reason := next((name for name, holds in reasons.items() if holds), None):
             classes = card.get("classes") or []
             store.keep(picture, answer, reason, score_threshold=threshold, classes=classes)
             log.info("%s kept for review: %s", g.request_id, reason)
